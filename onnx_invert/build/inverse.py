@@ -1,0 +1,235 @@
+"""The inverse model: one graph from the known outputs back to the recovered inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from onnx_invert.build import affine
+from onnx_invert.build.clamp import Probe, clamp
+from onnx_invert.build.forwards import Forwards
+from onnx_invert.build.noise import Noise
+from onnx_invert.errors import UsageError
+from onnx_invert.graph.emit import Emitter
+from onnx_invert.plan.plan import Plan
+from onnx_invert.plan.stages import Path, Stage
+from onnx_invert.rules.facts import Convert, Diagonal, Elementwise, Matrix, Paired, Rearrangement, Repeat
+
+OPSET = 17
+"""What is emitted unless the model needs newer: the newest that every runtime still in use loads."""
+
+OLDEST_OPSET, NEWEST_OPSET = 13, 23
+
+HALF_TYPES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+
+
+@dataclass
+class Inverse:
+    """The graph of an inverse, and the places in it where values may be clamped."""
+
+    model: ir.Model
+    probes: list[Probe] = field(default_factory=list)
+
+
+def build(
+    plan: Plan,
+    *,
+    opset: int | None = None,
+    metadata: Mapping[str, str] | None = None,
+    instrumented: bool = False,
+) -> Inverse:
+    """Emit the inverse that `plan` describes.
+
+    Its inputs are the known outputs and those given inputs that it needs, its outputs the recovered
+    inputs, under their own names. `opset` defaults to 17, or to the model's where forward nodes are
+    copied from a newer one. With `instrumented` it has one more input, the scalar η: every tensor that
+    stands for a forward one is multiplied by 1 + η·u, u random in ±[1/2, 1], and the tensors that are
+    clamped are outputs too. That is how the verification measures how much rounding is amplified.
+
+    Raises:
+        UsageError: an `opset` outside 13 to 23, or older than copied forward nodes need.
+    """
+    problem = plan.problem
+    names = [v.name or "" for v in (*problem.known, *problem.recovered, *problem.given)]
+    e = Emitter(plan.paths[0].y.dtype or ir.DataType.FLOAT, reserved=names)
+    forwards = Forwards(e, problem, plan)
+    version = _opset(opset, forwards.opset)
+    result = Inverse(ir.Model(ir.Graph([], [], nodes=[]), ir_version=8))
+    inputs: dict[ir.Value, ir.Value] = {}
+    for path in plan.paths:
+        if path.y not in inputs:
+            inputs[path.y] = _port(path.y)
+    noise = Noise(e, plan.paths[0].y.dtype or ir.DataType.FLOAT) if instrumented else None
+    walk = _Walk(e, forwards, result.probes, noise)
+    outputs = [walk.undo(path, inputs[path.y]) for path in plan.paths]
+    if noise is not None:
+        inputs[noise.port] = noise.port
+        made = {output.name: output for node in e.nodes for output in node.outputs}
+        made |= {port.name: port for port in inputs.values()}
+        outputs += [made[probe.tensor] for probe in result.probes if made[probe.tensor] not in outputs]
+    graph = ir.Graph(
+        [*inputs.values(), *forwards.inputs],
+        outputs,
+        nodes=e.nodes,
+        initializers=[value for value in e.initializers if value.uses()],
+        opset_imports={"": version},
+        name="inverse",
+    )
+    result.model = ir.Model(
+        graph,
+        ir_version=onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", version)]),
+        producer_name="onnx-invert",
+        metadata_props=dict(metadata or {}),
+    )
+    return result
+
+
+def _opset(wanted: int | None, needed: int | None) -> int:
+    if wanted is None:
+        return max(OPSET, needed or 0)
+    if not OLDEST_OPSET <= wanted <= NEWEST_OPSET:
+        raise UsageError(f"--opset {wanted}: inverses are written in opset {OLDEST_OPSET} to {NEWEST_OPSET}.")
+    if needed is not None and wanted < needed:
+        raise UsageError(f"--opset {wanted}: the inverse copies forward nodes of opset {needed}; give at least that.")
+    return wanted
+
+
+def _port(value: ir.Value) -> ir.Value:
+    """An input or output of the inverse, with the name, type and shape that the forward tensor has."""
+    dims = None
+    if value.shape is not None:
+        dims = ir.Shape(
+            [
+                dim if isinstance(dim, int) else dim.value or f"{value.name}_{axis}"
+                for axis, dim in enumerate(value.shape)
+            ]
+        )
+    return ir.Value(name=value.name, shape=dims, type=ir.TensorType(value.dtype or ir.DataType.FLOAT))
+
+
+class _Walk:
+    """Goes back along paths, emitting each stage's inverse; affine runs wait until they can be folded."""
+
+    def __init__(self, e: Emitter, forwards: Forwards, probes: list[Probe], noise: Noise | None) -> None:
+        self._e, self._forwards, self._probes, self._noise = e, forwards, probes, noise
+        self._waiting: list[affine.Step] = []
+        self._last: Stage | None = None
+
+    def undo(self, path: Path, y: ir.Value) -> ir.Value:
+        """Emit one path backwards; returns the recovered input."""
+        e, value = self._e, y
+        e.dtype = path.y.dtype or ir.DataType.FLOAT
+        if self._noise is not None:
+            value = self._noise.shake(value, path.y)
+        stages = list(reversed(path.stages))
+        for index, stage in enumerate(stages):
+            step = _affine_step(stage)
+            if step is not None:
+                self._waiting.append(step)
+                self._last = stage
+                continue
+            value = self._flush(value)
+            with e.scope(stage.name):
+                value = _emit_stage(e, stage, value, self._forwards, self._probes)
+            if isinstance(stage.fact, Convert):
+                e.dtype = stage.fact.source
+            ends_node = index + 1 == len(stages) or stages[index + 1].nodes != stage.nodes
+            if self._noise is not None and ends_node:
+                value = self._noise.shake(value, stage.x)
+        value = self._flush(value)
+        if value is y or value.name == y.name:
+            value = e.op("Identity", value)
+        port = _port(path.x)
+        value.name, value.shape, value.type = port.name, port.shape, port.type
+        return value
+
+    def _flush(self, value: ir.Value) -> ir.Value:
+        if self._last is None:
+            return value
+        with self._e.scope(self._last.name):
+            for step in affine.fold(self._waiting):
+                value = affine.emit(self._e, value, step)
+        if self._noise is not None:
+            value = self._noise.shake(value, self._last.x)
+        self._waiting, self._last = [], None
+        return value
+
+
+def _affine_step(stage: Stage) -> affine.Step | None:
+    fact = stage.fact
+    if isinstance(fact, Diagonal):
+        return affine.undo_diagonal(fact)
+    if isinstance(fact, Matrix) and fact.side == "right" and fact.weight.ndim == 2:
+        assert stage.pinv is not None
+        return affine.undo_matrix(stage.pinv)
+    return None
+
+
+def _emit_stage(
+    e: Emitter, stage: Stage, y: ir.Value, forwards: Forwards, probes: list[Probe]
+) -> ir.Value:
+    fact = stage.fact
+    match fact:
+        case Elementwise():
+            return _undo_elementwise(e, stage, fact, y, probes)
+        case Matrix():
+            assert stage.pinv is not None
+            weight = e.constant(stage.pinv, "weight")
+            return e.op("MatMul", y, weight) if fact.side == "right" else e.op("MatMul", weight, y)
+        case Repeat():
+            return _undo_repeat(e, fact, y)
+        case Rearrangement():
+            return fact.inverse(e, y)
+        case Convert():
+            return _undo_convert(e, fact, y)
+        case Paired():
+            other = stage.nodes[0].inputs[fact.other]
+            assert other is not None
+            return fact.inverse(e, y, forwards.value(other))
+        case Diagonal():
+            return affine.emit(e, y, affine.undo_diagonal(fact))
+
+
+def _undo_elementwise(
+    e: Emitter, stage: Stage, fact: Elementwise, y: ir.Value, probes: list[Probe]
+) -> ir.Value:
+    branch = stage.branch or fact.principal
+    y, probe = clamp(e, y, fact, branch, stage.name)
+    if probe is not None:
+        probes.append(probe)
+    if e.dtype not in HALF_TYPES:
+        return branch.inverse(e, y)
+    # Half precision would lose most digits inside a composed function: it is computed in float32.
+    narrow = e.dtype
+    with e.scope(stage.name, ir.DataType.FLOAT):
+        x = branch.inverse(e, e.op("Cast", y, to=int(ir.DataType.FLOAT)))
+    return e.op("Cast", x, to=int(narrow))
+
+
+def _undo_repeat(e: Emitter, fact: Repeat, y: ir.Value) -> ir.Value:
+    """Least squares: x = Σ w·y / Σ w² over the repeated axes; 0 where all weights are 0."""
+    if fact.count > 1 or fact.weights is not None:
+        if fact.weights is None:
+            y = e.op("Mul", y, 1.0 / fact.count)
+        else:
+            squares = np.sum(np.square(fact.weights), axis=fact.axes, keepdims=True)
+            factor = np.where(squares > 0, fact.weights / np.where(squares > 0, squares, 1.0), 0.0)
+            y = e.op("Mul", y, e.constant(factor, "factor"))
+        y = e.op("ReduceSum", y, e.ints(fact.axes), keepdims=1)
+    if fact.squeezed:
+        y = e.op("Squeeze", y, e.ints(fact.squeezed))
+    return y
+
+
+def _undo_convert(e: Emitter, fact: Convert, y: ir.Value) -> ir.Value:
+    """Cast back; to a narrower type only after holding y within what that type can hold."""
+    if fact.source.itemsize < fact.target.itemsize:
+        top = float(np.finfo(fact.source.numpy()).max)
+        y = e.op("Min", e.op("Max", y, -top), top)
+    x = e.op("Cast", y, to=int(fact.source))
+    x.dtype = fact.source
+    return x

@@ -1,0 +1,94 @@
+"""Emits ONNX nodes: what rules and engines use to say their mathematics.
+
+Only operators of the default domain whose signature is the same from opset 13 to 21 are emitted, with
+constants as initializers: that is the set which runs everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+Operand = ir.Value | float
+Attribute = int | float | str | Sequence[int]
+
+
+class Emitter:
+    """Collects nodes and initializers of a graph under construction.
+
+    Numbers given as operands become scalar initializers of the current floating-point type, each stored
+    once. Node names are unique and start with the current scope, the name of the forward node.
+    """
+
+    def __init__(self, dtype: ir.DataType, reserved: Sequence[str] = ()) -> None:
+        self.dtype = dtype
+        self.nodes: list[ir.Node] = []
+        self.initializers: list[ir.Value] = []
+        self._scope = "inverse"
+        self._taken: dict[str, int] = dict.fromkeys(reserved, 1)
+        self._shared: dict[tuple[ir.DataType, tuple[int, ...], bytes], ir.Value] = {}
+
+    @contextmanager
+    def scope(self, name: str, dtype: ir.DataType | None = None) -> Iterator[None]:
+        """Name what is emitted inside after `name`; numbers become scalars of `dtype`."""
+        before = self._scope, self.dtype
+        self._scope, self.dtype = name, dtype or self.dtype
+        try:
+            yield
+        finally:
+            self._scope, self.dtype = before
+
+    def op(self, op_type: str, *operands: Operand, **attributes: Attribute) -> ir.Value:
+        """Append one node with one output and return that output."""
+        inputs = [self.scalar(x) if isinstance(x, int | float) else x for x in operands]
+        name = self.unique(f"{self._scope}/{op_type}")
+        node = ir.node(op_type, inputs, attributes=attributes, name=name)
+        output = node.outputs[0]
+        output.name = self.unique(f"{name}:0")
+        output.dtype = self.dtype
+        self.nodes.append(node)
+        return output
+
+    def scalar(self, value: float) -> ir.Value:
+        """The scalar initializer `value` in the current floating-point type."""
+        return self._share(np.asarray(value, dtype=self.dtype.numpy()), "scalar")
+
+    def ints(self, values: Sequence[int]) -> ir.Value:
+        """A vector initializer of int64: a shape, axes, a permutation."""
+        return self._share(np.asarray(values, dtype=np.int64), "ints")
+
+    def constant(self, array: NDArray[np.generic], name: str) -> ir.Value:
+        """An initializer in the current floating-point type; the array is not copied when it fits."""
+        array = np.ascontiguousarray(array, dtype=self.dtype.numpy())
+        if array.size <= 16:
+            return self._share(array, name)
+        return self._register(array, f"{self._scope}/{name}")
+
+    def add_node(self, node: ir.Node) -> None:
+        """Append a node made elsewhere: a copy of a forward node."""
+        self.nodes.append(node)
+
+    def unique(self, name: str) -> str:
+        """`name`, or `name_2`, `name_3`, …: whichever is still free."""
+        count = self._taken.get(name, 0) + 1
+        self._taken[name] = count
+        return name if count == 1 else self.unique(f"{name}_{count}")
+
+    def _share(self, array: NDArray[np.generic], name: str) -> ir.Value:
+        key = (ir.DataType.from_numpy(array.dtype), array.shape, array.tobytes())
+        if key not in self._shared:
+            label = "const" if name in {"scalar", "ints"} else f"{self._scope}/{name}"
+            self._shared[key] = self._register(array, label)
+        return self._shared[key]
+
+    def _register(self, array: NDArray[np.generic], name: str) -> ir.Value:
+        name = self.unique(name)
+        tensor = ir.Tensor(array, name=name)
+        value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
+        value.const_value = tensor
+        self.initializers.append(value)
+        return value

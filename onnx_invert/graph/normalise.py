@@ -1,0 +1,216 @@
+"""One form of a graph for every exporter's: functions inlined, constants folded, shapes inferred.
+
+Works with the passes of onnx-ir; constant nodes are computed by onnx's reference evaluator.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+from numpy.typing import NDArray
+
+from onnx_invert.errors import ModelError
+from onnx_invert.graph.read import Source
+
+RANDOM = frozenset(
+    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
+)
+
+
+def normalise(source: Source) -> None:
+    """Bring `source.model` into the form that rules expect, in place.
+
+    Afterwards: no local functions; constants are initializers, whatever chain they came from; every node
+    has a name of its own; shapes and types are known as far as ONNX can infer them.
+
+    Raises:
+        ModelError: the shapes of the model contradict each other.
+    """
+    model = source.model
+    if model.functions:
+        passes.InlinePass()(model)
+    passes.RemoveInitializersFromInputsPass()(model)
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    passes.RemoveUnusedNodesPass()(model)
+    _name_nodes(model.graph)
+    _name_sizes(model.graph)
+    _fold(model)
+    _infer_shapes(model, source.name)
+    if _shapes_to_constants(model.graph):
+        _fold(model)
+        _infer_shapes(model, source.name)
+    passes.RemoveUnusedNodesPass()(model)
+
+
+def _name_nodes(graph: ir.Graph) -> None:
+    """Give every node a name of its own: messages and plans go by it."""
+    taken: set[str] = set()
+    for index, node in enumerate(graph):
+        name = node.name or f"{node.op_type}_{index}"
+        while name in taken:
+            name = f"{name}_{index}"
+        node.name = name
+        taken.add(name)
+
+
+def _name_sizes(graph: ir.Graph) -> None:
+    """Name the anonymous sizes of the inputs, so that shape inference can follow them."""
+    for value in graph.inputs:
+        if value.shape is None:
+            continue
+        value.shape = ir.Shape(
+            [
+                dim if isinstance(dim, int) or dim.value else ("N" if axis == 0 else f"{value.name}.{axis}")
+                for axis, dim in enumerate(value.shape)
+            ]
+        )
+
+
+def _infer_shapes(model: ir.Model, name: str) -> None:
+    """Infer shapes from the inputs and weights alone.
+
+    What the file claims about inner tensors and outputs is put aside: exporters leave it vague, or wrong
+    (scikit-learn's multi-output networks), and it must not win over what follows from the weights.
+    """
+    for node in model.graph:
+        for value in node.outputs:
+            value.shape = None
+    try:
+        # onnx-ir's pass logs a failure and goes on; a contradiction has to be told.
+        inferred = _c_api_infer(model)
+    except (onnx.shape_inference.InferenceError, RuntimeError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        facts = next((line for line in lines if "op_type" in line or "node name" in line), lines[0])
+        raise ModelError(f"The shapes of {name} disagree: {facts}") from error
+    for value, found in inferred.items():
+        value.shape, value.type = found.shape, found.type or value.type
+
+
+def _c_api_infer(model: ir.Model) -> dict[ir.Value, ir.Value]:
+    """What onnx's shape inference says of every value, with the weights left out of the call."""
+    graph = model.graph
+    weights = {value: value.const_value for value in graph.initializers.values()}
+    inputs = list(graph.inputs)
+    try:
+        for value, tensor in weights.items():
+            assert tensor is not None
+            value.shape, value.dtype = ir.Shape(tensor.shape), tensor.dtype
+            if tensor.size > 64:
+                value.const_value = None
+                del graph.initializers[value.name or ""]
+                graph.inputs.append(value)
+        proto = ir.serde.serialize_model(model)
+    finally:
+        graph.inputs.clear()
+        graph.inputs.extend(inputs)
+        for value, tensor in weights.items():
+            value.const_value = tensor
+            graph.register_initializer(value)
+    result = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+    found = ir.convenience.create_value_mapping(ir.serde.deserialize_model(result).graph)
+    return {
+        value: found[value.name]
+        for node in graph
+        for value in node.outputs
+        if value.name in found and found[value.name].shape is not None
+    }
+
+
+def _shapes_to_constants(graph: ir.Graph) -> bool:
+    """Replace Shape and Size of tensors whose shape is fixed by their value."""
+    changed = False
+    for node in list(graph):
+        if node.op_type not in {"Shape", "Size"} or node.domain not in {"", "ai.onnx"}:
+            continue
+        value = node.inputs[0]
+        if value is None or value.shape is None or not value.shape.is_static():
+            continue
+        dims = np.asarray(value.shape.numpy(), dtype=np.int64)
+        if node.op_type == "Size":
+            array = np.asarray(np.prod(dims), dtype=np.int64)
+        else:
+            start, end = node.attributes.get("start"), node.attributes.get("end")
+            array = dims[start.as_int() if start else 0 : end.as_int() if end else len(dims)]
+        _replace(graph, node.outputs[0], array)
+        changed = True
+    return changed
+
+
+def _fold(model: ir.Model) -> None:
+    """Compute every node that depends on constants alone, all in one run of onnx's reference evaluator."""
+    graph = model.graph
+    known: set[ir.Value] = set(graph.initializers.values())
+    constant: list[ir.Node] = []
+    for node in graph:
+        if (
+            node.domain in {"", "ai.onnx"}
+            and node.op_type not in RANDOM
+            and not any(
+                a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()
+            )
+            and all(value is None or value in known for value in node.inputs)
+        ):
+            constant.append(node)
+            known.update(node.outputs)
+    if not constant:
+        return
+    inside = set(constant)
+    needed = [
+        value
+        for node in constant
+        for value in node.outputs
+        if value.is_graph_output() or any(user not in inside for user, _ in value.uses())
+    ]
+    feeds = {
+        value.name or "": value.const_value.numpy()
+        for node in constant
+        for value in node.inputs
+        if value is not None and value.const_value is not None
+    }
+    for value, array in zip(needed, _evaluate(model, constant, needed, feeds), strict=True):
+        if not value.is_graph_output():
+            _replace(graph, value, array)
+    for node in reversed(constant):
+        if not any(value.uses() or value.is_graph_output() for value in node.outputs):
+            graph.remove(node, safe=True)
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del graph.initializers[name]
+
+
+def _evaluate(
+    model: ir.Model, nodes: list[ir.Node], outputs: list[ir.Value], feeds: dict[str, NDArray[np.generic]]
+) -> list[NDArray[np.generic]]:
+    """Run `nodes` alone, with the weights as inputs so that none is copied into a model."""
+    from onnx.reference import ReferenceEvaluator  # noqa: PLC0415  few models need it
+
+    def info(name: str, array: NDArray[np.generic]) -> onnx.ValueInfoProto:
+        return onnx.helper.make_tensor_value_info(name, int(ir.DataType.from_numpy(array.dtype)), array.shape)
+
+    graph = onnx.helper.make_graph(
+        [ir.serde.serialize_node(node) for node in nodes],
+        "constants",
+        [info(name, array) for name, array in feeds.items()],
+        [onnx.helper.make_empty_tensor_value_info(value.name or "") for value in outputs],
+    )
+    opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in model.opset_imports.items()]
+    proto = onnx.helper.make_model(graph, opset_imports=opsets)
+    try:
+        arrays = ReferenceEvaluator(proto).run(None, feeds)
+    except Exception as error:
+        names = ", ".join(repr(node.name) for node in nodes[:3])
+        raise ModelError(f"The constants made by {names} cannot be computed: {error}") from error
+    return [np.asarray(array) for array in arrays]
+
+
+def _replace(graph: ir.Graph, value: ir.Value, array: NDArray[np.generic]) -> None:
+    """Make `value` an initializer, under its own name, for all who use it."""
+    name = value.name or ""
+    value.name = f"{name}/computed"
+    tensor = ir.Tensor(np.ascontiguousarray(array).reshape(array.shape), name=name)
+    constant = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype))
+    constant.const_value = tensor
+    value.replace_all_uses_with(constant)
+    graph.register_initializer(constant)

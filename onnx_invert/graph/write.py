@@ -1,0 +1,164 @@
+"""Writing a model: streamed, atomic, the same bytes every time."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from onnx_invert.errors import FileError
+
+LARGEST_FILE = 2_000_000_000
+"""Bytes of weights above which they go into a file of their own: protobuf ends at 2 GiB."""
+
+_STREAMED = 1 << 12
+_GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A model written to a temporary folder beside its target; `commit` moves it into place."""
+
+    path: Path
+    target: Path
+
+    def commit(self) -> None:
+        """Move the file, and its external data first, to the target."""
+        data = self.path.with_name(self.path.name + ".data")
+        try:
+            if data.exists():
+                data.replace(self.target.with_name(data.name))
+            self.path.replace(self.target)
+            _sync_folder(self.target.parent)
+        except OSError as error:
+            raise FileError(f"{str(self.target)!r} cannot be written: {error.strerror}.") from error
+
+
+def check_target(target: Path, source: Path | None) -> None:
+    """Refuse a target that is the input itself, a directory, or in no folder that can be written.
+
+    Raises:
+        FileError: says which.
+    """
+    if source is not None and target.exists() and target.samefile(source):
+        raise FileError(f"The output {str(target)!r} is the input: the model is never overwritten.")
+    if target.is_dir():
+        raise FileError(f"The output {str(target)!r} is a directory; give a file name.")
+    if not target.parent.is_dir():
+        raise FileError(f"The output's folder {str(target.parent)!r} does not exist.")
+    if not os.access(target.parent, os.W_OK) or (target.exists() and not os.access(target, os.W_OK)):
+        raise FileError(f"The output {str(target)!r} cannot be written: no permission.")
+
+
+@contextmanager
+def staged(model: ir.Model, target: Path, *, largest: int = LARGEST_FILE) -> Iterator[Staged]:
+    """Write `model` beside `target` under a temporary name; gone on leaving, unless it was committed."""
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=".onnx-invert-", dir=target.parent))
+    except OSError as error:
+        raise FileError(f"{str(target)!r} cannot be written: {error.strerror}.") from error
+    try:
+        path = folder / target.name
+        save(model, path, largest=largest)
+        yield Staged(path, target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def save(model: ir.Model, path: Path, *, largest: int = LARGEST_FILE) -> None:
+    """Write `model` and flush it to the disk; weights beside it as `<name>.data` above `largest` bytes."""
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+    try:
+        if size > largest:
+            ir.save(model, path, external_data=f"{path.name}.data")
+        else:
+            with path.open("wb") as file:
+                _stream(model, file)
+                file.flush()
+                os.fsync(file.fileno())
+    except OSError as error:
+        raise FileError(f"{str(path)!r} cannot be written: {error.strerror}.") from error
+
+
+def to_proto(model: ir.Model) -> onnx.ModelProto:
+    """The model as a protobuf message, weights included."""
+    return ir.serde.serialize_model(model)
+
+
+def _stream(model: ir.Model, file: BinaryIO) -> None:
+    """Write the protobuf encoding with the weights straight from their arrays, none of them copied.
+
+    A message is its fields one after another, in any order: the graph is written without its large
+    tensors first, then each of those as one more `initializer` field.
+    """
+    large = [
+        value
+        for value in model.graph.initializers.values()
+        if value.const_value is not None and value.const_value.nbytes > _STREAMED
+    ]
+    graph = model.graph
+    for value in large:
+        del graph.initializers[value.name or ""]
+    try:
+        proto = ir.serde.serialize_model(model)
+    finally:
+        for value in large:
+            graph.register_initializer(value)
+    body = proto.graph.SerializeToString(deterministic=True)
+    proto.ClearField("graph")
+    heads = [_tensor_head(value) for value in large]
+    sizes = [len(head) + value.const_value.nbytes for head, value in zip(heads, large, strict=True)]  # type: ignore[union-attr]
+    total = len(body) + sum(len(_tag(_INITIALIZER)) + len(_varint(size)) + size for size in sizes)
+    file.write(proto.SerializeToString(deterministic=True))
+    file.write(_tag(_GRAPH) + _varint(total) + body)
+    for value, head, size in zip(large, heads, sizes, strict=True):
+        file.write(_tag(_INITIALIZER) + _varint(size) + head)
+        array = np.ascontiguousarray(value.const_value.numpy())  # type: ignore[union-attr]
+        if array.dtype.byteorder == ">":
+            array = array.astype(array.dtype.newbyteorder("<"))
+        file.write(array.reshape(-1).view(np.uint8).data)
+
+
+def _tensor_head(value: ir.Value) -> bytes:
+    """A TensorProto up to and with the length of its raw data."""
+    tensor = value.const_value
+    assert tensor is not None
+    head = onnx.TensorProto(
+        name=value.name, data_type=int(tensor.dtype), dims=[int(n) for n in tensor.shape.numpy()]
+    )
+    return head.SerializeToString(deterministic=True) + _tag(_RAW_DATA) + _varint(tensor.nbytes)
+
+
+def _tag(field: int) -> bytes:
+    """The key of a length-delimited field."""
+    return _varint(field << 3 | 2)
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 127:
+        out.append(number & 127 | 128)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush a rename to the disk, where the system lets a folder be opened."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

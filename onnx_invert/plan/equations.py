@@ -1,0 +1,160 @@
+"""Every node is an equation between tensors; find which equation determines which unknown tensor.
+
+Known tensors spread from the outputs: a node whose output is known and which has one unknown operand is
+solved for it. What this leaves is reported: an equation with several unknown operands, or one that is
+left over because its tensors were already determined.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onnx_invert.errors import Blocker
+from onnx_invert.plan.problem import Problem
+
+
+@dataclass(frozen=True)
+class Solve:
+    """`node` determines its operand number `operand` from its output."""
+
+    node: ir.Node
+    operand: int
+
+
+@dataclass(frozen=True)
+class Ordering:
+    """What can be solved, in order from the outputs to the inputs, and what stands in the way."""
+
+    solves: tuple[Solve, ...]
+    blockers: tuple[Blocker, ...]
+
+
+@dataclass(frozen=True)
+class Equation:
+    """A node between unknown tensors: the places of its operands that depend on a recovered input."""
+
+    node: ir.Node
+    places: tuple[int, ...]
+
+
+def equations(problem: Problem) -> dict[ir.Node, Equation]:
+    """The nodes that connect the recovered inputs with the known outputs, each as an equation."""
+    found: dict[ir.Node, Equation] = {}
+    waiting = [value.producer() for value in problem.known]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in found:
+            continue
+        places = tuple(i for i, v in enumerate(node.inputs) if v is not None and v in problem.dependent)
+        found[node] = Equation(node, places)
+        waiting.extend(value.producer() for i in places if (value := node.inputs[i]) is not None)
+    return found
+
+
+def order(problem: Problem) -> Ordering:
+    """Order the equations, each solved once. Linear in the number of nodes and tensors."""
+    system = equations(problem)
+    known: set[ir.Value] = set()
+    solved: dict[ir.Node, Solve] = {}
+    ready: deque[ir.Value] = deque(problem.known)
+    while ready:
+        value = ready.popleft()
+        if value in known:
+            continue
+        known.add(value)
+        neighbours = [value.producer(), *(node for node, _ in value.uses())]
+        for node in neighbours:
+            equation = system.get(node) if node is not None else None
+            if equation is None or equation.node in solved:
+                continue
+            place = _one_unknown(equation, known)
+            if place is not None:
+                solved[equation.node] = Solve(equation.node, place)
+                operand = equation.node.inputs[place]
+                assert operand is not None
+                ready.append(operand)
+    return Ordering(tuple(solved.values()), tuple(_obstacles(problem, system, solved, known)))
+
+
+def _one_unknown(equation: Equation, known: set[ir.Value]) -> int | None:
+    """The place of the only unknown operand, if the output is known and there is just one."""
+    if not any(output in known for output in equation.node.outputs):
+        return None
+    unknown = [place for place in equation.places if equation.node.inputs[place] not in known]
+    return unknown[0] if len(unknown) == 1 else None
+
+
+def _obstacles(
+    problem: Problem, system: dict[ir.Node, Equation], solved: dict[ir.Node, Solve], known: set[ir.Value]
+) -> list[Blocker]:
+    """Equations that are stuck or left over, and tensors that several equations use."""
+    blockers = []
+    for node, equation in system.items():
+        if len(equation.places) > 1:
+            operands = sorted({node.inputs[place].name or "" for place in equation.places})  # type: ignore[union-attr]
+            what = (
+                f"it uses the unknown tensor {operands[0]!r} {len(equation.places)} times"
+                if len(operands) == 1
+                else f"its operands {' and '.join(map(repr, operands))} both depend on the unknown"
+            )
+            blockers.append(
+                Blocker(
+                    node.name or "",
+                    node.op_type,
+                    f"{what}: one equation for several unknowns",
+                    "cut the model before it, and invert the part that comes first or after",
+                )
+            )
+    tensors = [*problem.graph.inputs, *(output for node in problem.graph for output in node.outputs)]
+    for value in tensors:
+        if value not in problem.dependent:
+            continue
+        users = {node: None for node, _ in value.uses() if node in system}
+        claims = len(users) + (value in problem.known)
+        if claims > 1 and not any(len(system[node].places) > 1 for node in users):
+            source = value.producer()
+            names = [repr(node.name) for node in users] + (["the outputs"] if value in problem.known else [])
+            blockers.append(
+                Blocker(
+                    (source.name or "") if source is not None else value.name or "",
+                    source.op_type if source is not None else "input",
+                    f"its tensor {value.name!r} is determined {claims} times, through {' and '.join(names)}",
+                    _choice(problem),
+                )
+            )
+    if not blockers:
+        blockers = [
+            Blocker(value.name or "", "input", "no known output determines it", "--recover  names the others")
+            for value in problem.recovered
+            if value not in known
+        ]
+    return blockers
+
+
+def _choice(problem: Problem) -> str:
+    if len(problem.known) < 2:
+        return "cut the model where the paths part"
+    return f"--from NAME  with one of: {', '.join(value.name or '' for value in problem.known)}"
+
+
+def upstream(value: ir.Value) -> list[ir.Node]:
+    """The nodes that make `value`, in the order in which they run."""
+    found: dict[ir.Node, None] = {}
+    stack: list[tuple[ir.Node, bool]] = []
+    if (maker := value.producer()) is not None:
+        stack.append((maker, False))
+    while stack:
+        node, done = stack.pop()
+        if done:
+            found[node] = None
+        elif node not in found:
+            stack.append((node, True))
+            stack.extend(
+                (producer, False)
+                for operand in node.inputs
+                if operand is not None and (producer := operand.producer()) is not None
+            )
+    return list(found)

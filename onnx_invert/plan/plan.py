@@ -1,0 +1,185 @@
+"""The plan: every step back, what it promises, and what the whole promises. Printed before it is built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_invert.errors import Blocker, NotInvertibleError
+from onnx_invert.plan.equations import equations, order
+from onnx_invert.plan.guarantee import Guarantee, Verdict, judge
+from onnx_invert.plan.problem import Problem, describe
+from onnx_invert.plan.stages import Path, Stage, join_widened, measure, refusals, state_facts, trace
+from onnx_invert.rules import RuleSet
+from onnx_invert.rules.facts import Convert, Elementwise, Matrix, Paired
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the plan's table: one node (or several joined), in the order in which it is undone.
+
+    `rank`, `condition` and `lost` are None where the operation has none; `condition` is infinite where
+    an activation saturates. `note` says what a reader should know: a branch that was chosen, a rounding.
+    """
+
+    node: str
+    op: str
+    rule: str
+    shapes: str
+    guarantee: Guarantee
+    rank: int | None
+    condition: float | None
+    lost: int
+    note: str
+
+
+@dataclass
+class Plan:
+    """How the recovered inputs follow from the known outputs, and with which guarantee.
+
+    `conditions` is the product of the conditions along the worst path: the factor by which undoing the
+    network can amplify a rounding error. `images` maps an output's name to the box that it fills, None
+    where the outputs are part of space only.
+    """
+
+    problem: Problem
+    paths: list[Path]
+    verdicts: list[Verdict]
+    rules: RuleSet
+    guarantee: Guarantee = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.guarantee = Guarantee.weakest([verdict.guarantee for verdict in self.verdicts])
+
+    @property
+    def condition(self) -> float:
+        """The product of the stages' conditions on the worst path; infinite if an activation saturates."""
+        with np.errstate(over="ignore"):
+            return max(float(np.prod([stage.condition for stage in path.stages])) for path in self.paths)
+
+    @property
+    def depth(self) -> int:
+        """The number of stages on the longest path."""
+        return max(len(path.stages) for path in self.paths)
+
+    @property
+    def dtypes(self) -> list[ir.DataType]:
+        """Every floating-point type that the paths run through."""
+        found = {path.x.dtype: None for path in self.paths} | {path.y.dtype: None for path in self.paths}
+        for path in self.paths:
+            for stage in path.stages:
+                if isinstance(stage.fact, Convert):
+                    found |= {stage.fact.source: None, stage.fact.target: None}
+        return [dtype for dtype in found if dtype is not None]
+
+    @property
+    def rows(self) -> list[Row]:
+        """The plan as a table, in the order in which the inverse runs."""
+        return [row for path in self.paths for row in _rows(self.problem, self.rules, path)]
+
+    @property
+    def requirements(self) -> list[str]:
+        """Conditions on the given inputs under which the guarantee holds."""
+        return [
+            f"{stage.name}: {stage.fact.requires}"
+            for path in self.paths
+            for stage in path.stages
+            if isinstance(stage.fact, Paired) and stage.fact.requires
+        ]
+
+
+def make_plan(problem: Problem, rules: RuleSet, progress: Progress | None = None) -> Plan:
+    """Order the equations, state their facts, measure the matrices and judge the paths.
+
+    Raises:
+        NotInvertibleError: with every node that stands in the way.
+    """
+    ordering = order(problem)
+    if ordering.blockers:
+        others = refusals(problem, rules, equations(problem))
+        raise NotInvertibleError(_distinct([*ordering.blockers, *others]))
+    paths = trace(problem, ordering.solves)
+    blockers = [blocker for path in paths for blocker in state_facts(problem, rules, path)]
+    if blockers:
+        raise NotInvertibleError(_distinct(blockers))
+    for path in paths:
+        path.stages = join_widened(path.stages)
+    stages = [stage for path in paths for stage in path.stages]
+    for number, stage in enumerate(stages):
+        if progress is not None:
+            progress(stage.name, number, len(stages))
+        measure(stage)
+    verdicts = [judge(path.stages) for path in paths]
+    blockers = [blocker for verdict in verdicts for blocker in verdict.blockers]
+    if blockers:
+        raise NotInvertibleError(_distinct(blockers))
+    return Plan(problem, paths, verdicts, rules)
+
+
+def _distinct(blockers: Sequence[Blocker]) -> list[Blocker]:
+    return list(dict.fromkeys(blockers))
+
+
+def _rows(problem: Problem, rules: RuleSet, path: Path) -> list[Row]:
+    groups: dict[tuple[ir.Node, ...], list[Stage]] = {}
+    for stage in path.stages:
+        groups.setdefault(stage.nodes, []).append(stage)
+    for solve in path.solves:
+        if not any(solve.node in nodes for nodes in groups):
+            groups[(solve.node,)] = []
+    position = {solve.node: index for index, solve in enumerate(path.solves)}
+    ordered = sorted(groups.items(), key=lambda item: -position[item[0][0]])
+    return [_row(problem, rules, nodes, stages) for nodes, stages in ordered]
+
+
+def _row(problem: Problem, rules: RuleSet, nodes: tuple[ir.Node, ...], stages: list[Stage]) -> Row:
+    whole = Stage(stages[0].fact, nodes) if stages else None
+    matrices = [stage for stage in stages if isinstance(stage.fact, Matrix)]
+    rule = rules.find(nodes[0].domain, nodes[0].op_type, problem.opset)
+    conditions = [stage.condition for stage in stages]
+    return Row(
+        node=whole.name if whole else nodes[0].name or "",
+        op=whole.op_type if whole else nodes[0].op_type,
+        rule="x = y @ (W₁ W₂)⁺: widened and narrowed in one"
+        if len(nodes) > 1
+        else rule.summary
+        if rule
+        else "",
+        shapes=_shapes(nodes, problem),
+        guarantee=Guarantee.of(
+            all(stage.one_to_one for stage in stages), all(stage.onto for stage in stages)
+        ),
+        rank=matrices[0].rank if matrices else None,
+        condition=float(np.prod(conditions)) if conditions else None,
+        lost=sum(stage.lost for stage in stages),
+        note="; ".join(note for stage in stages if (note := _note(stage))),
+    )
+
+
+def _shapes(nodes: tuple[ir.Node, ...], problem: Problem) -> str:
+    x = next(v for v in nodes[0].inputs if v is not None and v in problem.dependent)
+    ends = [describe(value).split(" ", 1)[-1] for value in (x, nodes[-1].outputs[0])]
+    return f"{ends[0]} → {ends[1]}"
+
+
+def _note(stage: Stage) -> str:
+    fact = stage.fact
+    if isinstance(fact, Elementwise) and stage.branch is not None:
+        if not stage.one_to_one:
+            return f"branch {stage.branch.label or stage.branch.domain} chosen"
+        return "" if stage.branch.image.is_reals else f"y in {stage.branch.image}"
+    if isinstance(fact, Matrix) and stage.lengths is not None and stage.rank is not None:
+        if stage.rank < min(stage.lengths):
+            return f"rank {stage.rank} of {min(stage.lengths)}: singular values ≤ {stage.threshold:.2g} count as 0"
+        return ""
+    if isinstance(fact, Convert):
+        narrow = fact.target if fact.target.itemsize < fact.source.itemsize else fact.source
+        return f"rounds to {narrow.name.lower()}"
+    if isinstance(fact, Paired) and fact.requires:
+        return f"if {fact.requires}"
+    return f"{stage.lost} elements are lost, and come back as 0" if stage.lost else ""

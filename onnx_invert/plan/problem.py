@@ -1,0 +1,125 @@
+"""The question that a plan answers: which inputs to recover, from which outputs, given what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onnx_invert.errors import ModelError, UsageError
+from onnx_invert.rules.node import FLOATS
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Inputs to recover, inputs that stay inputs, outputs that are known, outputs that are left out."""
+
+    graph: ir.Graph
+    opset: int
+    recovered: tuple[ir.Value, ...]
+    given: tuple[ir.Value, ...]
+    known: tuple[ir.Value, ...]
+    unused: tuple[ir.Value, ...]
+    dependent: frozenset[ir.Value]
+
+
+def pose(model: ir.Model, recover: Sequence[str] = (), known: Sequence[str] = ()) -> Problem:
+    """Settle which inputs are recovered from which outputs.
+
+    With one floating-point input and no `recover` it is that one. Without `known`, every output that
+    depends on a recovered input is taken as known.
+
+    Raises:
+        UsageError: a name that is no input or output, an integer input, or a choice that has to be made.
+        ModelError: no floating-point input, or no output that depends on it.
+    """
+    graph = model.graph
+    inputs = {value.name or "": value for value in graph.inputs}
+    outputs = {value.name or "": value for value in graph.outputs}
+    recovered = _recovered(inputs, recover)
+    dependent = _dependent(recovered)
+    for name in known:
+        if name not in outputs:
+            raise UsageError(
+                f"--from {name}: there is no such output. {_listing('Outputs', outputs.values())}"
+            )
+        if outputs[name] not in dependent:
+            raise UsageError(f"--from {name}: this output does not depend on {_names(recovered)}.")
+    chosen = tuple(
+        value
+        for name, value in outputs.items()
+        if (name in known if known else value in dependent) and value in dependent
+    )
+    if not chosen:
+        raise ModelError(f"No output depends on {_names(recovered)}. {_listing('Outputs', outputs.values())}")
+    return Problem(
+        graph=graph,
+        opset=model.opset_imports.get("", 17),
+        recovered=recovered,
+        given=tuple(value for value in graph.inputs if value not in recovered),
+        known=chosen,
+        unused=tuple(value for value in graph.outputs if value not in chosen),
+        dependent=frozenset(dependent),
+    )
+
+
+def _recovered(inputs: dict[str, ir.Value], names: Sequence[str]) -> tuple[ir.Value, ...]:
+    floats = [value for value in inputs.values() if value.dtype in FLOATS]
+    for name in names:
+        if name not in inputs:
+            raise UsageError(
+                f"--recover {name}: there is no such input. {_listing('Inputs', inputs.values())}"
+            )
+        if inputs[name] not in floats:
+            raise UsageError(
+                f"--recover {name}: it is {_type(inputs[name])}; only floating-point inputs can be recovered."
+            )
+    if names:
+        return tuple(value for name, value in inputs.items() if name in names)
+    if not inputs:
+        raise ModelError("The model has no inputs: there is nothing to recover.")
+    if not floats:
+        raise ModelError(f"No input is floating-point. {_listing('Inputs', inputs.values())}")
+    if len(floats) > 1:
+        raise UsageError(
+            f"The model has {len(floats)} floating-point inputs; say which to recover with --recover NAME "
+            f"(the others stay inputs of the inverse). {_listing('Inputs', floats)}"
+        )
+    return (floats[0],)
+
+
+def _dependent(recovered: Sequence[ir.Value]) -> set[ir.Value]:
+    """Every tensor whose values (not merely its shape) follow from a recovered input's."""
+    found = set(recovered)
+    waiting = list(recovered)
+    while waiting:
+        for node, _ in waiting.pop().uses():
+            if node.op_type in {"Shape", "Size"} and node.domain in {"", "ai.onnx"}:
+                continue
+            for output in node.outputs:
+                if output not in found:
+                    found.add(output)
+                    waiting.append(output)
+    return found
+
+
+def describe(value: ir.Value) -> str:
+    """`name float32[N,784]`."""
+    return f"{value.name} {_type(value)}"
+
+
+def _type(value: ir.Value) -> str:
+    dtype = value.dtype.name.lower() if value.dtype is not None else "unknown"
+    dtype = {"float": "float32", "double": "float64"}.get(dtype, dtype)
+    if value.shape is None:
+        return dtype
+    return f"{dtype}[{','.join(str(d) if isinstance(d, int) else d.value or '?' for d in value.shape)}]"
+
+
+def _names(values: Sequence[ir.Value]) -> str:
+    return ", ".join(repr(value.name) for value in values)
+
+
+def _listing(title: str, values: Iterable[ir.Value]) -> str:
+    return f"{title}: {'; '.join(describe(value) for value in values)}."

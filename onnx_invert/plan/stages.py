@@ -1,0 +1,237 @@
+"""A path from a recovered input to an output, as the elementary maps that it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnx_invert.errors import Blocker, ModelError
+from onnx_invert.numerics.factorization import factorize
+from onnx_invert.plan.equations import Solve, upstream
+from onnx_invert.plan.problem import Problem
+from onnx_invert.rules import RuleSet
+from onnx_invert.rules.facts import Branch, Diagonal, Elementwise, Fact, Matrix, NoInverse, Paired
+from onnx_invert.rules.node import NodeView
+
+Tick = Callable[[str], None]
+
+
+@dataclass
+class Stage:
+    """One fact on the path, with what the analysis finds out about it.
+
+    `rank`, `lengths` (K, M) and `pinv` are for matrices; `lost` counts the dimensions that the stage
+    takes away, per vector for a matrix and per sample otherwise. `one_to_one` and `onto` hold on the
+    values that reach the stage.
+    """
+
+    fact: Fact
+    nodes: tuple[ir.Node, ...]
+    branch: Branch | None = None
+    lengths: tuple[int, int] | None = None
+    rank: int | None = None
+    condition: float = 1.0
+    threshold: float = 0.0
+    lost: int = 0
+    one_to_one: bool = True
+    onto: bool = True
+    pinv: NDArray[np.generic] | None = field(default=None, repr=False)
+
+    @property
+    def name(self) -> str:
+        """The node's name, or the first and last of those that were joined."""
+        names = [node.name or "" for node in self.nodes]
+        return names[0] if len(names) == 1 else f"{names[0]} … {names[-1]}"
+
+    @property
+    def op_type(self) -> str:
+        """The operator, or those that were joined."""
+        return "+".join(dict.fromkeys(node.op_type for node in self.nodes))
+
+    @property
+    def x(self) -> ir.Value:
+        """The tensor that the first node takes."""
+        return next(v for v in self.nodes[0].inputs if v is not None and v.const_value is None)
+
+    @property
+    def y(self) -> ir.Value:
+        """The tensor that the last node makes."""
+        return self.nodes[-1].outputs[0]
+
+
+@dataclass
+class Path:
+    """The way from one recovered input `x` to one known output `y`, in forward order."""
+
+    x: ir.Value
+    y: ir.Value
+    solves: tuple[Solve, ...]
+    stages: list[Stage] = field(default_factory=list)
+
+
+def trace(problem: Problem, solves: Iterable[Solve]) -> list[Path]:
+    """The solves as paths, each from a known output back to a recovered input."""
+    by_output = {output: solve for solve in solves for output in solve.node.outputs}
+    paths = []
+    for y in problem.known:
+        value, steps = y, list[Solve]()
+        while value in by_output and value not in problem.recovered:
+            solve = by_output[value]
+            steps.append(solve)
+            operand = solve.node.inputs[solve.operand]
+            assert operand is not None
+            value = operand
+        if value in problem.recovered:
+            paths.append(Path(value, y, tuple(reversed(steps))))
+    return paths
+
+
+def state_facts(problem: Problem, rules: RuleSet, path: Path) -> list[Blocker]:
+    """Ask every node's rule for its facts; the path's stages, or every reason why there is none."""
+    blockers = []
+    for solve in path.solves:
+        chain = rules.apply(NodeView(solve.node, solve.operand, problem.opset))
+        if isinstance(chain, NoInverse):
+            blockers.append(_refusal(problem, solve.node, chain))
+            continue
+        for fact in chain:
+            if isinstance(fact, Paired) and (reason := _not_available(problem, solve.node, fact)):
+                blockers.append(Blocker(solve.node.name or "", solve.node.op_type, reason))
+            path.stages.append(Stage(fact, (solve.node,)))
+    return blockers
+
+
+def refusals(problem: Problem, rules: RuleSet, nodes: Iterable[ir.Node]) -> list[Blocker]:
+    """The reasons of all `nodes` that no rule can undo, whichever operand is the unknown one."""
+    blockers = []
+    for node in nodes:
+        places = [i for i, v in enumerate(node.inputs) if v is not None and v in problem.dependent]
+        if len(places) == 1:
+            chain = rules.apply(NodeView(node, places[0], problem.opset))
+            if isinstance(chain, NoInverse):
+                blockers.append(_refusal(problem, node, chain))
+    return blockers
+
+
+def _refusal(problem: Problem, node: ir.Node, refusal: NoInverse) -> Blocker:
+    inputs = [v.name for v in node.inputs if v is not None and v in problem.given]
+    lines = (
+        (f"{' and '.join(map(repr, inputs))} is an input of the model; make it a weight to invert by it",)
+        if inputs and "not constant" in refusal.reason
+        else ()
+    )
+    return Blocker(node.name or "", node.op_type, refusal.reason, refusal.remedy, lines)
+
+
+def _not_available(problem: Problem, node: ir.Node, fact: Paired) -> str:
+    """Why the other operand cannot be had when the inverse runs, or nothing."""
+    other = node.inputs[fact.other]
+    assert other is not None
+    for maker in upstream(other):
+        for value in maker.inputs:
+            if value is not None and value in problem.dependent:
+                return (
+                    f"its operand {other.name!r} is made from the shape of the unknown tensor {value.name!r}"
+                )
+    return ""
+
+
+def join_widened(stages: Sequence[Stage]) -> list[Stage]:
+    """Multiply out linear layers that widen and then narrow, where the product is no larger.
+
+    x @ W₁ @ W₂ with W₁ (K, L), W₂ (L, M) and L above K and M keeps all that K·M numbers can keep; layer
+    by layer, W₂⁺ would leave the image of W₁. Diagonal scales and shifts between them join in.
+    """
+    joined: list[Stage] = []
+    for stage in stages:
+        joined.append(stage)
+        while (pair := _last_pair(joined)) is not None:
+            start, product = pair
+            joined[start:] = product
+    return joined
+
+
+def _last_pair(stages: list[Stage]) -> tuple[int, list[Stage]] | None:
+    """If the last stage is a matrix after a wider one, the index of that and what replaces both."""
+    last = stages[-1]
+    if not _is_plain(last) or len(stages) < 2:
+        return None
+    start = len(stages) - 2
+    while start >= 0 and _is_row_diagonal(stages[start]):
+        start -= 1
+    if start < 0 or not _is_plain(stages[start]):
+        return None
+    first = stages[start]
+    assert isinstance(first.fact, Matrix)
+    assert isinstance(last.fact, Matrix)
+    (k, wide), (_, m) = first.fact.lengths, last.fact.lengths
+    if not (wide > k and wide > m and k * m <= k * wide + wide * m):
+        return None
+    weight = first.fact.factor * first.fact.weight.astype(np.float64)
+    shift = np.zeros(wide)
+    for stage in stages[start + 1 : -1]:
+        assert isinstance(stage.fact, Diagonal)
+        scale = np.broadcast_to(stage.fact.scale.reshape(-1), (wide,))
+        weight = weight * scale
+        shift = shift * scale + np.broadcast_to(stage.fact.shift.reshape(-1), (wide,))
+    second = last.fact.factor * last.fact.weight.astype(np.float64)
+    nodes = tuple(dict.fromkeys(node for stage in stages[start:] for node in stage.nodes))
+    product = (weight @ second).astype(last.fact.weight.dtype)
+    return start, [
+        replace(last, fact=Matrix(product), nodes=nodes),
+        replace(last, fact=Diagonal(shift=shift @ second), nodes=nodes),
+    ]
+
+
+def _is_plain(stage: Stage) -> bool:
+    fact = stage.fact
+    return isinstance(fact, Matrix) and fact.side == "right" and fact.weight.ndim == 2
+
+
+def _is_row_diagonal(stage: Stage) -> bool:
+    return isinstance(stage.fact, Diagonal) and all(
+        part.ndim == 0 or part.size == part.shape[-1] for part in (stage.fact.scale, stage.fact.shift)
+    )
+
+
+def measure(stage: Stage) -> None:
+    """Rank, condition and the inverse matrix of a stage, from its numbers alone."""
+    fact = stage.fact
+    if isinstance(fact, Matrix):
+        _measure_matrix(stage, fact)
+    elif isinstance(fact, Diagonal):
+        size = np.abs(fact.scale)
+        kept = size[size > 0]
+        stage.lost = int(size.size - kept.size)
+        stage.condition = float(kept.max() / kept.min()) if kept.size else np.inf
+    elif isinstance(fact, Elementwise):
+        stage.condition = fact.steepness
+
+
+def _measure_matrix(stage: Stage, fact: Matrix) -> None:
+    k, m = fact.lengths
+    weight = fact.weight
+    dtype = weight.dtype
+    inverses = np.empty((*weight.shape[:-2], weight.shape[-1], weight.shape[-2]), dtype)
+    ranks, conditions, thresholds = [], [], []
+    for index in np.ndindex(weight.shape[:-2]):
+        try:
+            factored = factorize(weight[index])
+            inverse = factored.pinv(dtype)
+        except (ValueError, OverflowError) as error:
+            raise ModelError(f"The matrix of node {stage.name!r} cannot be inverted: {error}.") from error
+        ranks.append(factored.rank)
+        conditions.append(factored.condition)
+        thresholds.append(factored.threshold)
+        if not index:
+            inverses = inverse
+        else:
+            inverses[index] = inverse
+    if fact.factor != 1:
+        inverses = (inverses.astype(np.float64) / fact.factor).astype(dtype)
+    stage.lengths, stage.rank, stage.pinv = (k, m), min(ranks), inverses
+    stage.condition, stage.threshold, stage.lost = max(conditions), max(thresholds), k - min(ranks)

@@ -1,0 +1,22 @@
+"""What each operation knows, by family. `default_rules()` composes the registry.
+
+A rule states facts; it neither plans nor builds, and never sees another node.
+"""
+
+from __future__ import annotations
+
+from functools import cache, reduce
+
+from onnx_invert.rules.registry import RuleSet
+
+
+@cache
+def default_rules() -> RuleSet:
+    """The rules that come with onnx-invert."""
+    from onnx_invert.rules import activations, arithmetic, functions, layout, linear, refusals  # noqa: PLC0415
+
+    families = (activations, arithmetic, functions, layout, linear, refusals)
+    return reduce(RuleSet.union, (family.rules for family in families), RuleSet())
+
+
+__all__ = ["RuleSet", "default_rules"]

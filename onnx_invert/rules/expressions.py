@@ -1,0 +1,154 @@
+"""Elementary functions in plain operators, exact to a few units in the last place over the whole range.
+
+Asinh, Atanh, Sinh, Log1p, Expm1 and the inverse error function are missing in ONNX or in some of its
+runtimes, and the textbook forms lose digits: log(1 + u) for small u, log(y / (1 − y)) near 1/2,
+y + log(1 − exp(−y)) for small y. Each function here says how it keeps them.
+Source for the forms: N. Higham, Accuracy and Stability of Numerical Algorithms, 1.14; W. Kahan,
+Branch Cuts for Complex Elementary Functions.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_invert.graph.emit import Emitter
+
+
+def log1p(e: Emitter, u: ir.Value) -> ir.Value:
+    """log(1 + u), u > −1.
+
+    With w = fl(1 + u), log(w) is off by the rounding (w − 1) − u; its first-order effect is taken off:
+    log(w) − ((w − 1) − u) / w.
+    """
+    w = e.op("Add", u, 1.0)
+    rounding = e.op("Sub", e.op("Sub", w, 1.0), u)
+    return e.op("Sub", e.op("Log", w), e.op("Div", rounding, w))
+
+
+def atanh(e: Emitter, y: ir.Value) -> ir.Value:
+    """artanh(y) = sign(y) · log1p(2|y| / (1 − |y|)) / 2, −1 < y < 1; 1 − |y| is exact near 1."""
+    a = e.op("Abs", y)
+    u = e.op("Div", e.op("Add", a, a), e.op("Sub", e.scalar(1.0), a))
+    return e.op("Mul", e.op("Sign", y), e.op("Mul", log1p(e, u), 0.5))
+
+
+def logit(e: Emitter, y: ir.Value) -> ir.Value:
+    """log(y / (1 − y)), 0 < y < 1.
+
+    With p = min(y, 1 − y), d = 1 − 2p and the sign of y − 1/2 in front, it is log1p(d / p): near 1/2
+    the difference y − 1/2 is exact, so no digit is lost; for small y, d / p is 1 / y to rounding.
+    """
+    half = e.op("Sub", y, 0.5)
+    p = e.op("Min", y, e.op("Sub", e.scalar(1.0), y))
+    d = e.op("Mul", e.op("Abs", half), 2.0)
+    return e.op("Mul", e.op("Sign", half), log1p(e, e.op("Div", d, p)))
+
+
+def softplus_inverse(e: Emitter, y: ir.Value) -> ir.Value:
+    """log(exp(y) − 1) = y + log(1 − exp(−y)), y > 0.
+
+    1 − exp(−y) = tanh(y/2) · (1 + exp(−y)) has no cancellation for small y.
+    """
+    factor = e.op("Mul", e.op("Tanh", e.op("Mul", y, 0.5)), e.op("Add", e.op("Exp", e.op("Neg", y)), 1.0))
+    return e.op("Add", y, e.op("Log", factor))
+
+
+def asinh(e: Emitter, y: ir.Value) -> ir.Value:
+    """arsinh(y) = sign(y) · log1p(a + a · t / (1 + sqrt(1 + t²))), a = |y|.
+
+    t is a, held below the root of the largest number so that t² stays finite; the quotient is 1 there.
+    """
+    a = e.op("Abs", y)
+    top = float(np.sqrt(np.finfo(e.dtype.numpy()).max)) / 4
+    t = e.op("Min", a, top)
+    root = e.op("Sqrt", e.op("Add", e.op("Mul", t, t), 1.0))
+    u = e.op("Add", a, e.op("Mul", a, e.op("Div", t, e.op("Add", root, 1.0))))
+    return e.op("Mul", e.op("Sign", y), log1p(e, u))
+
+
+def acosh(e: Emitter, y: ir.Value) -> ir.Value:
+    """arcosh(y) = log1p(d + sqrt(d) · sqrt(d + 2)), d = y − 1 ≥ 0; two roots, so that no square overflows."""
+    d = e.op("Sub", y, 1.0)
+    root = e.op("Mul", e.op("Sqrt", d), e.op("Sqrt", e.op("Add", d, 2.0)))
+    return log1p(e, e.op("Add", d, root))
+
+
+def sinh(e: Emitter, y: ir.Value) -> ir.Value:
+    """sinh(y) = tanh(y/2) · (h²/2 + 1 + exp(−|y|)/2), h = exp(|y|/2).
+
+    tanh keeps the digits of a small y, and h² is never formed before it is halved.
+    """
+    half_square, decay = _half_exponentials(e, y)
+    return e.op("Mul", e.op("Tanh", e.op("Mul", y, 0.5)), e.op("Add", e.op("Add", half_square, 1.0), decay))
+
+
+def cosh(e: Emitter, y: ir.Value) -> ir.Value:
+    """cosh(y) = h²/2 + exp(−|y|)/2, h = exp(|y|/2)."""
+    half_square, decay = _half_exponentials(e, y)
+    return e.op("Add", half_square, decay)
+
+
+def _half_exponentials(e: Emitter, y: ir.Value) -> tuple[ir.Value, ir.Value]:
+    a = e.op("Abs", y)
+    h = e.op("Exp", e.op("Mul", a, 0.5))
+    half_square = e.op("Mul", e.op("Mul", h, 0.5), h)
+    return half_square, e.op("Mul", e.op("Exp", e.op("Neg", a)), 0.5)
+
+
+def power(e: Emitter, y: ir.Value, exponent: float | np.ndarray) -> ir.Value:
+    """y ** exponent for y ≥ 0, by Mul and Sqrt where they serve (Pow fails in some runtimes)."""
+    if np.ndim(exponent) == 0 and float(exponent) in (0.5, 1.0, 2.0, 3.0):
+        match float(exponent):
+            case 0.5:
+                return e.op("Sqrt", y)
+            case 1.0:
+                return y
+            case 2.0:
+                return e.op("Mul", y, y)
+            case _:
+                return e.op("Mul", e.op("Mul", y, y), y)
+    return e.op("Pow", y, e.constant(np.asarray(exponent), "exponent"))
+
+
+def erfinv(e: Emitter, y: ir.Value) -> ir.Value:
+    """The inverse error function, −1 < y < 1: y · P(w), w = −log((1 − y)(1 + y)).
+
+    erfinv(y) / y is a smooth function of w; two polynomials, joined at w = 5 and the second in sqrt(w),
+    are fitted to scipy's erfinv when the graph is built (M. Giles, Approximating the erfinv function,
+    GPU Computing Gems, 2010, has the idea of the variable w).
+    """
+    log_product = e.op("Log", e.op("Mul", e.op("Sub", e.scalar(1.0), y), e.op("Add", y, 1.0)))
+    w = e.op("Max", e.op("Neg", log_product), e.scalar(0.0))
+    degree = 11 if np.finfo(e.dtype.numpy()).eps > 1e-8 else 26
+    tail_end = 18.0 if degree == 11 else 38.0
+    joint = 5.0
+    low = _polynomial(e, e.op("Min", w, joint), 0.0, joint, degree, root=False)
+    root = e.op("Sqrt", e.op("Max", w, joint))
+    high = _polynomial(e, root, float(np.sqrt(joint)), float(np.sqrt(tail_end)), degree, root=True)
+    near = e.op("Cast", e.op("Less", w, joint), to=int(e.dtype))
+    blend = e.op("Add", e.op("Mul", near, low), e.op("Mul", e.op("Sub", e.scalar(1.0), near), high))
+    return e.op("Mul", y, blend)
+
+
+def _polynomial(e: Emitter, v: ir.Value, start: float, stop: float, degree: int, *, root: bool) -> ir.Value:
+    from numpy.polynomial import chebyshev, polynomial  # noqa: PLC0415  only Erf needs it
+    from scipy.special import erfcinv  # noqa: PLC0415
+
+    def ratio(s: np.ndarray) -> np.ndarray:
+        v64 = (s + 1) / 2 * (stop - start) + start
+        w64 = v64 * v64 if root else v64
+        # 1 − y = 1 − sqrt(1 − exp(−w)), without the cancellation for large w.
+        y64 = np.sqrt(-np.expm1(-w64))
+        complement = np.exp(-w64) / (1 + y64)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            value = erfcinv(complement) / y64
+        return np.where(w64 < 1e-12, np.sqrt(np.pi) / 2, value)
+
+    coefficients = polynomial.Polynomial(chebyshev.cheb2poly(chebyshev.chebinterpolate(ratio, degree))).coef
+    scale = 2.0 / (stop - start)
+    s = e.op("Add", e.op("Mul", v, scale), -1.0 - start * scale)
+    value = e.scalar(float(coefficients[-1]))
+    for coefficient in coefficients[-2::-1]:
+        value = e.op("Add", e.op("Mul", value, s), float(coefficient))
+    return value

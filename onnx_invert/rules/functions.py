@@ -1,0 +1,196 @@
+"""Elementary functions: exponentials, roots, trigonometric and hyperbolic functions and their inverses.
+
+Periodic functions are inverted on their principal branch, and lose everything else; the guarantee says so.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_invert.graph.emit import Emitter
+from onnx_invert.rules import expressions as ex
+from onnx_invert.rules.facts import REALS, Array, Branch, Derivative, Elementwise, Emit, Numeric
+from onnx_invert.rules.interval import NON_NEGATIVE, NON_POSITIVE, POSITIVE, Interval, between, closed
+from onnx_invert.rules.registry import Rule, RuleSet
+
+rules = RuleSet()
+
+HALF_PI = float(np.pi / 2)
+
+
+def _over(e: Emitter, value: ir.Value) -> ir.Value:
+    return e.op("Div", e.scalar(1.0), value)
+
+
+def _tan(e: Emitter, y: ir.Value) -> ir.Value:
+    """tan(y) = sin(y) / cos(y): Tan has no float64 kernel in onnxruntime."""
+    return e.op("Div", e.op("Sin", y), e.op("Cos", y))
+
+
+def _square(e: Emitter, value: ir.Value) -> ir.Value:
+    return e.op("Mul", value, value)
+
+
+def _guarded(function: Numeric) -> Numeric:
+    def forward(v: Array) -> Array:
+        with np.errstate(all="ignore"):
+            return np.asarray(function(v))
+
+    return forward
+
+
+def _branched(
+    op_type: str,
+    summary: str,
+    *,
+    forward: Numeric,
+    derivative: Derivative,
+    branches: tuple[Branch, ...],
+) -> None:
+    fact = Elementwise(_guarded(forward), derivative, branches)
+    rules.add(Rule(op_type, "", 9 if op_type in {"Sinh", "Cosh"} else 7, lambda node: (fact,), summary))
+
+
+def _unary(
+    op_type: str,
+    summary: str,
+    *,
+    inverse: Emit,
+    forward: Numeric,
+    derivative: Derivative,
+    domain: Interval = REALS,
+    image: Interval = REALS,
+    since: int = 7,
+) -> None:
+    rules.unary(
+        op_type,
+        summary,
+        inverse=inverse,
+        forward=_guarded(forward),
+        derivative=derivative,
+        domain=domain,
+        image=image,
+        since=since,
+    )
+
+
+_unary(
+    "Exp",
+    "x = log(y), image (0, ∞)",
+    inverse=lambda e, y: e.op("Log", y),
+    forward=np.exp,
+    derivative=lambda e, x, y: y,
+    image=POSITIVE,
+)
+_unary(
+    "Log",
+    "x = exp(y), domain x > 0",
+    inverse=lambda e, y: e.op("Exp", y),
+    forward=np.log,
+    derivative=lambda e, x, y: _over(e, x),
+    domain=POSITIVE,
+)
+_unary(
+    "Sqrt",
+    "x = y², domain x ≥ 0, image y ≥ 0",
+    inverse=_square,
+    forward=np.sqrt,
+    derivative=lambda e, x, y: e.op("Div", e.scalar(0.5), y),
+    domain=NON_NEGATIVE,
+    image=NON_NEGATIVE,
+)
+_unary(
+    "Sinh",
+    "x = arsinh(y)",
+    inverse=ex.asinh,
+    forward=np.sinh,
+    derivative=lambda e, x, y: ex.cosh(e, x),
+    since=9,
+)
+_unary(
+    "Asinh",
+    "x = sinh(y)",
+    inverse=ex.sinh,
+    forward=np.arcsinh,
+    derivative=lambda e, x, y: _over(e, ex.cosh(e, y)),
+    since=9,
+)
+_unary(
+    "Acosh",
+    "x = cosh(y), domain x ≥ 1, image y ≥ 0",
+    inverse=ex.cosh,
+    forward=np.arccosh,
+    derivative=lambda e, x, y: _over(e, ex.sinh(e, y)),
+    domain=closed(1.0, np.inf),
+    image=NON_NEGATIVE,
+    since=9,
+)
+_unary(
+    "Atanh",
+    "x = tanh(y), domain (−1, 1)",
+    inverse=lambda e, y: e.op("Tanh", y),
+    forward=np.arctanh,
+    derivative=lambda e, x, y: _over(e, e.op("Sub", e.scalar(1.0), _square(e, x))),
+    domain=between(-1, 1),
+    since=9,
+)
+_unary(
+    "Atan",
+    "x = tan(y), image (−π/2, π/2)",
+    inverse=_tan,
+    forward=np.arctan,
+    derivative=lambda e, x, y: _over(e, e.op("Add", _square(e, x), 1.0)),
+    image=between(-HALF_PI, HALF_PI),
+)
+_unary(
+    "Asin",
+    "x = sin(y), domain [−1, 1], image [−π/2, π/2]",
+    inverse=lambda e, y: e.op("Sin", y),
+    forward=np.arcsin,
+    derivative=lambda e, x, y: _over(e, e.op("Cos", y)),
+    domain=closed(-1, 1),
+    image=closed(-HALF_PI, HALF_PI),
+)
+_unary(
+    "Acos",
+    "x = cos(y), domain [−1, 1], image [0, π]",
+    inverse=lambda e, y: e.op("Cos", y),
+    forward=np.arccos,
+    derivative=lambda e, x, y: e.op("Neg", _over(e, e.op("Sin", y))),
+    domain=closed(-1, 1),
+    image=closed(0, np.pi),
+)
+_branched(
+    "Sin",
+    "x = arcsin(y) on the principal branch −π/2 ≤ x ≤ π/2: a right inverse onto [−1, 1]",
+    forward=np.sin,
+    derivative=lambda e, x, y: e.op("Cos", x),
+    branches=(
+        Branch(closed(-HALF_PI, HALF_PI), closed(-1, 1), lambda e, y: e.op("Asin", y), "−π/2 ≤ x ≤ π/2"),
+    ),
+)
+_branched(
+    "Cos",
+    "x = arccos(y) on the principal branch 0 ≤ x ≤ π: a right inverse onto [−1, 1]",
+    forward=np.cos,
+    derivative=lambda e, x, y: e.op("Neg", e.op("Sin", x)),
+    branches=(Branch(closed(0, np.pi), closed(-1, 1), lambda e, y: e.op("Acos", y), "0 ≤ x ≤ π"),),
+)
+_branched(
+    "Tan",
+    "x = arctan(y) on the principal branch |x| < π/2: a right inverse",
+    forward=np.tan,
+    derivative=lambda e, x, y: e.op("Add", _square(e, y), 1.0),
+    branches=(Branch(between(-HALF_PI, HALF_PI), REALS, lambda e, y: e.op("Atan", y), "|x| < π/2"),),
+)
+_branched(
+    "Cosh",
+    "x = arcosh(y) on the branch x ≥ 0: a right inverse onto y ≥ 1",
+    forward=np.cosh,
+    derivative=lambda e, x, y: ex.sinh(e, x),
+    branches=(
+        Branch(NON_NEGATIVE, closed(1.0, np.inf), ex.acosh, "x ≥ 0"),
+        Branch(NON_POSITIVE, closed(1.0, np.inf), lambda e, y: e.op("Neg", ex.acosh(e, y)), "x ≤ 0"),
+    ),
+)

@@ -1,0 +1,69 @@
+"""Operations that have no rule, and why: what they lose, and what would help.
+
+An operator of ONNX that is neither here nor among the rules is refused as having no rule.
+"""
+
+from __future__ import annotations
+
+from onnx_invert.rules.registry import RuleSet
+
+rules = RuleSet()
+
+_OTHER_ACTIVATION = "use an activation that is one-to-one (LeakyRelu, Elu, Tanh) and train again"
+
+for op_type, reason, remedy in (
+    ("Relu", "every negative input becomes 0, and is not told from the others any more", _OTHER_ACTIVATION),
+    ("Clip", "everything beyond its bounds becomes the bound", "export without clipping"),
+    ("HardSigmoid", "it is flat outside an interval", _OTHER_ACTIVATION),
+    ("HardSwish", "it is flat on one side and not monotone", _OTHER_ACTIVATION),
+    ("ThresholdedRelu", "everything below its threshold becomes 0", _OTHER_ACTIVATION),
+    ("Gelu", "it is not monotone: two inputs have the same output", _OTHER_ACTIVATION),
+    ("Mish", "it is not monotone: two inputs have the same output", _OTHER_ACTIVATION),
+    ("Swish", "it is not monotone: two inputs have the same output", _OTHER_ACTIVATION),
+    ("Abs", "the sign of its input is lost", ""),
+    ("Sign", "only the sign of its input is left", ""),
+    ("Softmax", "a constant added to all inputs changes nothing: one dimension is lost", "export the logits"),
+    (
+        "LogSoftmax",
+        "a constant added to all inputs changes nothing: one dimension is lost",
+        "export the logits",
+    ),
+    ("Hardmax", "only the place of the largest input is left", "export the logits"),
+    ("ArgMax", "only the place of the largest input is left", "export the scores"),
+    ("ArgMin", "only the place of the smallest input is left", "export the scores"),
+    ("Max", "which operand was the larger is lost", ""),
+    ("Min", "which operand was the smaller is lost", ""),
+    ("Floor", "what rounding takes does not come back", ""),
+    ("Ceil", "what rounding takes does not come back", ""),
+    ("Round", "what rounding takes does not come back", ""),
+    ("QuantizeLinear", "what rounding takes does not come back", "invert the model before quantization"),
+    ("MaxPool", "of each window only the largest input is left", ""),
+    ("GlobalMaxPool", "of each channel only the largest input is left", ""),
+    ("AveragePool", "there is no rule for pooling yet", ""),
+    ("GlobalAveragePool", "of each channel only the mean is left", ""),
+    ("ReduceMean", "only the mean is left", ""),
+    ("ReduceSum", "only the sum is left", ""),
+    ("ReduceMax", "only the largest input is left", ""),
+    ("ReduceMin", "only the smallest input is left", ""),
+    ("ReduceL2", "only the norm is left", ""),
+    ("LayerNormalization", "the mean and the scale of its input are lost", ""),
+    ("InstanceNormalization", "the mean and the scale of its input are lost", ""),
+    ("GroupNormalization", "the mean and the scale of its input are lost", ""),
+    ("LpNormalization", "the norm of its input is lost", ""),
+    ("Conv", "there is no rule for convolutions yet", ""),
+    ("ConvTranspose", "there is no rule for convolutions yet", ""),
+    ("Concat", "there is no rule for tensors known in pieces yet", ""),
+    ("Split", "there is no rule for tensors known in pieces yet", ""),
+    ("Slice", "there is no rule for tensors known in pieces yet", ""),
+    ("Gather", "there is no rule for tensors known in pieces yet", ""),
+    ("Pad", "there is no rule for tensors known in pieces yet", ""),
+    ("If", "which branch runs is known only at run time", ""),
+    ("Loop", "there is no rule for loops", "unroll it before export"),
+    ("Scan", "there is no rule for loops", "unroll it before export"),
+):
+    rules.refuse(op_type, reason, remedy)
+
+rules.refuse("Scaler", "there is no rule for ai.onnx.ml scalers yet", domain="ai.onnx.ml")
+rules.refuse("Imputer", "which elements it replaced is not told by its output", domain="ai.onnx.ml")
+rules.refuse("Binarizer", "only the side of the threshold is left", domain="ai.onnx.ml")
+rules.refuse("Normalizer", "the norm of its input is lost", domain="ai.onnx.ml")

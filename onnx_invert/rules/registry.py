@@ -1,0 +1,121 @@
+"""The registry of rules: a value, made explicitly, with no effect on import.
+
+A rule is a function from a `NodeView` to a chain of facts, or to `NoInverse`. `RuleSet.rule` registers
+one for an operator from an opset on; `RuleSet.unary` registers a whole one-liner. A duplicate raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from onnx_invert.rules.facts import (
+    REALS,
+    Branch,
+    Chain,
+    Derivative,
+    Elementwise,
+    Emit,
+    Interval,
+    NoInverse,
+    Numeric,
+)
+from onnx_invert.rules.node import NodeView
+
+RuleFunction = Callable[[NodeView], Chain | NoInverse]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A registered rule: which operator, from which opset on, and how it is described."""
+
+    op_type: str
+    domain: str
+    since: int
+    function: RuleFunction
+    summary: str
+
+
+@dataclass
+class RuleSet:
+    """Rules by operator. `union` joins two sets; the result is a new one."""
+
+    rules: dict[tuple[str, str], list[Rule]] = field(default_factory=dict)
+    refusals: dict[tuple[str, str], NoInverse] = field(default_factory=dict)
+
+    def add(self, rule: Rule) -> None:
+        """Register `rule`; ValueError if that operator and opset have one."""
+        known = self.rules.setdefault((rule.domain, rule.op_type), [])
+        if any(other.since == rule.since for other in known):
+            raise ValueError(f"Two rules for {rule.op_type} since opset {rule.since}.")
+        known.append(rule)
+        known.sort(key=lambda r: -r.since)
+
+    def rule(
+        self, op_type: str, *, since: int = 7, domain: str = ""
+    ) -> Callable[[RuleFunction], RuleFunction]:
+        """Decorator: register a function. Its docstring's first line is the summary."""
+
+        def register(function: RuleFunction) -> RuleFunction:
+            summary = (function.__doc__ or "").strip().splitlines()[0].rstrip(".")
+            self.add(Rule(op_type, domain, since, function, summary))
+            return function
+
+        return register
+
+    def unary(
+        self,
+        op_type: str,
+        summary: str,
+        *,
+        inverse: Emit,
+        forward: Numeric,
+        derivative: Derivative,
+        domain: Interval = REALS,
+        image: Interval = REALS,
+        since: int = 7,
+    ) -> None:
+        """Register an elementwise function with one branch and no attributes."""
+        fact = Elementwise(forward, derivative, (Branch(domain, image, inverse),), domain)
+        self.add(Rule(op_type, "", since, lambda node: (fact,), summary))
+
+    def refuse(self, op_type: str, reason: str, remedy: str = "", *, domain: str = "") -> None:
+        """State why an operator has no rule."""
+        if (domain, op_type) in self.refusals:
+            raise ValueError(f"Two refusals for {op_type}.")
+        self.refusals[domain, op_type] = NoInverse(reason, remedy)
+
+    def find(self, domain: str, op_type: str, opset: int) -> Rule | None:
+        """The newest rule for the operator that `opset` reaches, or None."""
+        for rule in self.rules.get((_plain(domain), op_type), ()):
+            if rule.since <= opset:
+                return rule
+        return None
+
+    def union(self, other: RuleSet) -> RuleSet:
+        """A new set with the rules of both; ValueError on a duplicate."""
+        joined = RuleSet({key: list(rules) for key, rules in self.rules.items()}, dict(self.refusals))
+        for rule in other:
+            joined.add(rule)
+        for (domain, op_type), refusal in other.refusals.items():
+            joined.refuse(op_type, refusal.reason, refusal.remedy, domain=domain)
+        return joined
+
+    def __iter__(self) -> Iterator[Rule]:
+        for rules in self.rules.values():
+            yield from rules
+
+    def apply(self, node: NodeView) -> Chain | NoInverse:
+        """The chain of facts of a node, or why there is none."""
+        rule = self.find(node.node.domain, node.op_type, node.opset)
+        if rule is not None:
+            return rule.function(node)
+        refusal = self.refusals.get((_plain(node.node.domain), node.op_type))
+        if refusal is not None:
+            return refusal
+        where = f" of domain {node.node.domain!r}" if _plain(node.node.domain) else ""
+        return NoInverse(f"there is no rule for this operator{where}", "onnx-invert ops  lists the rules")
+
+
+def _plain(domain: str) -> str:
+    return "" if domain == "ai.onnx" else domain

@@ -1,0 +1,126 @@
+"""Running models in onnxruntime: the only code, with `verify`, that imports it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from onnx_invert.errors import ModelError, UsageError
+
+Array = NDArray[Any]
+Feeds = Mapping[str, Array]
+
+_TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(int16)": np.int16,
+    "tensor(int8)": np.int8,
+    "tensor(uint8)": np.uint8,
+    "tensor(bool)": np.bool_,
+}
+
+
+class Session:
+    """A model loaded in onnxruntime's CPU provider.
+
+    Raises:
+        ModelError: onnxruntime cannot load the model, or fails while it runs.
+    """
+
+    def __init__(self, model: Path | bytes, name: str) -> None:
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        # Packing weights for speed would hold every one of them twice.
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        self._name = name
+        source = model if isinstance(model, bytes) else str(model)
+        try:
+            self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise ModelError(f"onnxruntime cannot load {name}: {_plain(error)}") from error
+
+    @property
+    def inputs(self) -> list[Any]:
+        """onnxruntime's description of the inputs."""
+        return list(self._session.get_inputs())
+
+    @property
+    def outputs(self) -> list[str]:
+        """The names of the outputs."""
+        return [output.name for output in self._session.get_outputs()]
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The file's own key-value pairs."""
+        return dict(self._session.get_modelmeta().custom_metadata_map)
+
+    def run(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        """Run the model once; outputs by name."""
+        names = list(outputs) if outputs is not None else self.outputs
+        try:
+            values = self._session.run(names, dict(feeds))
+        except Exception as error:  # as above
+            raise ModelError(f"onnxruntime fails on {self._name}: {_plain(error)}") from error
+        return dict(zip(names, values, strict=True))
+
+    def dtype(self, name: str) -> np.dtype[Any] | None:
+        """The numpy type of an input, None for one that numpy lacks."""
+        found = next((i for i in self.inputs if i.name == name), None)
+        kind = _TYPES.get(found.type) if found is not None else None
+        return np.dtype(kind) if kind is not None else None
+
+    def check(self, feeds: Feeds) -> dict[str, Array]:
+        """The arrays, cast where that loses nothing.
+
+        Raises:
+            UsageError: a missing or unknown name, a wrong shape or type.
+        """
+        wanted = {value.name: value for value in self.inputs}
+        for name in feeds:
+            if name not in wanted:
+                raise UsageError(f"{self._name} has no input {name!r}. {self.signature()}")
+        for name in wanted:
+            if name not in feeds:
+                raise UsageError(f"No array for the input {name!r} of {self._name}. {self.signature()}")
+        return {name: self._fit(wanted[name], array) for name, array in feeds.items()}
+
+    def _fit(self, value: Any, array: Array) -> Array:
+        shape = value.shape
+        fits = len(shape) == array.ndim and all(
+            not isinstance(want, int) or want == have for want, have in zip(shape, array.shape, strict=True)
+        )
+        if not fits:
+            raise UsageError(
+                f"The array for {value.name!r} has shape {_dims(array.shape)}; {self._name} takes {_dims(shape)}."
+            )
+        dtype = _TYPES.get(value.type)
+        if dtype is None or array.dtype == dtype:
+            return array
+        floats = np.issubdtype(dtype, np.floating) and array.dtype.kind in "fiu"
+        if floats or np.can_cast(array.dtype, dtype):
+            return array.astype(dtype)
+        raise UsageError(
+            f"The array for {value.name!r} is {array.dtype}; {self._name} takes {np.dtype(dtype)}."
+        )
+
+    def signature(self) -> str:
+        """The inputs in one line."""
+        listed = "; ".join(f"{v.name} {v.type[7:-1]}{_dims(v.shape)}" for v in self.inputs)
+        return f"Its inputs: {listed}."
+
+
+def _dims(shape: Sequence[int | str | None]) -> str:
+    return "(" + ", ".join("?" if dim is None else str(dim) for dim in shape) + ")"
+
+
+def _plain(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__

