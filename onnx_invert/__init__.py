@@ -1,1 +1,81 @@
-"""onnx-invert."""
+"""onnx-invert: writes the inverse of a trained ONNX network as another ONNX file.
+
+    inversion = onnx_invert.invert("model.onnx", "inverse.onnx")
+    print(inversion.guarantee, inversion.round_trip.y.worst)
+
+The names are loaded when they are first used, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from onnx_invert._version import __version__
+
+if TYPE_CHECKING:
+    from onnx_invert.api import Inversion, explain, invert
+    from onnx_invert.check import Check, check
+    from onnx_invert.errors import (
+        Blocker,
+        FileError,
+        ModelError,
+        NotInvertibleError,
+        OnnxInvertError,
+        UsageError,
+        VerificationError,
+    )
+    from onnx_invert.plan.guarantee import Guarantee
+    from onnx_invert.plan.plan import Plan
+    from onnx_invert.rules import RuleSet, default_rules
+
+_HOMES = {
+    "Inversion": "api",
+    "explain": "api",
+    "invert": "api",
+    "Check": "check",
+    "check": "check",
+    "Blocker": "errors",
+    "FileError": "errors",
+    "ModelError": "errors",
+    "NotInvertibleError": "errors",
+    "OnnxInvertError": "errors",
+    "UsageError": "errors",
+    "VerificationError": "errors",
+    "Guarantee": "plan.guarantee",
+    "Plan": "plan.plan",
+    "RuleSet": "rules",
+    "default_rules": "rules",
+}
+
+__all__ = [
+    "Blocker",
+    "Check",
+    "FileError",
+    "Guarantee",
+    "Inversion",
+    "ModelError",
+    "NotInvertibleError",
+    "OnnxInvertError",
+    "Plan",
+    "RuleSet",
+    "UsageError",
+    "VerificationError",
+    "__version__",
+    "check",
+    "default_rules",
+    "explain",
+    "invert",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'onnx_invert' has no attribute {name!r}")
+    value = getattr(import_module(f"onnx_invert.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -61,9 +61,12 @@ class NotInvertibleError(OnnxInvertError):
 
     def __init__(self, blockers: Sequence[Blocker], model: str = "the model") -> None:
         self.blockers = tuple(blockers)
-        count = len(self.blockers)
-        head = f"Cannot invert {model}: {count} node{'s' if count > 1 else ''} in the way."
-        super().__init__("\n".join([head, *(str(blocker) for blocker in self.blockers)]))
+        if len(self.blockers) == 1:
+            text = f"Cannot invert {self.blockers[0]}"
+        else:
+            head = f"Cannot invert {model}: {len(self.blockers)} nodes are in the way."
+            text = "\n".join([head, *(str(blocker) for blocker in self.blockers)])
+        super().__init__(text)
 
 
 class VerificationError(OnnxInvertError):

@@ -53,6 +53,11 @@ class Session:
         return list(self._session.get_inputs())
 
     @property
+    def names(self) -> set[str]:
+        """The names of the inputs."""
+        return {value.name for value in self.inputs}
+
+    @property
     def outputs(self) -> list[str]:
         """The names of the outputs."""
         return [output.name for output in self._session.get_outputs()]
@@ -71,11 +76,10 @@ class Session:
             raise ModelError(f"onnxruntime fails on {self._name}: {_plain(error)}") from error
         return dict(zip(names, values, strict=True))
 
-    def dtype(self, name: str) -> np.dtype[Any] | None:
-        """The numpy type of an input, None for one that numpy lacks."""
-        found = next((i for i in self.inputs if i.name == name), None)
-        kind = _TYPES.get(found.type) if found is not None else None
-        return np.dtype(kind) if kind is not None else None
+    @property
+    def output_ports(self) -> list[Any]:
+        """onnxruntime's description of the outputs."""
+        return list(self._session.get_outputs())
 
     def check(self, feeds: Feeds) -> dict[str, Array]:
         """The arrays, cast where that loses nothing.
@@ -107,14 +111,45 @@ class Session:
         floats = np.issubdtype(dtype, np.floating) and array.dtype.kind in "fiu"
         if floats or np.can_cast(array.dtype, dtype):
             return array.astype(dtype)
-        raise UsageError(
-            f"The array for {value.name!r} is {array.dtype}; {self._name} takes {np.dtype(dtype)}."
-        )
+        raise UsageError(f"The array for {value.name!r} is {array.dtype}; {self._name} takes {np.dtype(dtype)}.")
 
     def signature(self) -> str:
         """The inputs in one line."""
         listed = "; ".join(f"{v.name} {v.type[7:-1]}{_dims(v.shape)}" for v in self.inputs)
         return f"Its inputs: {listed}."
+
+
+def numpy_type(port: Any) -> np.dtype[Any]:
+    """The numpy type of an input or output.
+
+    Raises:
+        UsageError: a type that no array has here, such as strings.
+    """
+    kind = _TYPES.get(port.type)
+    if kind is None:
+        raise UsageError(f"{port.name!r} is {port.type}, which cannot be drawn or read.")
+    return np.dtype(kind)
+
+
+class Renamed:
+    """A session under other names for its inputs and outputs: an inverse that somebody else wrote."""
+
+    def __init__(self, session: Session, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
+        self._session, self._inputs, self._outputs = session, inputs, outputs
+
+    @property
+    def names(self) -> set[str]:
+        """The inputs, under the new names."""
+        return set(self._inputs)
+
+    def run(self, feeds: Feeds, outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        """Run the model once; outputs by their new names."""
+        wanted = list(outputs) if outputs is not None else list(self._outputs)
+        found = self._session.run(
+            {self._inputs[name]: array for name, array in feeds.items()},
+            [self._outputs[name] for name in wanted],
+        )
+        return {name: found[self._outputs[name]] for name in wanted}
 
 
 def _dims(shape: Sequence[int | str | None]) -> str:

@@ -142,9 +142,9 @@ def cut(data: Batch, ports: Sequence[Port], batch_of: str, count: int | None) ->
     size = total if main.has_batch else int(fixed) if whole_rows and fixed else 1
     for start in range(0, total - size + 1, size):
         yield {
-            port.name: _rows(
-                data[port.name], start, size, port, squeeze=not (main.has_batch or whole_rows)
-            ).astype(port.dtype)
+            port.name: _rows(data[port.name], start, size, port, squeeze=not (main.has_batch or whole_rows)).astype(
+                port.dtype
+            )
             for port in ports
         }
 

@@ -23,7 +23,7 @@ from onnx_invert.build.clamp import Probe
 from onnx_invert.errors import ModelError
 from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.rules.interval import Interval
-from onnx_invert.runtime import Session
+from onnx_invert.runtime import Renamed, Session
 from onnx_invert.samples import DISTRIBUTIONS, SEED, Batch, Port, draw
 
 Array = NDArray[Any]
@@ -104,16 +104,18 @@ class RoundTrip:
 class Pair:
     """Two files, and which tensors are what: `recovered`, `given` and `known` are names.
 
-    `instrumented` is the copy of the inverse with noise, None to perturb only its ends.
+    `instrumented` is the copy of the inverse with noise, None to perturb only its ends. `dtype` is that of
+    the outputs, `eps` the coarsest rounding on the way.
     """
 
     forward: Callable[[], Session]
-    inverse: Callable[[], Session]
+    inverse: Callable[[], Session | Renamed]
     instrumented: Callable[[], Session] | None
     ports: Sequence[Port]
     recovered: Sequence[str]
     given: Sequence[str]
     known: Sequence[str]
+    dtype: np.dtype[Any]
     eps: float
     probes: Sequence[Probe] = ()
 
@@ -133,6 +135,9 @@ def verify(
     rtol: float | None = None,
 ) -> RoundTrip:
     """Measure the round trips of `pair` against `guarantee`.
+
+    `images` names per known output the box that its values fill, None for part of space; `data` are the
+    samples, or None to draw `count`; `rtol` replaces the tolerance.
 
     Raises:
         ModelError: onnxruntime cannot run one of the two files.
@@ -158,9 +163,7 @@ def verify(
     names = list(pair.recovered)
     x_true = [{name: batch[name] for name in names} for batch in batches]
 
-    def trip(
-        true: list[Batch], got: list[Batch], moved: list[Batch], keys: Sequence[str], promised: bool
-    ) -> Trip:
+    def trip(true: list[Batch], got: list[Batch], moved: list[Batch], keys: Sequence[str], promised: bool) -> Trip:
         counts = [1 if single else len(batch[pair.main]) for batch in batches]
         errors = _relative(got, true, true, keys, counts)
         spread = _relative(moved, got, true, keys, counts) / (NOISE * pair.eps)
@@ -225,9 +228,7 @@ def _known(pair: Pair, f: Session, batch: Batch) -> Batch:
     return f.run({port.name: batch[port.name] for port in pair.ports if port.name in batch}, pair.known)
 
 
-def _draw_outputs(
-    pair: Pair, outputs: list[Batch], images: Mapping[str, Interval | None]
-) -> list[Batch] | None:
+def _draw_outputs(pair: Pair, outputs: list[Batch], images: Mapping[str, Interval | None]) -> list[Batch] | None:
     """Outputs that no x was chosen for: spread like f's where every y is reached, else f's own values,
     mixed between samples element by element, which stays inside any box."""
     rng = np.random.default_rng(SEED + 1)
@@ -262,12 +263,10 @@ def _draw_outputs(
     return drawn
 
 
-def _recover(
-    pair: Pair, outputs: list[Batch], given: list[Batch]
-) -> tuple[list[Batch], list[Batch], dict[str, int]]:
+def _recover(pair: Pair, outputs: list[Batch], given: list[Batch]) -> tuple[list[Batch], list[Batch], dict[str, int]]:
     """g of the outputs; g with noise; and how many values were clamped, per node."""
     g = pair.inverse()
-    wanted = {value.name for value in g.inputs}
+    wanted = g.names
     feeds = [
         {name: array for name, array in {**y, **b}.items() if name in wanted}
         for y, b in zip(outputs, given, strict=True)
@@ -278,9 +277,7 @@ def _recover(
         rng = np.random.default_rng(SEED + 2)
         noisy = [
             _shake(
-                g.run(
-                    {k: _perturbed(v, rng, pair) if k in pair.known else v for k, v in feed.items()}, names
-                ),
+                g.run({k: _perturbed(v, rng, pair) if k in pair.known else v for k, v in feed.items()}, names),
                 rng,
                 pair,
             )
@@ -292,16 +289,15 @@ def _recover(
     clamped: dict[str, int] = {}
     noisy = []
     probed = [probe.tensor for probe in pair.probes]
-    port = next(value.name for value in g.inputs if value.name not in wanted)
-    dtype = g.dtype(port) or np.dtype(np.float32)
+    port = next(name for name in g.names if name not in wanted)
     for feed in feeds:
         if probed:
-            values = g.run({**feed, port: np.zeros((), dtype)}, probed)
+            values = g.run({**feed, port: np.zeros((), pair.dtype)}, probed)
             for probe in pair.probes:
                 count = probe.count(values[probe.tensor])
                 if count:
                     clamped[probe.node] = clamped.get(probe.node, 0) + count
-        noisy.append(g.run({**feed, port: np.asarray(NOISE * pair.eps, dtype)}, names))
+        noisy.append(g.run({**feed, port: np.asarray(NOISE * pair.eps, pair.dtype)}, names))
     return found, noisy, clamped
 
 
@@ -340,6 +336,6 @@ def _relative(
 
 def _by_sample(array: Array, rows: int) -> Array:
     """One row per sample, also where the batch was merged with another axis, or is not the first."""
-    return (
-        array.reshape(rows, -1) if rows and array.size % rows == 0 else array.reshape(1, -1).repeat(rows, 0)
-    )
+    if rows and array.size % rows == 0:
+        return np.asarray(array.reshape(rows, -1))
+    return np.repeat(array.reshape(1, -1), rows, axis=0)

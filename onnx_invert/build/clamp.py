@@ -78,9 +78,7 @@ def _inside(
     return np.where(beyond | at_end, stepped, rounded).astype(dtype)
 
 
-def clamp(
-    e: Emitter, y: ir.Value, fact: Elementwise, branch: Branch, node: str
-) -> tuple[ir.Value, Probe | None]:
+def clamp(e: Emitter, y: ir.Value, fact: Elementwise, branch: Branch, node: str) -> tuple[ir.Value, Probe | None]:
     """Emit the clamping of y into the image of `branch`, if it has an end."""
     low, high = reachable(fact, branch, np.dtype(e.dtype.numpy()))
     hole = branch.image.hole

@@ -35,7 +35,7 @@ class Forwards:
                 f"{problem.opset}. Convert the model to opset 13 or newer first "
                 "(onnx.version_converter.convert_version)."
             )
-        used = {value for value in wanted} | {v for node in nodes for v in node.inputs if v is not None}
+        used = set(wanted) | {v for node in nodes for v in node.inputs if v is not None}
         for value in problem.given:
             if value in used:
                 port = ir.Value(name=value.name, shape=value.shape, type=value.type)
@@ -47,9 +47,10 @@ class Forwards:
     def value(self, forward: ir.Value) -> ir.Value:
         """The inverse's own copy of a forward tensor that needs no recovered input."""
         if forward not in self._copies:
-            assert forward.const_value is not None
-            with self._e.scope("given", forward.const_value.dtype):
-                self._copies[forward] = self._e.constant(forward.const_value.numpy(), forward.name or "weight")
+            tensor = forward.const_value
+            assert tensor is not None
+            with self._e.scope("given", tensor.dtype):
+                self._copies[forward] = self._e.constant(tensor.numpy(), forward.name or "weight")
         return self._copies[forward]
 
     def _copy(self, node: ir.Node) -> None:
@@ -64,8 +65,6 @@ class Forwards:
         )
         for mine, theirs in zip(copy.outputs, node.outputs, strict=True):
             mine.name = self._e.unique(f"given/{theirs.name}")
-            mine.dtype, mine.shape = theirs.dtype, theirs.shape
+            mine.type, mine.shape = theirs.type, theirs.shape
             self._copies[theirs] = mine
         self._e.add_node(copy)
-
-

@@ -169,9 +169,7 @@ def _affine_step(stage: Stage) -> affine.Step | None:
     return None
 
 
-def _emit_stage(
-    e: Emitter, stage: Stage, y: ir.Value, forwards: Forwards, probes: list[Probe]
-) -> ir.Value:
+def _emit_stage(e: Emitter, stage: Stage, y: ir.Value, forwards: Forwards, probes: list[Probe]) -> ir.Value:
     fact = stage.fact
     match fact:
         case Elementwise():
@@ -194,9 +192,7 @@ def _emit_stage(
             return affine.emit(e, y, affine.undo_diagonal(fact))
 
 
-def _undo_elementwise(
-    e: Emitter, stage: Stage, fact: Elementwise, y: ir.Value, probes: list[Probe]
-) -> ir.Value:
+def _undo_elementwise(e: Emitter, stage: Stage, fact: Elementwise, y: ir.Value, probes: list[Probe]) -> ir.Value:
     branch = stage.branch or fact.principal
     y, probe = clamp(e, y, fact, branch, stage.name)
     if probe is not None:

@@ -96,7 +96,7 @@ def _c_api_infer(model: ir.Model) -> dict[ir.Value, ir.Value]:
     try:
         for value, tensor in weights.items():
             assert tensor is not None
-            value.shape, value.dtype = ir.Shape(tensor.shape), tensor.dtype
+            value.shape, value.dtype = ir.Shape([int(n) for n in tensor.shape.numpy()]), tensor.dtype
             if tensor.size > 64:
                 value.const_value = None
                 del graph.initializers[value.name or ""]
@@ -147,9 +147,7 @@ def _fold(model: ir.Model) -> None:
         if (
             node.domain in {"", "ai.onnx"}
             and node.op_type not in RANDOM
-            and not any(
-                a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()
-            )
+            and not any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
             and all(value is None or value in known for value in node.inputs)
         ):
             constant.append(node)

@@ -23,12 +23,13 @@ _CHUNK = 1 << 20
 class Source:
     """A model as it was read: the graph, where it came from and the SHA-256 of its bytes.
 
-    `path` is None for a model given as an object.
+    `path` is None for a model given as an object; `data` then holds its bytes.
     """
 
     model: ir.Model
     path: Path | None
     sha256: str
+    data: bytes = b""
 
     @property
     def name(self) -> str:
@@ -48,17 +49,16 @@ def read(path: Path) -> Source:
 
 def from_proto(proto: onnx.ModelProto) -> Source:
     """The same for a model held in memory; it is not changed."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    return _checked(copy, hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest(), None)
+    data = proto.SerializeToString(deterministic=True)
+    source = _checked(onnx.ModelProto.FromString(data), hashlib.sha256(data).hexdigest(), None)
+    source.data = data
+    return source
 
 
 def _checked(proto: onnx.ModelProto, digest: str, path: Path | None) -> Source:
     name = path.name if path is not None else "The model"
     _check_header(proto, name)
-    external = _check_external(proto, path)
-    for file in external:
-        digest = hashlib.sha256((digest + _file_digest(file)).encode()).hexdigest()
+    digest = _with_external(digest, _check_external(proto, path))
     try:
         model = ir.serde.deserialize_model(proto)
     except Exception as error:  # onnx-ir raises what the malformed part happens to trip
@@ -72,6 +72,18 @@ def _checked(proto: onnx.ModelProto, digest: str, path: Path | None) -> Source:
     _check_interface(model, name)
     _check_weights(model, name)
     return Source(model, path, digest)
+
+
+def file_hash(path: Path) -> str:
+    """The SHA-256 that `read` states for a file: of its bytes, and of its external data's."""
+    proto, digest = _parse(path)
+    return _with_external(digest, _check_external(proto, path))
+
+
+def _with_external(digest: str, files: Iterable[Path]) -> str:
+    for file in files:
+        digest = hashlib.sha256((digest + _file_digest(file)).encode()).hexdigest()
+    return digest
 
 
 def _parse(path: Path) -> tuple[onnx.ModelProto, str]:
@@ -88,7 +100,7 @@ def _parse(path: Path) -> tuple[onnx.ModelProto, str]:
                 view = memoryview(data)
                 try:
                     digest = hashlib.sha256(view).hexdigest()
-                    proto.ParseFromString(view)  # type: ignore[arg-type]  # any buffer will do
+                    proto.ParseFromString(view)  # any buffer will do
                 finally:
                     view.release()
     except OSError as error:
@@ -104,9 +116,7 @@ def _parse(path: Path) -> tuple[onnx.ModelProto, str]:
 
 def _check_header(proto: onnx.ModelProto, name: str) -> None:
     if not proto.HasField("graph") or not proto.opset_import:
-        raise ModelError(
-            f"{name} is not an ONNX model: it has no {'opset' if proto.HasField('graph') else 'graph'}."
-        )
+        raise ModelError(f"{name} is not an ONNX model: it has no {'opset' if proto.HasField('graph') else 'graph'}.")
     versions: dict[str, int] = {}
     for entry in proto.opset_import:
         domain = "" if entry.domain == "ai.onnx" else entry.domain
@@ -116,9 +126,7 @@ def _check_header(proto: onnx.ModelProto, name: str) -> None:
                 f"{entry.version}."
             )
     del proto.opset_import[:]
-    proto.opset_import.extend(
-        onnx.helper.make_opsetid(domain, version) for domain, version in versions.items()
-    )
+    proto.opset_import.extend(onnx.helper.make_opsetid(domain, version) for domain, version in versions.items())
     opset, newest = versions.get("", OLDEST_OPSET), onnx.defs.onnx_opset_version()
     if opset < OLDEST_OPSET:
         raise ModelError(
@@ -163,17 +171,13 @@ def _check_external(proto: onnx.ModelProto, path: Path | None) -> list[Path]:
                 "It is not read: move the file beside the model."
             )
         if not file.is_file():
-            raise FileError(
-                f"Weight {tensor.name!r} of {path.name} lies in {location!r}, which does not exist."
-            )
+            raise FileError(f"Weight {tensor.name!r} of {path.name} lies in {location!r}, which does not exist.")
         try:
             offset = int(entries.get("offset", 0))
             size = _byte_size(tensor)
             length = int(entries.get("length", size))
         except (ValueError, TypeError) as error:
-            raise ModelError(
-                f"Weight {tensor.name!r} of {path.name} has unreadable offsets: {error}."
-            ) from error
+            raise ModelError(f"Weight {tensor.name!r} of {path.name} has unreadable offsets: {error}.") from error
         present = file.stat().st_size
         if length < size or offset + length > present:
             raise FileError(
@@ -209,16 +213,14 @@ def _check_operators(model: ir.Model, name: str) -> None:
     """Every operator is one that ONNX defines at the model's opset, or a function of the file."""
     local = set(model.functions)
     unknown: dict[str, None] = {}
-    bodies = [model.graph, *model.functions.values()]
+    bodies: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
     for body in bodies:
         for node in ir.traversal.RecursiveGraphIterator(body):
             if node.op_identifier() in local:
                 continue
             domain = "" if node.domain == "ai.onnx" else node.domain
             if domain not in KNOWN_DOMAINS:
-                unknown[f"node {node.name!r}: {domain}::{node.op_type} (domain {domain!r} is not ONNX's)"] = (
-                    None
-                )
+                unknown[f"node {node.name!r}: {domain}::{node.op_type} (domain {domain!r} is not ONNX's)"] = None
             elif domain in ("", "ai.onnx.ml") and not _is_defined(node.op_type, domain, model, body):
                 version = model.opset_imports.get(domain)
                 unknown[f"node {node.name!r}: {node.op_type} (not an operator of opset {version})"] = None
@@ -245,10 +247,7 @@ def _check_wiring(model: ir.Model, name: str) -> None:
         value.name: node.name
         for node in graph
         for value in node.inputs
-        if value is not None
-        and value.producer() is None
-        and not value.is_graph_input()
-        and not value.is_initializer()
+        if value is not None and value.producer() is None and not value.is_graph_input() and not value.is_initializer()
     }
     dangling |= {
         value.name: "the output list"
@@ -261,9 +260,7 @@ def _check_wiring(model: ir.Model, name: str) -> None:
     try:
         graph.sort()
     except ValueError as error:
-        raise ModelError(
-            f"{name} has a cycle: {', '.join(map(repr, _cycle(graph)))} feed one another."
-        ) from error
+        raise ModelError(f"{name} has a cycle: {', '.join(map(repr, _cycle(graph)))} feed one another.") from error
 
 
 def _cycle(graph: ir.Graph) -> list[str]:
@@ -316,9 +313,7 @@ def _check_weights(model: ir.Model, name: str) -> None:
             shape = "×".join(map(str, array.shape)) or "scalar"
             bad.append(f"{value.name!r} ({shape}): {count} of {array.size}")
     if bad:
-        raise ModelError(
-            "\n".join([f"{name} has weights that are NaN or infinite:"] + [f"  {line}" for line in bad])
-        )
+        raise ModelError("\n".join([f"{name} has weights that are NaN or infinite:"] + [f"  {line}" for line in bad]))
 
 
 def _not_finite(array: np.ndarray) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
-import tempfile
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,13 +34,14 @@ class Staged:
     target: Path
 
     def commit(self) -> None:
-        """Move the file, and its external data first, to the target."""
+        """Move the file, and its external data first, to the target; not interrupted half-way."""
         data = self.path.with_name(self.path.name + ".data")
         try:
-            if data.exists():
-                data.replace(self.target.with_name(data.name))
-            self.path.replace(self.target)
-            _sync_folder(self.target.parent)
+            with uninterrupted():
+                if data.exists():
+                    data.replace(self.target.with_name(data.name))
+                self.path.replace(self.target)
+                _sync_folder(self.target.parent)
         except OSError as error:
             raise FileError(f"{str(self.target)!r} cannot be written: {error.strerror}.") from error
 
@@ -61,17 +64,35 @@ def check_target(target: Path, source: Path | None) -> None:
 
 @contextmanager
 def staged(model: ir.Model, target: Path, *, largest: int = LARGEST_FILE) -> Iterator[Staged]:
-    """Write `model` beside `target` under a temporary name; gone on leaving, unless it was committed."""
+    """Write `model` beside `target` in a temporary folder; gone on leaving, unless it was committed."""
+    folder = target.parent / f".onnx-invert-{secrets.token_hex(6)}"
     try:
-        folder = Path(tempfile.mkdtemp(prefix=".onnx-invert-", dir=target.parent))
-    except OSError as error:
-        raise FileError(f"{str(target)!r} cannot be written: {error.strerror}.") from error
-    try:
+        try:
+            folder.mkdir(mode=0o700)
+        except OSError as error:
+            raise FileError(f"{str(target)!r} cannot be written: {error.strerror}.") from error
         path = folder / target.name
         save(model, path, largest=largest)
         yield Staged(path, target)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with uninterrupted():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Put off Ctrl-C until the end: for the few calls that must not be left half done."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if pressed:
+            raise KeyboardInterrupt
 
 
 def save(model: ir.Model, path: Path, *, largest: int = LARGEST_FILE) -> None:
@@ -89,9 +110,18 @@ def save(model: ir.Model, path: Path, *, largest: int = LARGEST_FILE) -> None:
         raise FileError(f"{str(path)!r} cannot be written: {error.strerror}.") from error
 
 
+def restate(path: Path, metadata: dict[str, str]) -> None:
+    """Change entries of the key-value pairs of a file that `save` wrote; weights stay as they are."""
+    proto = onnx.load(path, load_external_data=False)
+    for entry in proto.metadata_props:
+        entry.value = metadata.get(entry.key, entry.value)
+    path.write_bytes(proto.SerializeToString(deterministic=True))
+
+
 def to_proto(model: ir.Model) -> onnx.ModelProto:
     """The model as a protobuf message, weights included."""
-    return ir.serde.serialize_model(model)
+    proto: onnx.ModelProto = ir.serde.serialize_model(model)
+    return proto
 
 
 def _stream(model: ir.Model, file: BinaryIO) -> None:
@@ -132,10 +162,9 @@ def _tensor_head(value: ir.Value) -> bytes:
     """A TensorProto up to and with the length of its raw data."""
     tensor = value.const_value
     assert tensor is not None
-    head = onnx.TensorProto(
-        name=value.name, data_type=int(tensor.dtype), dims=[int(n) for n in tensor.shape.numpy()]
-    )
-    return head.SerializeToString(deterministic=True) + _tag(_RAW_DATA) + _varint(tensor.nbytes)
+    head = onnx.TensorProto(name=value.name, data_type=int(tensor.dtype), dims=[int(n) for n in tensor.shape.numpy()])
+    encoded: bytes = head.SerializeToString(deterministic=True)
+    return encoded + _tag(_RAW_DATA) + _varint(tensor.nbytes)
 
 
 def _tag(field: int) -> bytes:

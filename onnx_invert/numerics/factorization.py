@@ -22,9 +22,10 @@ Method = Literal["lu", "cholesky", "qr", "svd"]
 class Factorization:
     """One factorisation of a (K, M) matrix shared by everything asked of it.
 
-    `threshold` is absolute, in the units of the matrix: singular values at or below it count as zero
-    (`tolerance.rank_threshold` chose it, and says why). `condition` is sigma_max over the smallest
-    retained singular value, to 1%, and infinite for rank 0. `method` is what served.
+    `threshold` is absolute, in the units of the matrix: singular values at or below it count as zero. It is
+    the larger of `tolerance.rank_threshold` and `tolerance.svd_error`, which say why. `condition` is
+    sigma_max over the smallest retained singular value, to 1%, and infinite for rank 0. `method` is what
+    served.
 
     Holds float64 factors: K·M numbers, and n² more for "cholesky" and "qr", n = min(K, M); "svd" holds
     rank·(K + M). Each call of `pinv` and `null_space` computes its answer again from them.
@@ -69,9 +70,9 @@ def factorize(a: NDArray[Any], *, dtype: DTypeLike | None = None) -> Factorizati
     `dtype` is the type that the weights were stored in, where `a` has been converted since; it sets the rank
     threshold and the accuracy. All arithmetic is float64. A side of length 0 gives rank 0.
 
-    The eigenvalues of the smaller Gram matrix decide the rank, where they are known well enough to. Then:
-    square and regular, LU; condition² · eps64 well below eps(dtype), Cholesky of the Gram matrix;
-    full rank, QR; anything else, and any doubt about the rank, the singular value decomposition.
+    The smaller Gram matrix decides the rank, where it can prove it (`_by_gram`). Then: square and regular,
+    LU; condition² · eps64 well below eps(dtype), Cholesky of the Gram matrix; full rank, QR; anything else,
+    and any doubt about the rank, the singular value decomposition.
 
     Raises ValueError for anything but two dimensions and for NaN or infinity, TypeError for complex weights.
     """
@@ -92,7 +93,7 @@ def factorize(a: NDArray[Any], *, dtype: DTypeLike | None = None) -> Factorizati
     return Factorization(
         shape=shape,
         rank=served.rank,
-        threshold=_ldexp(tolerance.rank_threshold(shape, weights, served.sigma_max), exponent),
+        threshold=_ldexp(served.threshold, exponent),
         condition=served.sigma_max / served.sigma_min if served.rank else math.inf,
         sigma_max=_ldexp(served.sigma_max, exponent),
         method=served.method,
@@ -108,37 +109,51 @@ class _Served:
     method: Method
     factors: Factors
     rank: int
+    threshold: float
     sigma_max: float
     sigma_min: float
 
 
 def _by_gram(work: Array, weights: np.dtype[Any]) -> _Served | None:
-    """None where a Gram matrix cannot tell the rank or is not accurate enough. Overwrites `work`."""
+    """None where a Gram matrix cannot tell the rank or is not accurate enough. Overwrites `work`.
+
+    Eigenvalues that are known, and above the threshold, are retained singular values. The others prove
+    nothing: the square of a float32 threshold is near their error. Their `count` eigenvectors V do (Courant–Fischer): the `count` smallest singular values are at most ‖A V‖₂ for
+    any orthonormal V, however inexact as eigenvectors. So where ‖A V‖_F is below the threshold, the rank is
+    neither more nor less than what is retained.
+    """
     shape = (work.shape[0], work.shape[1])
     reduced = tridiagonalize(gram(work))
     values = reduced.eigenvalues
     size, largest = len(values), float(values[-1])
     known = tolerance.GRAM_TRUST * tolerance.gram_error(shape) * largest
-    cut = tolerance.rank_threshold(shape, weights, 1.0) ** 2 * largest
-    doubt = tolerance.RANK_DOUBT**2
-    count = int(np.count_nonzero(values <= cut / doubt)) if cut >= known else 0
-    if count == size or values[count] < max(known, cut * doubt):
+    threshold = _threshold(shape, weights, math.sqrt(float(values.sum())), math.sqrt(largest))
+    count = int(np.searchsorted(values, max(known, (threshold * tolerance.RANK_DOUBT) ** 2)))
+    if count == size:
         return None
     least = float(values[count])
     condition = math.sqrt(largest / least)
     try:
-        method, factors = _serve(work, reduced, count, condition, weights) or (None, None)
+        method, factors = _serve(work, reduced, count, condition, threshold, weights) or (None, None)
     except LinAlgError:
         return None
     if method is None or factors is None:
         return None
-    return _Served(method, factors, size - count, math.sqrt(largest), math.sqrt(least))
+    return _Served(method, factors, size - count, threshold, math.sqrt(largest), math.sqrt(least))
 
 
 def _serve(
-    work: Array, reduced: Tridiagonal, count: int, condition: float, weights: np.dtype[Any]
+    work: Array,
+    reduced: Tridiagonal,
+    count: int,
+    condition: float,
+    threshold: float,
+    weights: np.dtype[Any],
 ) -> tuple[Method, Factors] | None:
-    """The cheapest factors for a matrix whose `count` smallest singular values are to be dropped."""
+    """The cheapest factors for a matrix of which all but the `count` smallest singular values are retained.
+
+    None where those are not proven to be below the threshold.
+    """
     values = reduced.eigenvalues
     if count == 0 and work.shape[0] == work.shape[1]:
         return "lu", Lu.of(work)
@@ -147,16 +162,24 @@ def _serve(
     if count and values[count - 1] * tolerance.GRAM_GAP**2 > values[count]:
         return None
     dropped = reduced.lowest_eigenvectors(count) if count else np.empty((len(values), 0))
-    return "cholesky", Cholesky.of(work, reduced.packed, values, dropped)
+    image = work @ dropped if work.shape[0] >= work.shape[1] else dropped.T @ work
+    if np.linalg.norm(image) * tolerance.RANK_DOUBT > threshold:
+        return None
+    return "cholesky", Cholesky.of(work, reduced.packed, values, dropped, image)
 
 
 def _by_svd(work: Array, weights: np.dtype[Any]) -> _Served:
     u, s, vt = decompose(work)
     sigma_max = float(s[0])
-    threshold = tolerance.rank_threshold((work.shape[0], work.shape[1]), weights, sigma_max)
+    shape = (work.shape[0], work.shape[1])
+    threshold = _threshold(shape, weights, math.sqrt(float(s @ s)), sigma_max)
     rank = int(np.count_nonzero(s > threshold))
     factors = Svd(u[:, :rank], s[:rank], vt[:rank])
-    return _Served("svd", factors, rank, sigma_max, float(s[rank - 1]) if rank else 0.0)
+    return _Served("svd", factors, rank, threshold, sigma_max, float(s[rank - 1]) if rank else 0.0)
+
+
+def _threshold(shape: tuple[int, int], weights: np.dtype[Any], frobenius: float, sigma_max: float) -> float:
+    return max(tolerance.rank_threshold(weights, frobenius), tolerance.svd_error(shape) * sigma_max)
 
 
 def _scaled(a: NDArray[Any]) -> tuple[Array, int | None]:

@@ -74,16 +74,19 @@ class Cholesky:
     condition: float
 
     @classmethod
-    def of(cls, a: Array, gram: Array, eigenvalues: Array, dropped: Array) -> Cholesky:
-        """Overwrites `a` and the upper triangle of `gram`; raises LinAlgError where that is not positive."""
+    def of(cls, a: Array, gram: Array, eigenvalues: Array, dropped: Array, image: Array) -> Cholesky:
+        """`image` is A N (K ≥ M) or Nᵀ A (K < M).
+
+        Overwrites `a` and the upper triangle of `gram`; raises LinAlgError where that is not positive.
+        """
         count = dropped.shape[1]
         retained = eigenvalues[count:]
         if count:
             gram += (dropped * (retained[0] - eigenvalues[:count])) @ dropped.T
             if a.shape[0] >= a.shape[1]:
-                a -= (a @ dropped) @ dropped.T
+                a -= image @ dropped.T
             else:
-                a -= dropped @ (dropped.T @ a)
+                a -= dropped @ image
         upper, info = lapack.dpotrf(gram, lower=0, clean=0, overwrite_a=1)
         if info:
             raise LinAlgError("the Gram matrix is not positive definite")

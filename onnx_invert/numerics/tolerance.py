@@ -16,7 +16,7 @@ GRAM_TRUST = 100.0
 (`gram_error`): then sigma is known to 0.5%, which the stated condition (to 1%) needs."""
 
 RANK_DOUBT = 1.01
-"""Closer than this factor to the threshold, a singular value is not judged from a Gram matrix
+"""Closer than this factor to the threshold, a singular value is not judged by way of a Gram matrix
 but from a singular value decomposition. It is above the 0.5% of `GRAM_TRUST`."""
 
 GRAM_GAP = 2.0
@@ -46,19 +46,31 @@ def eps(dtype: DTypeLike) -> float:
     raise TypeError(f"a matrix of {kind} has no tolerance: expected float16, bfloat16, float32 or float64")
 
 
-def rank_threshold(shape: tuple[int, int], dtype: DTypeLike, sigma_max: float) -> float:
-    """Singular values at or below max(K, M) · eps(dtype) · sigma_max count as zero.
+def rank_threshold(dtype: DTypeLike, frobenius: float) -> float:
+    """Singular values at or below eps(dtype) · ‖A‖_F count as zero.
 
     `dtype` is the type that the weights were stored in, not the one they are computed in. Storing A moves
-    every entry by at most u of itself, hence every singular value by at most
+    every entry by at most u of itself, hence (Weyl) every singular value by at most
 
-        ‖E‖₂ ≤ ‖E‖_F ≤ u ‖A‖_F ≤ u √min(K, M) sigma_max,
+        ‖E‖₂ ≤ ‖E‖_F ≤ u ‖A‖_F,
 
-    so a column that is a copy, a dead unit or a product of thinner matrices leaves singular values
-    no larger than that, whatever the arithmetic after it. max(K, M) · eps is above this bound and leaves
-    room for weights that were themselves computed in `dtype`; it is also what numpy.linalg.matrix_rank takes.
+    so a column that is a copy, a dead unit or a product of thinner matrices leaves singular values no
+    larger than that. The factor 2 from u to eps is margin. Entries below the normal range of `dtype` lose
+    more than u of themselves; ‖A‖_F covers that while most of the matrix is inside the range.
+
+    numpy.linalg.matrix_rank cuts at max(K, M) · eps(dtype) · sigma_max, at least √max(K, M) times higher: it
+    covers the arithmetic of a decomposition in `dtype`. Here that is done in float64 and costs `svd_error`.
     """
-    return max(shape) * eps(dtype) * sigma_max
+    return eps(dtype) * frobenius
+
+
+def svd_error(shape: tuple[int, int]) -> float:
+    """Error of a computed singular value relative to the largest.
+
+    LAPACK leaves up to this where exact arithmetic leaves zero. It decides the rank of float64 weights and
+    of integers; up to a million rows or columns it is nothing beside the threshold of a narrower type.
+    """
+    return max(shape) * EPS64
 
 
 def gram_error(shape: tuple[int, int]) -> float:

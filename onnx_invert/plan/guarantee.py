@@ -84,9 +84,7 @@ class Guarantee(StrEnum):
         """What holds of several inverses side by side."""
         if any(g is Guarantee.APPROXIMATE for g in guarantees):
             return Guarantee.APPROXIMATE
-        return Guarantee.of(
-            all(g.promises_x for g in guarantees), all(g.promises_every_y for g in guarantees)
-        )
+        return Guarantee.of(all(g.promises_x for g in guarantees), all(g.promises_every_y for g in guarantees))
 
 
 @dataclass(frozen=True)

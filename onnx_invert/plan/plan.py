@@ -15,6 +15,9 @@ from onnx_invert.plan.problem import Problem, describe
 from onnx_invert.plan.stages import Path, Stage, join_widened, measure, refusals, state_facts, trace
 from onnx_invert.rules import RuleSet
 from onnx_invert.rules.facts import Convert, Elementwise, Matrix, Paired
+from onnx_invert.rules.interval import Interval
+
+JOINED = "x = y @ (W₁ W₂)⁺: widened and narrowed in one"
 
 Progress = Callable[[str, int, int], None]
 
@@ -42,9 +45,7 @@ class Row:
 class Plan:
     """How the recovered inputs follow from the known outputs, and with which guarantee.
 
-    `conditions` is the product of the conditions along the worst path: the factor by which undoing the
-    network can amplify a rounding error. `images` maps an output's name to the box that it fills, None
-    where the outputs are part of space only.
+    `verdicts` holds, for each path, its guarantee and the box of outputs that it is given for.
     """
 
     problem: Problem
@@ -55,6 +56,19 @@ class Plan:
 
     def __post_init__(self) -> None:
         self.guarantee = Guarantee.weakest([verdict.guarantee for verdict in self.verdicts])
+
+    @property
+    def images(self) -> dict[str, Interval | None]:
+        """Per known output the box that its values fill, None for part of space."""
+        return {path.y.name or "": v.image for path, v in zip(self.paths, self.verdicts, strict=True)}
+
+    def release(self) -> None:
+        """Let go of all weights, the model's included; the table stays."""
+        for path in self.paths:
+            for stage in path.stages:
+                stage.release()
+        for value in self.problem.graph.initializers.values():
+            value.const_value = None
 
     @property
     def condition(self) -> float:
@@ -145,15 +159,9 @@ def _row(problem: Problem, rules: RuleSet, nodes: tuple[ir.Node, ...], stages: l
     return Row(
         node=whole.name if whole else nodes[0].name or "",
         op=whole.op_type if whole else nodes[0].op_type,
-        rule="x = y @ (W₁ W₂)⁺: widened and narrowed in one"
-        if len(nodes) > 1
-        else rule.summary
-        if rule
-        else "",
+        rule=JOINED if len(nodes) > 1 else rule.summary if rule else "",
         shapes=_shapes(nodes, problem),
-        guarantee=Guarantee.of(
-            all(stage.one_to_one for stage in stages), all(stage.onto for stage in stages)
-        ),
+        guarantee=Guarantee.of(all(stage.one_to_one for stage in stages), all(stage.onto for stage in stages)),
         rank=matrices[0].rank if matrices else None,
         condition=float(np.prod(conditions)) if conditions else None,
         lost=sum(stage.lost for stage in stages),
@@ -175,7 +183,8 @@ def _note(stage: Stage) -> str:
         return "" if stage.branch.image.is_reals else f"y in {stage.branch.image}"
     if isinstance(fact, Matrix) and stage.lengths is not None and stage.rank is not None:
         if stage.rank < min(stage.lengths):
-            return f"rank {stage.rank} of {min(stage.lengths)}: singular values ≤ {stage.threshold:.2g} count as 0"
+            full = min(stage.lengths)
+            return f"rank {stage.rank} of {full}: singular values ≤ {stage.threshold:.2g} count as 0"
         return ""
     if isinstance(fact, Convert):
         narrow = fact.target if fact.target.itemsize < fact.source.itemsize else fact.source

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnx_invert.errors import ModelError, UsageError
+from onnx_invert.errors import Blocker, ModelError, NotInvertibleError, UsageError
 from onnx_invert.rules.node import FLOATS
 
 
@@ -31,8 +31,9 @@ def pose(model: ir.Model, recover: Sequence[str] = (), known: Sequence[str] = ()
     depends on a recovered input is taken as known.
 
     Raises:
-        UsageError: a name that is no input or output, an integer input, or a choice that has to be made.
-        ModelError: no floating-point input, or no output that depends on it.
+        UsageError: a name that is no input or output, or a choice that has to be made.
+        NotInvertibleError: an input to recover that is not floating-point.
+        ModelError: no inputs, or no output that depends on those to recover.
     """
     graph = model.graph
     inputs = {value.name or "": value for value in graph.inputs}
@@ -41,9 +42,7 @@ def pose(model: ir.Model, recover: Sequence[str] = (), known: Sequence[str] = ()
     dependent = _dependent(recovered)
     for name in known:
         if name not in outputs:
-            raise UsageError(
-                f"--from {name}: there is no such output. {_listing('Outputs', outputs.values())}"
-            )
+            raise UsageError(f"--from {name}: there is no such output. {_listing('Outputs', outputs.values())}")
         if outputs[name] not in dependent:
             raise UsageError(f"--from {name}: this output does not depend on {_names(recovered)}.")
     chosen = tuple(
@@ -68,25 +67,25 @@ def _recovered(inputs: dict[str, ir.Value], names: Sequence[str]) -> tuple[ir.Va
     floats = [value for value in inputs.values() if value.dtype in FLOATS]
     for name in names:
         if name not in inputs:
-            raise UsageError(
-                f"--recover {name}: there is no such input. {_listing('Inputs', inputs.values())}"
-            )
+            raise UsageError(f"--recover {name}: there is no such input. {_listing('Inputs', inputs.values())}")
         if inputs[name] not in floats:
-            raise UsageError(
-                f"--recover {name}: it is {_type(inputs[name])}; only floating-point inputs can be recovered."
-            )
+            raise NotInvertibleError([_not_float(inputs[name])])
     if names:
         return tuple(value for name, value in inputs.items() if name in names)
     if not inputs:
         raise ModelError("The model has no inputs: there is nothing to recover.")
     if not floats:
-        raise ModelError(f"No input is floating-point. {_listing('Inputs', inputs.values())}")
+        raise NotInvertibleError([_not_float(value) for value in inputs.values()])
     if len(floats) > 1:
         raise UsageError(
             f"The model has {len(floats)} floating-point inputs; say which to recover with --recover NAME "
             f"(the others stay inputs of the inverse). {_listing('Inputs', floats)}"
         )
     return (floats[0],)
+
+
+def _not_float(value: ir.Value) -> Blocker:
+    return Blocker(value.name or "", "input", f"it is {_type(value)}; only floating-point inputs can be recovered")
 
 
 def _dependent(recovered: Sequence[ir.Value]) -> set[ir.Value]:

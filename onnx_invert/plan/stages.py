@@ -41,6 +41,13 @@ class Stage:
     onto: bool = True
     pinv: NDArray[np.generic] | None = field(default=None, repr=False)
 
+    def release(self) -> None:
+        """Let go of the weights; shapes and everything measured stay."""
+        self.pinv = None
+        if isinstance(self.fact, Matrix):
+            weight = self.fact.weight
+            self.fact = replace(self.fact, weight=np.broadcast_to(np.zeros((), weight.dtype), weight.shape))
+
     @property
     def name(self) -> str:
         """The node's name, or the first and last of those that were joined."""
@@ -134,9 +141,7 @@ def _not_available(problem: Problem, node: ir.Node, fact: Paired) -> str:
     for maker in upstream(other):
         for value in maker.inputs:
             if value is not None and value in problem.dependent:
-                return (
-                    f"its operand {other.name!r} is made from the shape of the unknown tensor {value.name!r}"
-                )
+                return f"its operand {other.name!r} is made from the shape of the unknown tensor {value.name!r}"
     return ""
 
 

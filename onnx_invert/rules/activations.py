@@ -32,6 +32,12 @@ def below_zero(e: Emitter, x: ir.Value, negative: ir.Value, positive: ir.Value) 
     return e.op("Where", e.op("Less", x, 0.0), negative, positive)
 
 
+def _erf(v: Array) -> Array:
+    from scipy.special import erf  # noqa: PLC0415  only Erf needs it
+
+    return np.asarray(erf(v))
+
+
 rules.unary(
     "Tanh",
     "x = artanh(y), image (−1, 1)",
@@ -68,17 +74,11 @@ rules.unary(
     "Erf",
     "x = erfinv(y), image (−1, 1)",
     inverse=ex.erfinv,
-    forward=lambda v: _erf(v),
+    forward=_erf,
     derivative=lambda e, x, y: e.op("Mul", e.op("Exp", e.op("Neg", e.op("Mul", x, x))), 2 / np.sqrt(np.pi)),
     image=between(-1, 1),
     since=9,
 )
-
-
-def _erf(v: Array) -> Array:
-    from scipy.special import erf  # noqa: PLC0415  only Erf needs it
-
-    return np.asarray(erf(v))
 
 
 @rules.rule("LeakyRelu")
@@ -101,14 +101,13 @@ def leaky_relu(node: NodeView) -> Chain | NoInverse:
         with np.errstate(invalid="ignore"):
             return np.where(v < 0, alpha * v, v)
 
+    branches: tuple[Branch, ...]
     if alpha > 0:
         branches = (Branch(REALS, REALS, lambda e, y: e.op("LeakyRelu", y, alpha=1 / alpha)),)
     else:
         branches = (Branch(NON_NEGATIVE, NON_NEGATIVE, lambda e, y: y, "x ≥ 0"),)
         if alpha < 0:
-            branches += (
-                Branch(NON_POSITIVE, NON_NEGATIVE, lambda e, y: e.op("Div", y, float(alpha)), "x ≤ 0"),
-            )
+            branches += (Branch(NON_POSITIVE, NON_NEGATIVE, lambda e, y: e.op("Div", y, float(alpha)), "x ≤ 0"),)
     return (Elementwise(forward, slope, branches, REALS, _steepness(np.asarray(alpha))),)
 
 
@@ -122,9 +121,7 @@ def prelu(node: NodeView) -> Chain | NoInverse:
     Source:    ONNX PRelu-7, -9, -16
     """
     if node.unknown != 0:
-        return NoInverse(
-            "the recovered tensor is its slope; where the other operand is positive it has no effect"
-        )
+        return NoInverse("the recovered tensor is its slope; where the other operand is positive it has no effect")
     slope = node.constant(1)
     if slope is None:
         return NoInverse("its slope is not constant")

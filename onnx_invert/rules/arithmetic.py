@@ -184,7 +184,7 @@ def div(node: NodeView) -> Chain | NoInverse:
 
 @rules.rule("Pow")
 def pow_rule(node: NodeView) -> Chain | NoInverse:
-    """x = y ** (1/p) with the sign of y for odd p; for even p the branch x ≥ 0 unless x is known to be negative.
+    """x = y ** (1/p), with the sign of y for odd p; for even p the branch x ≥ 0, or x ≤ 0 if x is known to lie the
 
     Domain:    all reals for integer p > 0, x ≠ 0 for integer p < 0, x ≥ 0 (> 0) for other p > 0 (< 0)
     Guarantee: bijection for odd p and on x ≥ 0; right inverse onto y ≥ 0 for even p
@@ -244,6 +244,7 @@ def _power(p: Array, kind: str) -> Elementwise:
         lowered = e.op("Pow", x, e.constant(p - 1, "lowered_exponent"))
         return e.op("Mul", lowered, e.constant(p, "exponent"))
 
+    branches: tuple[Branch, ...]
     match kind:
         case "positive odd":
             branches, domain = (Branch(REALS, REALS, odd),), REALS

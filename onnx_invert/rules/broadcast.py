@@ -10,9 +10,7 @@ from onnx_invert.rules.facts import Array, NoInverse, Repeat
 from onnx_invert.rules.node import Dim, NodeView
 
 
-def expanded(
-    node: NodeView, other: Sequence[Dim], weights: Array | None = None
-) -> tuple[Repeat, ...] | NoInverse:
+def expanded(node: NodeView, other: Sequence[Dim], weights: Array | None = None) -> tuple[Repeat, ...] | NoInverse:
     """() if x already has y's shape, a `Repeat` if the other operand widens it.
 
     `other` is the other operand's shape. A size of x that is only a symbol, against a fixed size above

@@ -132,23 +132,24 @@ def erfinv(e: Emitter, y: ir.Value) -> ir.Value:
 
 
 def _polynomial(e: Emitter, v: ir.Value, start: float, stop: float, degree: int, *, root: bool) -> ir.Value:
-    from numpy.polynomial import chebyshev, polynomial  # noqa: PLC0415  only Erf needs it
-    from scipy.special import erfcinv  # noqa: PLC0415
-
-    def ratio(s: np.ndarray) -> np.ndarray:
-        v64 = (s + 1) / 2 * (stop - start) + start
-        w64 = v64 * v64 if root else v64
-        # 1 − y = 1 − sqrt(1 − exp(−w)), without the cancellation for large w.
-        y64 = np.sqrt(-np.expm1(-w64))
-        complement = np.exp(-w64) / (1 + y64)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            value = erfcinv(complement) / y64
-        return np.where(w64 < 1e-12, np.sqrt(np.pi) / 2, value)
-
-    coefficients = polynomial.Polynomial(chebyshev.cheb2poly(chebyshev.chebinterpolate(ratio, degree))).coef
+    """Horner's rule on [start, stop] for erfinv(y) / y as a function of w, or of sqrt(w) with `root`."""
+    coefficients = _erfinv_coefficients(start, stop, degree, root)
     scale = 2.0 / (stop - start)
     s = e.op("Add", e.op("Mul", v, scale), -1.0 - start * scale)
-    value = e.scalar(float(coefficients[-1]))
+    value = e.scalar(coefficients[-1])
     for coefficient in coefficients[-2::-1]:
-        value = e.op("Add", e.op("Mul", value, s), float(coefficient))
+        value = e.op("Add", e.op("Mul", value, s), coefficient)
     return value
+
+
+def _erfinv_coefficients(start: float, stop: float, degree: int, root: bool) -> list[float]:
+    from numpy.polynomial import chebyshev  # noqa: PLC0415  only Erf needs it
+    from scipy.special import erfcinv  # noqa: PLC0415
+
+    s = np.cos(np.pi * (np.arange(degree + 1) + 0.5) / (degree + 1))
+    v = (s + 1) / 2 * (stop - start) + start
+    w = v * v if root else v
+    # 1 − y = 1 − sqrt(1 − exp(−w)) without the cancellation for large w.
+    y = np.sqrt(-np.expm1(-w))
+    ratio = erfcinv(np.exp(-w) / (1 + y)) / y
+    return [float(c) for c in chebyshev.cheb2poly(chebyshev.chebfit(s, ratio, degree))]

@@ -166,9 +166,7 @@ _branched(
     "x = arcsin(y) on the principal branch −π/2 ≤ x ≤ π/2: a right inverse onto [−1, 1]",
     forward=np.sin,
     derivative=lambda e, x, y: e.op("Cos", x),
-    branches=(
-        Branch(closed(-HALF_PI, HALF_PI), closed(-1, 1), lambda e, y: e.op("Asin", y), "−π/2 ≤ x ≤ π/2"),
-    ),
+    branches=(Branch(closed(-HALF_PI, HALF_PI), closed(-1, 1), lambda e, y: e.op("Asin", y), "−π/2 ≤ x ≤ π/2"),),
 )
 _branched(
     "Cos",

@@ -157,9 +157,7 @@ def dropout(node: NodeView) -> Chain | NoInverse:
     if node.operand(2) is not None and training is None:
         return NoInverse("whether it is in training mode is known only at run time")
     if training is not None and bool(np.any(training)):
-        return NoInverse(
-            "it is in training mode: what it drops is drawn anew", "export the model for inference"
-        )
+        return NoInverse("it is in training mode: what it drops is drawn anew", "export the model for inference")
     if any(output.uses() or output.is_graph_output() for output in node.node.outputs[1:]):
         return NoInverse("its mask is used")
     return ()

@@ -94,7 +94,7 @@ def _product(shape: Shape, weight: Weight, side: Literal["right", "left"]) -> Ch
         return (Matrix(weight, side),)
     if side == "left":
         swap = (*range(batch), rank - 1, rank - 2)
-        x_swap = tuple(range(len(shape) - 2)) + (len(shape) - 1, len(shape) - 2)
+        x_swap = (*range(len(shape) - 2), len(shape) - 1, len(shape) - 2)
         swapped = (*shape[:-2], shape[-1], shape[-2])
         inner_chain = _stacked(swapped, np.swapaxes(weight, -1, -2), x, repeated)
         return (transposing(x_swap), *inner_chain, transposing(swap))
@@ -195,9 +195,7 @@ def batch_normalization(node: NodeView) -> Chain | NoInverse:
     if node.unknown != 0:
         return NoInverse("the recovered tensor is one of its parameters")
     if node.integer("training_mode", 0) or any(output.uses() for output in node.node.outputs[1:]):
-        return NoInverse(
-            "it is in training mode: it normalises by the batch", "export the model for inference"
-        )
+        return NoInverse("it is in training mode: it normalises by the batch", "export the model for inference")
     arrays = [node.constant(index) for index in (1, 2, 3, 4)]
     shape = node.shape(node.x)
     if any(array is None for array in arrays):

@@ -51,9 +51,7 @@ class RuleSet:
         known.append(rule)
         known.sort(key=lambda r: -r.since)
 
-    def rule(
-        self, op_type: str, *, since: int = 7, domain: str = ""
-    ) -> Callable[[RuleFunction], RuleFunction]:
+    def rule(self, op_type: str, *, since: int = 7, domain: str = "") -> Callable[[RuleFunction], RuleFunction]:
         """Decorator: register a function. Its docstring's first line is the summary."""
 
         def register(function: RuleFunction) -> RuleFunction:

@@ -1,0 +1,298 @@
+"""The Python interface: `invert`, `check` and `explain`."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnx_invert._version import __version__
+from onnx_invert.build.inverse import Inverse, build
+from onnx_invert.errors import NotInvertibleError, UsageError, VerificationError
+from onnx_invert.graph.normalise import normalise
+from onnx_invert.graph.read import Source, from_proto, read
+from onnx_invert.graph.write import check_target, restate, save, staged, to_proto
+from onnx_invert.numerics.tolerance import eps
+from onnx_invert.plan.guarantee import Guarantee
+from onnx_invert.plan.plan import Plan, Progress, make_plan
+from onnx_invert.plan.problem import pose
+from onnx_invert.report import document
+from onnx_invert.rules import RuleSet, default_rules
+from onnx_invert.runtime import Session
+from onnx_invert.samples import Port, cut, load, match
+from onnx_invert.verify import Pair, RoundTrip, verify
+
+ModelLike = str | os.PathLike[str] | onnx.ModelProto
+Data = str | os.PathLike[str] | NDArray[Any] | Mapping[str, NDArray[Any]]
+
+SAMPLES = 256
+
+
+@dataclass
+class Inversion:
+    """The result of `invert`: the plan, what was measured, and the model.
+
+    `guarantee` is what may be said of the inverse: the plan's, or approximate where the round trips did
+    not keep it. `round_trip` is None if it was not verified, `path` None if it was not written.
+    """
+
+    plan: Plan
+    guarantee: Guarantee
+    round_trip: RoundTrip | None
+    report: dict[str, Any]
+    path: Path | None = None
+    _model: ir.Model | None = field(default=None, repr=False)
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        """The inverse as a protobuf message; read back from the file if it was written to one."""
+        if self._model is not None:
+            return to_proto(self._model)
+        if self.path is None:
+            raise UsageError("The inverse was not kept: it was neither verified nor written.")
+        return onnx.load(self.path)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the inverse to `path`, whole or not at all."""
+        target = Path(path)
+        check_target(target, None)
+        model = self._model if self._model is not None else ir.from_proto(self.model)
+        with staged(model, target) as file:
+            file.commit()
+
+
+def invert(
+    model: ModelLike,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    recover: Sequence[str] = (),
+    known: Sequence[str] = (),
+    opset: int | None = None,
+    data: Data | None = None,
+    samples: int | None = None,
+    rtol: float | None = None,
+    verify_it: bool = True,
+    force: bool = False,
+    rules: RuleSet | None = None,
+    progress: Progress | None = None,
+) -> Inversion:
+    """Invert a trained network.
+
+    Args:
+        model: a path (.onnx; .keras or a SavedModel folder where TensorFlow is installed) or a ModelProto.
+        output: where to write the inverse; it is written only after it passed. None keeps it in memory.
+        recover: names of the inputs to recover; may be left out if one input is floating-point. The
+            others stay inputs of the inverse.
+        known: names of the outputs to recover them from; all by default.
+        opset: opset of the inverse, 13 to 23; 17 by default.
+        data: inputs to verify on: an array or file for one input, names with arrays or an .npz for
+            several. Drawn by default.
+        samples: how many samples to draw (256), or to use of the data (all).
+        rtol: relative tolerance, instead of the one that follows from type and condition.
+        verify_it: False skips the round trips.
+        force: write the inverse, labelled approximate, even if they fail.
+        rules: the registry; `default_rules()` by default.
+        progress: called with (what, done, total) as the work goes on.
+
+    Returns:
+        The plan, the report and the model.
+
+    Raises:
+        FileError, ModelError, UsageError: something is wrong with what was given.
+        NotInvertibleError: no inverse can be promised; lists every node in the way.
+        VerificationError: the round trips do not keep the promise; nothing was written.
+    """
+    started = time.perf_counter()
+    with ExitStack() as stack:
+        source = _open(model, stack)
+        target = Path(output) if output is not None else None
+        if target is not None:
+            check_target(target, Path(model) if isinstance(model, str | os.PathLike) else None)
+        plan = _plan(source, recover, known, rules or default_rules(), progress)
+        arrays = _arrays(data, plan)
+        inverse = build(plan, opset=opset, metadata=_metadata(source, plan))
+        if target is None:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="onnx-invert-"))
+            staging = Path(folder) / "inverse.onnx"
+        else:
+            staging = target
+        file = stack.enter_context(staged(inverse.model, staging))
+        kept = inverse.model if target is None else None
+        measured = None
+        if verify_it:
+            _tell(progress, "verification")
+            pair = _pair(source, plan, inverse, file.path, opset)
+            del inverse
+            if target is not None:
+                plan.release()
+            batches = None if arrays is None else list(cut(arrays, pair.ports, pair.main, samples))
+            measured = verify(pair, plan.guarantee, plan.images, data=batches, count=samples or SAMPLES, rtol=rtol)
+        failed = measured is not None and not measured.passed
+        guarantee = Guarantee.APPROXIMATE if failed else plan.guarantee
+        report = _report(source, plan, guarantee, measured, time.perf_counter() - started)
+        result = Inversion(plan, guarantee, measured, report, None, kept)
+        if failed and measured is not None:
+            if not force:
+                raise VerificationError(_failure(plan, measured), result)
+            _relabel(file.path, kept)
+        if target is not None:
+            file.commit()
+            result.path = target
+        return result
+
+
+def explain(
+    model: ModelLike,
+    *,
+    recover: Sequence[str] = (),
+    known: Sequence[str] = (),
+    rules: RuleSet | None = None,
+    progress: Progress | None = None,
+) -> Plan:
+    """The plan of an inversion, without building anything. Arguments and errors as for `invert`."""
+    with ExitStack() as stack:
+        return _plan(_open(model, stack), recover, known, rules or default_rules(), progress)
+
+
+def _open(model: ModelLike, stack: ExitStack) -> Source:
+    if isinstance(model, onnx.ModelProto):
+        return from_proto(model)
+    path = Path(model)
+    if path.suffix == ".keras" or (path.is_dir() and (path / "saved_model.pb").exists()):
+        from onnx_invert.graph.keras import export  # noqa: PLC0415  only these files need TensorFlow
+
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="onnx-invert-"))
+        return read(export(path, Path(folder)))
+    return read(path)
+
+
+def _plan(
+    source: Source, recover: Sequence[str], known: Sequence[str], rules: RuleSet, progress: Progress | None
+) -> Plan:
+    normalise(source)
+    try:
+        return make_plan(pose(source.model, recover, known), rules, progress)
+    except NotInvertibleError as error:
+        raise NotInvertibleError(error.blockers, source.name) from None
+
+
+def _arrays(data: Data | None, plan: Plan) -> dict[str, NDArray[Any]] | None:
+    """The data by input name."""
+    if data is None:
+        return None
+    names = [value.name or "" for value in plan.problem.graph.inputs]
+    if isinstance(data, np.ndarray):
+        return match({"": data}, names, "The data")
+    if isinstance(data, Mapping):
+        return match(data, names, "The data")
+    path = Path(data)
+    return match(load(path), names, path.name)
+
+
+def _pair(source: Source, plan: Plan, inverse: Inverse, path: Path, opset: int | None) -> Pair:
+    problem = plan.problem
+    instrumented = build(plan, opset=opset, instrumented=True)
+    shaken = path.with_name("instrumented.onnx")
+    save(instrumented.model, shaken)
+    forward = source.path if source.path is not None else source.data
+    ports = [
+        Port(
+            value.name or "",
+            tuple(d if isinstance(d, int) else d.value or f"?{axis}" for axis, d in enumerate(value.shape or ())),
+            np.dtype((value.dtype or ir.DataType.FLOAT).numpy()),
+        )
+        for value in problem.graph.inputs
+    ]
+    return Pair(
+        forward=partial(Session, forward, source.name),
+        inverse=partial(Session, path, "the inverse"),
+        instrumented=partial(Session, shaken, "the instrumented inverse"),
+        ports=ports,
+        recovered=[value.name or "" for value in problem.recovered],
+        given=[value.name or "" for value in problem.given],
+        known=[value.name or "" for value in problem.known],
+        dtype=np.dtype((problem.known[0].dtype or ir.DataType.FLOAT).numpy()),
+        eps=max(eps(dtype.numpy()) for dtype in plan.dtypes),
+        probes=instrumented.probes,
+    )
+
+
+def _metadata(source: Source, plan: Plan) -> dict[str, str]:
+    return {
+        "onnx_invert.version": __version__,
+        "onnx_invert.model_sha256": source.sha256,
+        "onnx_invert.guarantee": plan.guarantee.value,
+        "onnx_invert.method": "closed-form",
+    }
+
+
+def _relabel(path: Path, model: ir.Model | None) -> None:
+    """A file that failed must not carry the guarantee that was planned."""
+    entry = {"onnx_invert.guarantee": Guarantee.APPROXIMATE.value}
+    restate(path, entry)
+    if model is not None:
+        model.metadata_props.update(entry)
+
+
+def _report(
+    source: Source, plan: Plan, guarantee: Guarantee, measured: RoundTrip | None, seconds: float
+) -> dict[str, Any]:
+    problem = plan.problem
+    return {
+        "model": str(source.path) if source.path is not None else "",
+        "sha256": source.sha256,
+        "guarantee": guarantee.value,
+        "planned_guarantee": plan.guarantee.value,
+        "method": "closed-form",
+        "recovered": [value.name for value in problem.recovered],
+        "known": [value.name for value in problem.known],
+        "given": [value.name for value in problem.given],
+        "unused_outputs": [value.name for value in problem.unused],
+        "requirements": plan.requirements,
+        "images": {name: None if image is None else str(image) for name, image in plan.images.items()},
+        "condition": document.number(plan.condition),
+        "plan": document.plan_rows(plan),
+        "round_trip": None if measured is None else document.round_trip(measured),
+        "seconds": round(seconds, 3),
+        "version": __version__,
+    }
+
+
+def _failure(plan: Plan, measured: RoundTrip) -> str:
+    """Why the verification failed, with the figures and what to do."""
+    lines = [f"The inverse does not keep {plan.guarantee.equation} on all {measured.samples} samples."]
+    names = {"x": measured.x, "y": measured.y, "drawn y": measured.drawn}
+    for name, trip in names.items():
+        if trip is not None and trip.promised and not trip.holds:
+            bad = int(np.count_nonzero(~(trip.errors <= trip.tolerance)))
+            lines.append(
+                f"  {name}: {bad} of {trip.errors.size} samples above {trip.tolerance:.2g}, the worst {trip.worst:.3g}"
+                f" (rounding is amplified up to {trip.amplification:.3g} times)"
+            )
+    if measured.clamped:
+        lines.append(f"  {sum(measured.clamped.values())} values lay outside an image: {_listed(measured.clamped)}")
+    lines.append(
+        f"  try  realistic inputs with --data, a float64 model, --rtol {measured.needed:.1g}, or --force to write it "
+        "as approximate"
+    )
+    return "\n".join(lines)
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} at {name!r}" for name, count in counts.items())
+
+
+def _tell(progress: Progress | None, what: str) -> None:
+    if progress is not None:
+        progress(what, 1, 1)

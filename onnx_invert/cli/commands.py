@@ -1,0 +1,202 @@
+"""The commands. Each parses, calls the library and renders; imports what it needs when it is called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onnx_invert._version import __version__
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Write the inverse of a trained ONNX network as another ONNX file, verified by round trips.\n\n"
+    "onnx-invert MODEL -o INVERSE  is short for  onnx-invert invert MODEL -o INVERSE.\n\n"
+    "Exit codes: 0 written and verified; 1 verification failed; 2 usage, file or model error; 3 not invertible; "
+    "101 a bug.",
+)
+
+Model = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="The network: .onnx; .keras or SavedModel with TensorFlow.")
+]
+Recover = Annotated[
+    list[str] | None,
+    typer.Option("--recover", metavar="INPUT", help="Input to recover; the others stay inputs. May be repeated."),
+]
+Known = Annotated[
+    list[str] | None,
+    typer.Option("--from", metavar="OUTPUT", help="Output to recover from; all by default. May be repeated."),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="X.npy|X.npz", help="Inputs of the model to verify on; drawn by default."),
+]
+Samples = Annotated[
+    int | None,
+    typer.Option("--samples", min=1, metavar="N", help="Samples to draw (256), or to use of the data (all)."),
+]
+Rtol = Annotated[
+    float | None,
+    typer.Option(
+        "--rtol", min=0.0, metavar="R", help="Relative tolerance; by default it follows from type and condition."
+    ),
+]
+Report = Annotated[Path | None, typer.Option("--report", metavar="R.json", help="Write a report.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the last line only.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"onnx-invert {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Shown by --help from the application's own text."""
+
+
+@app.command()
+def invert(
+    model: Model,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="INVERSE", help="Where to write the inverse.")
+    ] = None,
+    recover: Recover = None,
+    known: Known = None,
+    opset: Annotated[
+        int | None, typer.Option("--opset", metavar="N", help="Opset of the inverse, 13 to 23; 17 by default.")
+    ] = None,
+    data: Data = None,
+    samples: Samples = None,
+    rtol: Rtol = None,
+    no_verify: Annotated[bool, typer.Option("--no-verify", help="Write without trying it.")] = False,
+    report: Report = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything but write.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write even if it fails, labelled approximate.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Invert MODEL and write the inverse (the default command)."""
+    from onnx_invert import api  # noqa: PLC0415
+    from onnx_invert.cli import render  # noqa: PLC0415
+    from onnx_invert.errors import UsageError, VerificationError  # noqa: PLC0415
+    from onnx_invert.report import document  # noqa: PLC0415
+
+    if output is None and not dry_run:
+        raise UsageError("Where should the inverse go? Give -o INVERSE, or --dry-run to write nothing.")
+    if report is not None:
+        _check_report(report, model, output)
+    failure: VerificationError | None = None
+    with render.progress(quiet) as progress:
+        try:
+            inversion = api.invert(
+                model,
+                None if dry_run else output,
+                recover=recover or (),
+                known=known or (),
+                opset=opset,
+                data=data,
+                samples=samples,
+                rtol=rtol,
+                verify_it=not no_verify,
+                force=force,
+                progress=progress,
+            )
+        except VerificationError as error:
+            failure, inversion = error, error.inversion
+    inversion.report["model"] = str(model)
+    if report is not None:
+        document.write(inversion.report, report)
+    if not quiet:
+        render.inversion(inversion)
+    if failure is not None:
+        render.message(f"error: {failure}")
+    render.last_line(inversion, failed=inversion.round_trip is not None and not inversion.round_trip.passed)
+    if failure is not None or (inversion.round_trip is not None and not inversion.round_trip.passed):
+        raise typer.Exit(0 if force else 1)
+
+
+@app.command()
+def check(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The network f.")],
+    inverse: Annotated[Path, typer.Argument(metavar="INVERSE", help="Its inverse g, whoever wrote it.")],
+    data: Data = None,
+    samples: Samples = None,
+    rtol: Rtol = None,
+    report: Report = None,
+    quiet: Quiet = False,
+) -> None:
+    """Measure the round trips of two files."""
+    from onnx_invert.check import check as measure  # noqa: PLC0415
+    from onnx_invert.cli import render  # noqa: PLC0415
+    from onnx_invert.report import document  # noqa: PLC0415
+
+    if report is not None:
+        _check_report(report, model, inverse)
+    result = measure(model, inverse, data=data, samples=samples, rtol=rtol)
+    if report is not None:
+        document.write(result.report, report)
+    render.check(result, quiet=quiet)
+    if not result.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def explain(model: Model, recover: Recover = None, known: Known = None) -> None:
+    """Print the plan of an inversion, without writing anything."""
+    from onnx_invert import api  # noqa: PLC0415
+    from onnx_invert.cli import render  # noqa: PLC0415
+
+    with render.progress(False) as progress:
+        plan = api.explain(model, recover=recover or (), known=known or (), progress=progress)
+    render.plan(plan)
+    render.promise(plan)
+
+
+@app.command()
+def run(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file: a network or an inverse.")],
+    arrays: Annotated[
+        Path, typer.Option("--input", "-i", metavar="Y.npy", help="Its input; .npz by name if it takes several.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="X.npy", help="Its output; .npz if it has several.")
+    ],
+    image: Annotated[
+        Path | None, typer.Option("--image", metavar="PNG", help="Draw the output as a sheet of images.")
+    ] = None,
+) -> None:
+    """Run one inference, arrays in and out."""
+    from onnx_invert.cli import inference, render  # noqa: PLC0415
+
+    render.message(inference.run(model, arrays, output, image))
+
+
+@app.command()
+def ops(
+    op: Annotated[str | None, typer.Argument(metavar="OP", help="One operator, in full.")] = None,
+) -> None:
+    """List what is supported, how, and why not."""
+    from onnx_invert.cli import catalogue  # noqa: PLC0415
+
+    catalogue.show(op)
+
+
+def _check_report(report: Path, *others: Path | None) -> None:
+    """A report that cannot be written is refused before the work, not after."""
+    from onnx_invert.errors import FileError  # noqa: PLC0415
+
+    if report.suffix != ".json":
+        raise FileError(f"The report {str(report)!r} should end in .json: that is what is written.")
+    if not report.parent.is_dir() or report.is_dir():
+        raise FileError(f"The report {str(report)!r} cannot be written: no such folder.")
+    if any(other is not None and report.resolve() == other.resolve() for other in others):
+        raise FileError(f"The report {str(report)!r} would overwrite another file of this call.")

@@ -1,0 +1,105 @@
+"""`onnx-invert run`: one inference, arrays in and out, and the output as a sheet of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_invert.errors import FileError, UsageError
+from onnx_invert.runtime import Session
+from onnx_invert.samples import load, match
+
+_MOST_IMAGES = 400
+
+
+def run(model: Path, arrays: Path, output: Path, image: Path | None) -> str:
+    """Run `model` once and write its outputs; returns a line that says what was written.
+
+    Raises:
+        FileError, ModelError, UsageError: nothing is written then.
+    """
+    if not model.is_file():
+        raise FileError(f"There is no file {str(model)!r}.")
+    for target in (output, image):
+        if target is not None and (not target.parent.is_dir() or target.is_dir()):
+            raise FileError(f"The output {str(target)!r} cannot be written: no such folder.")
+        if target is not None and any(target.resolve() == source.resolve() for source in (model, arrays)):
+            raise FileError(f"The output {str(target)!r} is an input: it is not overwritten.")
+    session = Session(model, model.name)
+    feeds = session.check(match(load(arrays), sorted(session.names), arrays.name))
+    results = session.run(feeds)
+    if len(results) > 1 and output.suffix != ".npz":
+        raise UsageError(
+            f"{model.name} has {len(results)} outputs ({', '.join(results)}): write them to an .npz file."
+        )
+    first = next(iter(results.values()))
+    picture = sheet(first) if image is not None else None
+    temporary = output.with_name(f".{output.name}.part")
+    try:
+        with temporary.open("wb") as file:
+            if output.suffix == ".npz":
+                np.savez(file, **results)  # type: ignore[arg-type]  # names are ours, not numpy's options
+            else:
+                np.save(file, first, allow_pickle=False)
+        temporary.replace(output)
+    except OSError as error:
+        raise FileError(f"The output {str(output)!r} cannot be written: {error.strerror}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    said = [f"{output}: {name} {array.dtype}{list(array.shape)}" for name, array in results.items()]
+    if image is not None and picture is not None:
+        picture.save(image)
+        said.append(f"{image}: {min(len(first), _MOST_IMAGES)} images")
+    return "\n".join(said)
+
+
+def sheet(array: NDArray[Any]) -> Any:
+    """A batch of images as one picture, ten in a row.
+
+    (N, H, W), (N, H, W, 1 or 3), (N, 1 or 3, H, W), or (N, n) with n a square. An image within [0, 1] is
+    drawn as it is; any other is scaled from its own least value (black) to its greatest (white).
+
+    Raises:
+        UsageError: the shape is none of these, or Pillow is not installed.
+    """
+    try:
+        from PIL import Image  # noqa: PLC0415  an extra
+    except ImportError as error:
+        raise UsageError("--image needs Pillow: pip install 'onnx-invert[image]'") from error
+    images = _as_images(np.asarray(array, dtype=np.float64))[:_MOST_IMAGES]
+    count, height, width, channels = images.shape
+    columns = min(10, count)
+    rows = -(-count // columns)
+    canvas = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1, channels), 128, dtype=np.uint8)
+    for index, picture in enumerate(images):
+        top, left = index // columns * (height + 1), index % columns * (width + 1)
+        canvas[top : top + height, left : left + width] = np.round(_shades(picture) * 255).astype(np.uint8)
+    zoom = max(1, 56 // max(height, width))
+    drawn = Image.fromarray(canvas if channels == 3 else canvas[..., 0])
+    return drawn.resize((drawn.width * zoom, drawn.height * zoom), Image.Resampling.NEAREST)
+
+
+def _as_images(array: NDArray[np.float64]) -> NDArray[np.float64]:
+    shape = array.shape
+    side = int(np.sqrt(shape[1])) if array.ndim == 2 else 0
+    if array.size == 0 or not np.isfinite(array).all():
+        raise UsageError(f"--image: the output (shape {shape}) is empty or not finite; it is no image.")
+    if array.ndim == 2 and side * side == shape[1]:
+        return array.reshape(-1, side, side, 1)
+    if array.ndim == 3:
+        return array[..., None]
+    if array.ndim == 4 and shape[-1] in (1, 3):
+        return array
+    if array.ndim == 4 and shape[1] in (1, 3):
+        return array.transpose(0, 2, 3, 1)
+    raise UsageError(f"--image: an output of shape {shape} is no batch of images.")
+
+
+def _shades(picture: NDArray[np.float64]) -> NDArray[np.float64]:
+    low, high = picture.min(), picture.max()
+    if low >= 0 and high <= 1:
+        return picture
+    return (picture - low) / (high - low) if high > low else np.full_like(picture, 0.5)

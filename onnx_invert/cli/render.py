@@ -1,0 +1,239 @@
+"""Tables and lines for people: results on stdout, messages and progress on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from onnx_invert.api import Inversion
+from onnx_invert.check import Check
+from onnx_invert.plan.guarantee import Guarantee
+from onnx_invert.plan.plan import Plan, Progress
+from onnx_invert.verify import RoundTrip, Trip
+
+_WIDE = 160
+
+
+def _console(*, stderr: bool = False) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else _WIDE
+    return Console(file=stream, width=width, highlight=False, markup=False, soft_wrap=False)
+
+
+@contextmanager
+def progress(quiet: bool) -> Iterator[Progress | None]:
+    """A progress bar on a terminal, shown once the work has taken a second; else nothing."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+    from rich.progress import Progress as Bar  # noqa: PLC0415
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+    bar = Bar(*columns, console=_console(stderr=True), transient=True)
+    task = bar.add_task("reading", total=None)
+    waiting = _Later(bar)
+
+    def tell(what: str, done: int, total: int) -> None:
+        waiting.show()
+        bar.update(task, description=what, completed=done, total=total)
+
+    waiting.start()
+    try:
+        yield tell
+    finally:
+        waiting.stop()
+
+
+class _Later:
+    """Starts a bar a second after `start`, unless it was stopped before."""
+
+    def __init__(self, bar: object) -> None:
+        import threading  # noqa: PLC0415
+
+        self._bar = bar
+        self._lock = threading.Lock()
+        self._shown = self._over = False
+        self._timer = threading.Timer(1.0, self._due)
+        self._timer.daemon = True
+        self._ready = False
+
+    def start(self) -> None:
+        """Begin to wait."""
+        self._timer.start()
+
+    def show(self) -> None:
+        """Nothing until the second is over; the bar redraws itself after that."""
+
+    def _due(self) -> None:
+        with self._lock:
+            if not self._over:
+                self._shown = True
+                self._bar.start()  # type: ignore[attr-defined]
+
+    def stop(self) -> None:
+        """Take the bar away."""
+        self._timer.cancel()
+        with self._lock:
+            self._over = True
+            if self._shown:
+                self._bar.stop()  # type: ignore[attr-defined]
+
+
+def message(text: str) -> None:
+    """A line for people, on stderr."""
+    print(text, file=sys.stderr)
+
+
+def plan(plan: Plan) -> None:
+    """The table of a plan, in the order in which the inverse runs."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("node", "op", "forward shapes", "undone as", "rank", "cond.", "lost", "note"):
+        table.add_column(name, overflow="fold", justify="right" if name in {"rank", "cond.", "lost"} else "left")
+    for row in plan.rows:
+        table.add_row(
+            *(
+                Text(cell)
+                for cell in (
+                    row.node,
+                    row.op,
+                    row.shapes,
+                    row.guarantee.value,
+                    "" if row.rank is None else str(row.rank),
+                    _condition(row.condition),
+                    str(row.lost) if row.lost else "",
+                    row.note,
+                )
+            )
+        )
+    _console().print(table)
+
+
+def _condition(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3g}" if np.isfinite(value) else "∞"
+
+
+def promise(plan: Plan) -> None:
+    """What the plan promises, in a few lines."""
+    problem = plan.problem
+    recovered = ", ".join(value.name or "" for value in problem.recovered)
+    known = ", ".join(value.name or "" for value in problem.known)
+    lines = [f"recovers   {recovered} from {known}"]
+    if problem.given:
+        lines.append(f"given      {', '.join(value.name or '' for value in problem.given)}")
+    if problem.unused:
+        lines.append(f"left out   {', '.join(value.name or '' for value in problem.unused)} (not needed)")
+    lines.append(f"guarantee  {plan.guarantee.value}: {plan.guarantee.equation}{_where(plan)}")
+    lines += [f"if         {requirement}" for requirement in plan.requirements]
+    lines.append(f"method     closed form, condition {_condition(plan.condition)}{_better(plan)}")
+    _console().print("\n".join(lines), soft_wrap=True)
+
+
+def _where(plan: Plan) -> str:
+    boxes = [f"{name} in {image}" for name, image in plan.images.items() if image is not None and not image.is_reals]
+    if plan.guarantee in {Guarantee.LEFT, Guarantee.GENERALIZED}:
+        return "; a y that no x gives is moved to one that some x gives"
+    return f", for {' and '.join(boxes)}" if boxes else ", for every y"
+
+
+def _better(plan: Plan) -> str:
+    if plan.guarantee.promises_x:
+        return ""
+    lost = sum(row.lost for row in plan.rows)
+    return f"; x itself does not come back: the network loses {lost} dimensions" if lost else ""
+
+
+def inversion(inversion: Inversion) -> None:
+    """The plan, the promise and what was measured."""
+    plan(inversion.plan)
+    _console().print()
+    promise(inversion.plan)
+    if inversion.round_trip is not None:
+        trips(inversion.round_trip)
+
+
+def trips(measured: RoundTrip) -> None:
+    """The table of the round trips."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("relative error", "median", "max", "tolerance", ""):
+        table.add_column(name, justify="left" if name in {"relative error", ""} else "right")
+    named = (
+        ("x → f → g → x", measured.x),
+        ("y → g → f → y, y = f(x)", measured.y),
+        ("y → g → f → y, y drawn", measured.drawn),
+    )
+    for name, trip in named:
+        if trip is not None:
+            table.add_row(
+                name,
+                f"{trip.median:.2g}",
+                f"{trip.worst:.2g}",
+                f"{trip.tolerance:.2g}" if trip.promised else "",
+                _verdict(trip),
+            )
+    console = _console()
+    console.print()
+    console.print(table)
+    notes = [f"{measured.samples} samples, {measured.source}"]
+    if measured.skipped:
+        notes.append(f"{measured.skipped} left out: the model is not finite there")
+    if measured.clamped:
+        where = ", ".join(f"{count} at {node}" for node, count in measured.clamped.items())
+        notes.append(f"values outside an image, moved to the nearest inside: {where}")
+    console.print("; ".join(notes), soft_wrap=True)
+
+
+def _verdict(trip: Trip) -> str:
+    if not trip.promised:
+        return "not promised"
+    return "holds" if trip.holds else "FAILS"
+
+
+def last_line(inversion: Inversion, *, failed: bool) -> None:
+    """PASSED or FAILED, both errors, and the tolerance that would have passed."""
+    measured = inversion.round_trip
+    if measured is None:
+        _line(f"NOT VERIFIED  {inversion.guarantee.value} planned{_written(inversion)}")
+        return
+    _line(f"{'FAILED' if failed else 'PASSED'}  {inversion.guarantee.value}{_figures(measured)}{_written(inversion)}")
+
+
+def _figures(measured: RoundTrip) -> str:
+    x = f"x error {measured.x.worst:.2g}{'' if measured.x.promised else ' (not promised)'}"
+    trips = [trip for trip in (measured.y, measured.drawn) if trip is not None]
+    y = f"y error {max(trip.worst for trip in trips):.2g}"
+    return f"  {x}  {y}  would pass with --rtol {_up(measured.needed)}"
+
+
+def _up(value: float) -> str:
+    """Two digits, rounded up, so that the number printed would really pass."""
+    if not np.isfinite(value) or value <= 0:
+        return f"{value:g}"
+    exponent = int(np.floor(np.log10(value))) - 1
+    return f"{np.ceil(value / 10.0**exponent * (1 - 1e-12)) * 10.0**exponent:.2g}"
+
+
+def _written(inversion: Inversion) -> str:
+    return f"  → {inversion.path}" if inversion.path is not None else "  nothing written"
+
+
+def check(result: Check, *, quiet: bool) -> None:
+    """What a check measured."""
+    if not quiet:
+        _line(result.note)
+        trips(result.round_trip)
+        _line(f"the samples show: {result.found.value} ({result.found.equation})")
+    held = result.claim.value if result.claim is not None else "f(g(f(x))) = f(x)"
+    _line(f"{'PASSED' if result.passed else 'FAILED'}  {held}{_figures(result.round_trip)}")
+
+
+def _line(text: str) -> None:
+    _console().print(text, soft_wrap=True)

@@ -1,0 +1,87 @@
+"""The JSON report. Its schema is `schema.json` beside this file; fields are added, never renamed."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from onnx_invert.errors import FileError
+from onnx_invert.plan.plan import Plan
+from onnx_invert.verify import RoundTrip, Trip
+
+Json = dict[str, Any]
+
+
+def plan_rows(plan: Plan) -> list[Json]:
+    """The plan's table; null for what an operation does not have, and for an unbounded condition."""
+    return [
+        {
+            "node": row.node,
+            "op": row.op,
+            "rule": row.rule,
+            "shapes": row.shapes,
+            "guarantee": row.guarantee.value,
+            "rank": row.rank,
+            "condition": number(row.condition),
+            "lost": row.lost,
+            "note": row.note,
+        }
+        for row in plan.rows
+    ]
+
+
+def round_trip(measured: RoundTrip) -> Json:
+    """The measured round trips."""
+    return {
+        "samples": measured.samples,
+        "source": measured.source,
+        "skipped": measured.skipped,
+        "x_error": _trip(measured.x),
+        "y_error": _trip(measured.y),
+        "drawn_y_error": None if measured.drawn is None else _trip(measured.drawn),
+        "clamped": measured.clamped,
+        "tolerance": number(measured.tolerance),
+        "passed": measured.passed,
+    }
+
+
+def _trip(trip: Trip) -> Json:
+    return {
+        "median": number(trip.median),
+        "max": number(trip.worst),
+        "promised": trip.promised,
+        "amplification": number(trip.amplification),
+        "tolerance": number(trip.tolerance),
+        "passed": trip.holds,
+    }
+
+
+def number(value: float | None) -> float | None:
+    """The value, or null where JSON has no number for it."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def write(report: Mapping[str, Any], path: Path) -> None:
+    """Write the report whole or not at all.
+
+    Raises:
+        FileError: the path cannot be written.
+    """
+    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=".onnx-invert-", dir=path.parent)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except OSError as error:
+        raise FileError(f"The report {str(path)!r} cannot be written: {error.strerror}.") from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
