@@ -31,7 +31,8 @@ from onnx_invert.report import document
 from onnx_invert.rules import RuleSet, default_rules
 from onnx_invert.runtime import Session
 from onnx_invert.samples import Port, cut, load, match
-from onnx_invert.verify import Pair, RoundTrip, verify
+from onnx_invert.trips import RoundTrip
+from onnx_invert.verify import Pair, verify
 
 ModelLike = str | os.PathLike[str] | onnx.ModelProto
 Data = str | os.PathLike[str] | NDArray[Any] | Mapping[str, NDArray[Any]]
@@ -275,10 +276,14 @@ def _failure(plan: Plan, measured: RoundTrip) -> str:
     names = {"x": measured.x, "y": measured.y, "drawn y": measured.drawn}
     for name, trip in names.items():
         if trip is not None and trip.promised and not trip.holds:
-            bad = int(np.count_nonzero(~(trip.errors <= trip.tolerance)))
+            total = trip.errors.size
+            if trip.broken:
+                lines.append(f"  {name}: {trip.broken} of {total} samples are off by more than rounding explains")
+            else:
+                lines.append(f"  {name}: rounding leaves less than two digits of {trip.lost} of {total} samples")
             lines.append(
-                f"  {name}: {bad} of {trip.errors.size} samples above {trip.tolerance:.2g}, the worst {trip.worst:.3g}"
-                f" (rounding is amplified up to {trip.amplification:.3g} times)"
+                f"  {name}: the worst error is {trip.worst:.3g}; rounding is amplified "
+                f"{np.median(trip.amplification):.2g} times (median), up to {np.max(trip.amplification):.2g}"
             )
     if measured.clamped:
         lines.append(f"  {sum(measured.clamped.values())} values lay outside an image: {_listed(measured.clamped)}")

@@ -16,7 +16,8 @@ from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.report import document
 from onnx_invert.runtime import Renamed, Session, numpy_type
 from onnx_invert.samples import Port, cut, load, match
-from onnx_invert.verify import Pair, RoundTrip, verify
+from onnx_invert.trips import RoundTrip
+from onnx_invert.verify import Pair, verify
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,24 @@ moved to the nearest number in the image, whose preimage is finite, and the veri
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.rules.facts import Branch, Elementwise
+from onnx_invert.rules.interval import End
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Where values are clamped: the tensor before it, and the ends that it is held between."""
+    """Where values are clamped: the tensor before it, and the ends that it is held between.
+
+    `hole` is the smallest magnitude that is let through, where 0 is not in the image.
+    """
 
     node: str
     tensor: str
@@ -34,7 +40,7 @@ class Probe:
         if self.high is not None:
             outside |= values > self.high
         if self.hole is not None:
-            outside |= values == self.hole
+            outside |= np.abs(values) < self.hole
         return int(np.count_nonzero(outside))
 
 
@@ -42,8 +48,9 @@ def reachable(
     fact: Elementwise, branch: Branch, dtype: np.dtype[np.floating]
 ) -> tuple[NDArray[np.floating] | None, NDArray[np.floating] | None]:
     """The least and the greatest y in `dtype` whose x on `branch` is finite in `dtype`; None for no bound."""
-    limits = np.finfo(dtype)
-    top = float(limits.max)
+    if branch.domain.hole is not None:
+        return None, None
+    top = float(_limits(dtype).max)
     ends = [
         _inside(np.asarray(branch.domain.low, dtype=float), branch.domain.low_open, dtype, up=True),
         _inside(np.asarray(branch.domain.high, dtype=float), branch.domain.high_open, dtype, up=False),
@@ -53,8 +60,8 @@ def reachable(
     low, high = np.minimum(*values), np.maximum(*values)
     low = np.maximum(low, branch.image.low)
     high = np.minimum(high, branch.image.high)
-    low_y = _inside(low, branch.image.low_open & bool(np.any(low == branch.image.low)), dtype, up=True)
-    high_y = _inside(high, branch.image.high_open & bool(np.any(high == branch.image.high)), dtype, up=False)
+    low_y = _held_at(low, branch.image.low, branch.image.low_open, dtype, up=True)
+    high_y = _held_at(high, branch.image.high, branch.image.high_open, dtype, up=False)
     free = top if np.isinf(fact.steepness) else top / 2**40
     return (
         None if np.all(low_y <= -free) else low_y,
@@ -62,34 +69,65 @@ def reachable(
     )
 
 
+def _held_at(
+    value: NDArray[np.float64], end: End, is_open: bool, dtype: np.dtype[np.floating], *, up: bool
+) -> NDArray[np.floating]:
+    """The last y: beside an open end of the image, what a closed one rounds to (f returns that), else inside."""
+    at_end = value == end
+    inner = _inside(value, is_open and bool(np.any(at_end)), dtype, up=up)
+    return inner if is_open else np.where(at_end & np.isfinite(value), value.astype(dtype), inner).astype(dtype)
+
+
+def _least_magnitude(fact: Elementwise, branch: Branch, dtype: np.dtype[np.floating]) -> float | None:
+    """The smallest |y| whose x is finite in `dtype`, where the image has no 0; else None."""
+    if branch.image.hole is None:
+        return None
+    y = np.abs(fact.forward(np.asarray(float(_limits(dtype).max))))
+    return max(smallest(dtype), float(np.max(_inside(y, False, dtype, up=True))))
+
+
+def smallest(dtype: np.dtype[np.floating]) -> float:
+    """The least positive number that counts as other than 0.
+
+    The smallest normal one, because many runtimes take anything below it for 0; but half precision, whose
+    range is short, is computed in float32, where its subnormal numbers are normal.
+    """
+    limits = _limits(dtype)
+    return float(limits.smallest_subnormal if dtype == np.float16 else limits.tiny)
+
+
+def _limits(dtype: np.dtype[np.floating]) -> Any:
+    return ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]  # numpy's does not know bfloat16
+
+
 def _inside(
     end: NDArray[np.float64], is_open: bool, dtype: np.dtype[np.floating], *, up: bool
 ) -> NDArray[np.floating]:
-    """The nearest number of `dtype` on the inner side of `end`; the smallest normal one beside 0."""
-    limits = np.finfo(dtype)
-    held = np.clip(end, -float(limits.max), float(limits.max))
+    """The nearest number of `dtype` on the inner side of `end`; `smallest` beside an open 0."""
+    top = float(_limits(dtype).max)
+    held = np.clip(end, -top, top)
     rounded = held.astype(dtype)
-    direction = np.asarray(np.inf if up else -np.inf, dtype=dtype)
-    beyond = rounded.astype(np.float64) < held if up else rounded.astype(np.float64) > held
-    at_end = (rounded.astype(np.float64) == end) & is_open
-    stepped = np.nextafter(rounded, direction)
-    tiny = np.asarray(limits.tiny if up else -limits.tiny, dtype=dtype)
-    stepped = np.where(rounded == 0, tiny, stepped)
-    return np.where(beyond | at_end, stepped, rounded).astype(dtype)
+    wide = rounded.astype(np.float64)
+    beyond = wide < held if up else wide > held
+    stepped = np.nextafter(rounded, np.asarray(np.inf if up else -np.inf, dtype=dtype))
+    least = np.asarray(smallest(dtype) if up else -smallest(dtype), dtype)
+    stepped = np.where(rounded == 0, least, stepped)
+    return np.where(beyond | ((wide == end) & is_open), stepped, rounded).astype(dtype)
 
 
 def clamp(e: Emitter, y: ir.Value, fact: Elementwise, branch: Branch, node: str) -> tuple[ir.Value, Probe | None]:
     """Emit the clamping of y into the image of `branch`, if it has an end."""
-    low, high = reachable(fact, branch, np.dtype(e.dtype.numpy()))
-    hole = branch.image.hole
+    dtype = np.dtype(e.dtype.numpy())
+    low, high = reachable(fact, branch, dtype)
+    hole = _least_magnitude(fact, branch, dtype)
     if low is None and high is None and hole is None:
         return y, None
     probe = Probe(node, y.name or "", low, high, hole)
     if hole is not None:
-        # y = 0 is moved to the smallest normal number: sign(y) is 0 there alone.
-        tiny = float(np.finfo(e.dtype.numpy()).tiny)
-        at_hole = e.op("Sub", e.scalar(1.0), e.op("Abs", e.op("Sign", y)))
-        y = e.op("Add", y, e.op("Mul", at_hole, tiny))
+        # |y| is held at the smallest number, and y = 0 moved to it: sign(y) is 0 there alone.
+        sign = e.op("Sign", y)
+        at_hole = e.op("Sub", e.scalar(1.0), e.op("Abs", sign))
+        y = e.op("Mul", e.op("Add", sign, at_hole), e.op("Max", e.op("Abs", y), hole))
     if low is not None:
         y = e.op("Max", y, e.constant(low, "low"))
     if high is not None:

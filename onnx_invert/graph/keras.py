@@ -37,6 +37,8 @@ def export(path: Path, folder: Path) -> Path:
             model = keras.Model(inputs, layer(*inputs))
         else:
             model = keras.models.load_model(path, compile=False)
+        # Keras exports only what has been called once.
+        model([keras.ops.zeros([size or 1 for size in tensor.shape], tensor.dtype) for tensor in model.inputs])
         model.export(str(target), format="onnx", verbose=False)
     except Exception as error:  # Keras, TensorFlow and tf2onnx raise whatever they please
         raise ModelError(f"{path.name} cannot be exported to ONNX: {str(error).splitlines()[0]}") from error

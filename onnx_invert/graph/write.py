@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
-import signal
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -18,6 +14,9 @@ import onnx
 import onnx_ir as ir
 
 from onnx_invert.errors import FileError
+from onnx_invert.graph.atomic import check_target, folder_beside, real_path, uninterrupted
+
+__all__ = ["LARGEST_FILE", "Staged", "check_target", "restate", "save", "staged", "to_proto"]
 
 LARGEST_FILE = 2_000_000_000
 """Bytes of weights above which they go into a file of their own: protobuf ends at 2 GiB."""
@@ -34,88 +33,74 @@ class Staged:
     target: Path
 
     def commit(self) -> None:
-        """Move the file, and its external data first, to the target; not interrupted half-way."""
+        """Move the file, and its external data first, to the target: both or none, not interrupted half-way."""
         data = self.path.with_name(self.path.name + ".data")
+        place = self.target.with_name(data.name)
+        before = data.with_name("before")
         try:
             with uninterrupted():
                 if data.exists():
-                    data.replace(self.target.with_name(data.name))
-                self.path.replace(self.target)
+                    if place.exists():
+                        place.replace(before)
+                    data.replace(place)
+                try:
+                    self.path.replace(self.target)
+                except OSError:
+                    if before.exists():
+                        before.replace(place)
+                    raise
                 _sync_folder(self.target.parent)
         except OSError as error:
-            raise FileError(f"{str(self.target)!r} cannot be written: {error.strerror}.") from error
-
-
-def check_target(target: Path, source: Path | None) -> None:
-    """Refuse a target that is the input itself, a directory, or in no folder that can be written.
-
-    Raises:
-        FileError: says which.
-    """
-    if source is not None and target.exists() and target.samefile(source):
-        raise FileError(f"The output {str(target)!r} is the input: the model is never overwritten.")
-    if target.is_dir():
-        raise FileError(f"The output {str(target)!r} is a directory; give a file name.")
-    if not target.parent.is_dir():
-        raise FileError(f"The output's folder {str(target.parent)!r} does not exist.")
-    if not os.access(target.parent, os.W_OK) or (target.exists() and not os.access(target, os.W_OK)):
-        raise FileError(f"The output {str(target)!r} cannot be written: no permission.")
+            raise FileError(f"The output {str(self.target)!r} cannot be written: {error.strerror}.") from error
 
 
 @contextmanager
 def staged(model: ir.Model, target: Path, *, largest: int = LARGEST_FILE) -> Iterator[Staged]:
-    """Write `model` beside `target` in a temporary folder; gone on leaving, unless it was committed."""
-    folder = target.parent / f".onnx-invert-{secrets.token_hex(6)}"
-    try:
+    """Write `model` beside `target` in a temporary folder; gone on leaving, unless it was committed.
+
+    Raises:
+        FileError: it cannot be written.
+    """
+    # External data is looked for beside the path that is opened, so there a link has to give way.
+    real = target if _weight(model) > largest else real_path(target)
+    with ExitStack() as stack:
         try:
-            folder.mkdir(mode=0o700)
+            folder = stack.enter_context(folder_beside(real))
+            save(model, folder / real.name, largest=largest)
         except OSError as error:
-            raise FileError(f"{str(target)!r} cannot be written: {error.strerror}.") from error
-        path = folder / target.name
-        save(model, path, largest=largest)
-        yield Staged(path, target)
-    finally:
-        with uninterrupted():
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Put off Ctrl-C until the end: for the few calls that must not be left half done."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    pressed: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-        if pressed:
-            raise KeyboardInterrupt
+            raise FileError(f"The output {str(target)!r} cannot be written: {error.strerror or error}.") from error
+        yield Staged(folder / real.name, real)
 
 
 def save(model: ir.Model, path: Path, *, largest: int = LARGEST_FILE) -> None:
     """Write `model` and flush it to the disk; weights beside it as `<name>.data` above `largest` bytes."""
-    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
-    try:
-        if size > largest:
-            ir.save(model, path, external_data=f"{path.name}.data")
-        else:
-            with path.open("wb") as file:
-                _stream(model, file)
-                file.flush()
-                os.fsync(file.fileno())
-    except OSError as error:
-        raise FileError(f"{str(path)!r} cannot be written: {error.strerror}.") from error
+    if _weight(model) > largest:
+        ir.save(model, path, external_data=f"{path.name}.data")
+        return
+    with path.open("wb") as file:
+        _stream(model, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _weight(model: ir.Model) -> int:
+    """The bytes of all weights."""
+    return sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
 
 
 def restate(path: Path, metadata: dict[str, str]) -> None:
-    """Change entries of the key-value pairs of a file that `save` wrote; weights stay as they are."""
+    """Change entries of the key-value pairs of a file that `save` wrote; weights stay as they are.
+
+    Raises:
+        FileError: the file cannot be written.
+    """
     proto = onnx.load(path, load_external_data=False)
     for entry in proto.metadata_props:
         entry.value = metadata.get(entry.key, entry.value)
-    path.write_bytes(proto.SerializeToString(deterministic=True))
+    try:
+        path.write_bytes(proto.SerializeToString(deterministic=True))
+    except OSError as error:
+        raise FileError(f"The inverse cannot be written: {error.strerror}.") from error
 
 
 def to_proto(model: ir.Model) -> onnx.ModelProto:

@@ -116,7 +116,7 @@ def judge(stages: list[Stage]) -> Verdict:
         before = reach
         reach, returned = _step(stage, before)
         stage.one_to_one = returned is None
-        stage.onto = reach.box is not None or (before.box is None and reach.cause is before.cause)
+        stage.onto = _onto(stage)
         if returned is not None:
             one_to_one = False
             if before.box is None or not before.box.covers(returned):
@@ -154,6 +154,16 @@ def _step(stage: Stage, reach: Reach) -> tuple[Reach, Interval | None]:
             return _uniform(stage, reach), None
         case Convert():
             return reach, None
+
+
+def _onto(stage: Stage) -> bool:
+    """Whether the stage alone fills its outputs: all of them, or the image of an elementwise function."""
+    fact = stage.fact
+    if isinstance(fact, Matrix):
+        return stage.rank == fact.lengths[1]
+    if isinstance(fact, Repeat):
+        return fact.count == 1 and not stage.lost
+    return not (isinstance(fact, Diagonal) and stage.lost)
 
 
 def _elementwise(stage: Stage, fact: Elementwise, reach: Reach) -> tuple[Reach, Interval | None]:

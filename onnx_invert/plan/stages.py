@@ -25,8 +25,8 @@ class Stage:
     """One fact on the path, with what the analysis finds out about it.
 
     `rank`, `lengths` (K, M) and `pinv` are for matrices; `lost` counts the dimensions that the stage
-    takes away, per vector for a matrix and per sample otherwise. `one_to_one` and `onto` hold on the
-    values that reach the stage.
+    takes away, per vector for a matrix and per sample otherwise. `one_to_one` holds on the values that
+    reach the stage, `onto` of the stage alone.
     """
 
     fact: Fact
@@ -62,7 +62,7 @@ class Stage:
     @property
     def x(self) -> ir.Value:
         """The tensor that the first node takes."""
-        return next(v for v in self.nodes[0].inputs if v is not None and v.const_value is None)
+        return next(v for v in self.nodes[0].inputs if v is not None and not v.is_initializer())
 
     @property
     def y(self) -> ir.Value:

@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from onnx_invert.errors import FileError
 from onnx_invert.plan.plan import Plan
-from onnx_invert.verify import RoundTrip, Trip
+from onnx_invert.trips import RoundTrip, Trip
 
 Json = dict[str, Any]
 
@@ -55,8 +57,9 @@ def _trip(trip: Trip) -> Json:
         "median": number(trip.median),
         "max": number(trip.worst),
         "promised": trip.promised,
-        "amplification": number(trip.amplification),
+        "amplification": number(float(np.max(trip.amplification, initial=1.0))),
         "tolerance": number(trip.tolerance),
+        "lost": trip.lost,
         "passed": trip.holds,
     }
 

@@ -1,0 +1,165 @@
+"""What a round trip measured, and when it holds: errors, tolerances, samples lost to rounding.
+
+The tolerance of a sample is c · eps · κ, κ its own measured amplification of rounding (verify.py). A promise
+holds if rounding explains the error of every sample, and leaves at least two digits of nine samples in ten.
+The others are counted as lost: where tanh has saturated, say, float32 does not hold x any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Batch = dict[str, Array]
+
+SAFETY = 32.0
+"""c: rounding adds up over the sums inside a product and over both directions, and κ is a random sample."""
+
+NOISE = 16.0
+"""η in units of eps: well above what rounding does by itself, small enough to stay linear."""
+
+TWO_DIGITS = 1e-2
+"""A sample with a larger error than this is lost to rounding, even where its condition explains it."""
+
+MOST_LOST = 0.1
+"""The share of samples that may be lost to rounding before the inverse is called no inverse."""
+
+
+@dataclass(frozen=True)
+class Trip:
+    """The relative errors of one round trip, one number a sample, and what each is held to.
+
+    `amplification` is κ per sample, `tolerances` c · eps · κ, or the tolerance that was asked for (`strict`).
+    """
+
+    errors: NDArray[np.float64]
+    amplification: NDArray[np.float64]
+    tolerances: NDArray[np.float64]
+    promised: bool
+    strict: bool = False
+
+    @property
+    def median(self) -> float:
+        """The median error; NaN without samples."""
+        return float(np.median(self.errors)) if self.errors.size else float("nan")
+
+    @property
+    def worst(self) -> float:
+        """The largest error; infinite where a result is not finite."""
+        return float(np.max(self.errors)) if self.errors.size else float("nan")
+
+    @property
+    def tolerance(self) -> float:
+        """The largest tolerance of a sample."""
+        return float(np.max(self.tolerances)) if self.tolerances.size else float("nan")
+
+    @property
+    def broken(self) -> int:
+        """How many samples rounding does not explain, or did not come back finite."""
+        return int(np.count_nonzero(~self._explained))
+
+    @property
+    def lost(self) -> int:
+        """How many samples rounding does explain, but of which it leaves less than two digits."""
+        return 0 if self.strict else int(np.count_nonzero(self._explained & (self.errors > TWO_DIGITS)))
+
+    @property
+    def holds(self) -> bool:
+        """True if no sample is broken and few are lost. No samples: nothing was shown."""
+        return bool(self.errors.size) and self.broken == 0 and self.lost <= MOST_LOST * self.errors.size
+
+    @property
+    def _explained(self) -> NDArray[np.bool_]:
+        return (self.errors <= self.tolerances) & np.isfinite(self.errors)
+
+
+@dataclass(frozen=True)
+class RoundTrip:
+    """What was measured. `clamped` counts values outside an image, per node; `skipped` samples on which
+    f itself is not finite; `source` says where the samples came from."""
+
+    samples: int
+    source: str
+    x: Trip
+    y: Trip
+    drawn: Trip | None
+    clamped: dict[str, int] = field(default_factory=dict)
+    skipped: int = 0
+
+    @property
+    def promised(self) -> list[Trip]:
+        """The trips that the guarantee promises."""
+        return [trip for trip in (self.x, self.y, self.drawn) if trip is not None and trip.promised]
+
+    @property
+    def passed(self) -> bool:
+        """True if every promised trip holds."""
+        return all(trip.holds for trip in self.promised)
+
+    @property
+    def tolerance(self) -> float:
+        """The largest tolerance that a sample of a promised trip was held to."""
+        return max((trip.tolerance for trip in self.promised), default=float("nan"))
+
+    @property
+    def needed(self) -> float:
+        """The tolerance that would have passed."""
+        return max((trip.worst for trip in self.promised), default=float("nan"))
+
+
+def compare(
+    got: Sequence[Batch],
+    true: Sequence[Batch],
+    shaken: Sequence[Sequence[Batch]],
+    names: Sequence[str],
+    counts: Sequence[int],
+    *,
+    eps: float,
+    promised: bool,
+    rtol: float | None,
+) -> Trip:
+    """The trip that `got` made of `true`, with κ from how far the noisy `shaken` are from `got`.
+
+    `counts` is the number of samples in each batch; κ is the largest over the draws of noise.
+    """
+    errors = relative(got, true, true, names, counts)
+    spreads = [relative(draw, got, true, names, counts) / (NOISE * eps) for draw in shaken]
+    amplification = np.maximum(1.0, np.maximum.reduce(spreads))
+    tolerances = SAFETY * eps * amplification if rtol is None else np.full(errors.shape, rtol)
+    return Trip(errors, amplification, tolerances, promised, strict=rtol is not None)
+
+
+def relative(
+    got: Sequence[Batch], true: Sequence[Batch], scale: Sequence[Batch], names: Sequence[str], counts: Sequence[int]
+) -> NDArray[np.float64]:
+    """‖got − true‖ / ‖scale‖ per sample over all of `names`; infinite where a result is not finite.
+
+    A sample whose norm vanishes beside the others' is measured against a thousandth of their median.
+    """
+    differences, sizes = [], []
+    for a, b, c, rows in zip(got, true, scale, counts, strict=True):
+        square, size = np.zeros(rows), np.zeros(rows)
+        for name in names:
+            with np.errstate(over="ignore", invalid="ignore"):
+                delta = by_sample(a[name], rows).astype(np.float64) - by_sample(b[name], rows)
+                square += np.sum(np.square(delta), axis=1)
+                size += np.sum(np.square(by_sample(c[name], rows).astype(np.float64)), axis=1)
+        differences.append(np.sqrt(square))
+        sizes.append(np.sqrt(size))
+    difference, norm = np.concatenate(differences), np.concatenate(sizes)
+    floor = 1e-3 * float(np.median(norm)) if norm.size else 0.0
+    norm = np.maximum(norm, floor if floor > 0 else 1.0)
+    error = difference / norm
+    return np.where(np.isfinite(error), error, np.inf)
+
+
+def by_sample(array: Array, rows: int) -> Array:
+    """One row per sample, also where the batch was merged with another axis, or is not the first."""
+    if rows and array.size % rows == 0:
+        return np.asarray(array.reshape(rows, -1))
+    return np.repeat(array.reshape(1, -1), rows, axis=0)
