@@ -122,14 +122,18 @@ def compare(
     eps: float,
     promised: bool,
     rtol: float | None,
+    at_end: NDArray[np.bool_] | None = None,
 ) -> Trip:
     """The trip that `got` made of `true`, with κ from how far the noisy `shaken` are from `got`.
 
-    `counts` is the number of samples in each batch; κ is the largest over the draws of noise.
+    `counts` is the number of samples in each batch; κ is the largest over the draws of noise. It is infinite
+    for samples `at_end`: f(x) was rounded to the end of an image or beyond, where noise shows nothing.
     """
     errors = relative(got, true, true, names, counts)
     spreads = [relative(draw, got, true, names, counts) / (NOISE * eps) for draw in shaken]
     amplification = np.maximum(1.0, np.maximum.reduce(spreads))
+    if at_end is not None:
+        amplification = np.where(at_end, np.inf, amplification)
     tolerances = SAFETY * eps * amplification if rtol is None else np.full(errors.shape, rtol)
     return Trip(errors, amplification, tolerances, promised, strict=rtol is not None)
 

@@ -18,9 +18,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnx_invert.build.clamp import Probe
-from onnx_invert.build.noise import DRAWS
+from onnx_invert.build.noise import DRAWS, PORT
 from onnx_invert.errors import ModelError
 from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.rules.interval import Interval
@@ -90,12 +91,13 @@ def verify(
     del f
     given = [{name: batch[name] for name in pair.given} for batch in batches]
     given = given * 2 if drawn else given
-    found, noisy, clamped = _recover(pair, [*outputs, *drawn], given)
+    found, noisy = _recover(pair, [*outputs, *drawn], given)
+    clamped, at_end = _clamps(pair, [*outputs, *drawn], given, _counts(pair, [*batches, *batches][: len(given)]))
     f = pair.forward()
     again = _forwards(pair, f, found, given)
     shaken = [_forwards(pair, f, draw, given) for draw in noisy]
     rows = len(batches)
-    counts = [_count(pair, batch) for batch in batches]
+    counts = _counts(pair, batches)
     measure = partial(compare, counts=counts, eps=pair.eps, rtol=rtol)
     every_y = (
         measure(again[rows:], drawn, [draw[rows:] for draw in shaken], pair.known, promised=True) if drawn else None
@@ -104,7 +106,12 @@ def verify(
         samples=sum(counts),
         source=source,
         x=measure(
-            found[:rows], batches, [draw[:rows] for draw in noisy], pair.recovered, promised=guarantee.promises_x
+            found[:rows],
+            batches,
+            [draw[:rows] for draw in noisy],
+            pair.recovered,
+            promised=guarantee.promises_x,
+            at_end=at_end[: sum(counts)],
         ),
         y=measure(
             again[:rows],
@@ -117,6 +124,10 @@ def verify(
         clamped=clamped,
         skipped=skipped,
     )
+
+
+def _counts(pair: Pair, batches: Sequence[Batch]) -> list[int]:
+    return [_count(pair, batch) for batch in batches]
 
 
 def _count(pair: Pair, batch: Batch) -> int:
@@ -194,34 +205,45 @@ def _draw_outputs(pair: Pair, outputs: list[Batch], images: Mapping[str, Interva
     return drawn
 
 
-def _recover(
-    pair: Pair, outputs: list[Batch], given: list[Batch]
-) -> tuple[list[Batch], list[list[Batch]], dict[str, int]]:
-    """g of the outputs; g under several draws of noise; and how many values were clamped, per node."""
-    g = pair.inverse()
-    wanted = g.names
-    feeds = [
-        {name: array for name, array in {**y, **b}.items() if name in wanted}
+def _feeds(pair: Pair, names: set[str], outputs: list[Batch], given: list[Batch]) -> list[Batch]:
+    return [
+        {name: array for name, array in {**y, **b}.items() if name in names}
         for y, b in zip(outputs, given, strict=True)
     ]
-    names = list(pair.recovered)
-    found = [g.run(feed, names) for feed in feeds]
+
+
+def _recover(pair: Pair, outputs: list[Batch], given: list[Batch]) -> tuple[list[Batch], list[list[Batch]]]:
+    """g of the outputs, and g under several draws of noise."""
+    g = pair.inverse()
+    feeds = _feeds(pair, g.names, outputs, given)
+    found = [g.run(feed, list(pair.recovered)) for feed in feeds]
     if pair.instrumented is None:
-        return found, [_shake_ends(pair, g, feeds, draw) for draw in range(DRAWS)], {}
+        return found, [_shake_ends(pair, g, feeds, draw) for draw in range(DRAWS)]
     del g
     shaken = pair.instrumented()
-    port = next(name for name in shaken.names if name not in wanted)
     size = NOISE * pair.eps
     # Both signs: where a value is clamped, noise in one direction leaves no trace.
     etas = [(sign * size * row[None]).astype(pair.dtype) for row in np.eye(DRAWS) for sign in (1, -1)]
-    noisy = [[shaken.run({**feed, port: eta}, names) for feed in feeds] for eta in etas]
+    return found, [[shaken.run({**feed, PORT: eta}, list(pair.recovered)) for feed in feeds] for eta in etas]
+
+
+def _clamps(
+    pair: Pair, outputs: list[Batch], given: list[Batch], counts: list[int]
+) -> tuple[dict[str, int], NDArray[np.bool_]]:
+    """How many values are clamped, per node; and which samples have one."""
     clamped: dict[str, int] = {}
-    for feed in feeds if pair.probes else ():
-        values = shaken.run({**feed, port: np.zeros_like(etas[0])}, [probe.tensor for probe in pair.probes])
-        for probe in pair.probes:
-            if count := probe.count(values[probe.tensor]):
-                clamped[probe.node] = clamped.get(probe.node, 0) + count
-    return found, noisy, clamped
+    marks = [np.zeros(count, dtype=bool) for count in counts]
+    if pair.instrumented is not None and pair.probes:
+        g = pair.instrumented()
+        still = np.zeros((1, DRAWS), dtype=pair.dtype)
+        for feed, mark in zip(_feeds(pair, g.names, outputs, given), marks, strict=True):
+            values = g.run({**feed, PORT: still}, [probe.tensor for probe in pair.probes])
+            for probe in pair.probes:
+                outside = probe.outside(values[probe.tensor])
+                if outside.any():
+                    clamped[probe.node] = clamped.get(probe.node, 0) + int(np.count_nonzero(outside))
+                    np.logical_or(mark, by_sample(outside, len(mark)).any(axis=1), out=mark)
+    return clamped, np.concatenate(marks)
 
 
 def _shake_ends(pair: Pair, g: Session | Renamed, feeds: list[Batch], draw: int) -> list[Batch]:

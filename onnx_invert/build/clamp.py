@@ -32,16 +32,20 @@ class Probe:
     high: NDArray[np.floating] | None
     hole: float | None
 
+    def outside(self, values: NDArray[np.floating]) -> NDArray[np.bool_]:
+        """Which of `values` are moved."""
+        found = np.zeros(values.shape, dtype=bool)
+        if self.low is not None:
+            found |= values < self.low
+        if self.high is not None:
+            found |= values > self.high
+        if self.hole is not None:
+            found |= values == self.hole
+        return found
+
     def count(self, values: NDArray[np.floating]) -> int:
         """How many of `values` are moved."""
-        outside = np.zeros(values.shape, dtype=bool)
-        if self.low is not None:
-            outside |= values < self.low
-        if self.high is not None:
-            outside |= values > self.high
-        if self.hole is not None:
-            outside |= np.abs(values) < self.hole
-        return int(np.count_nonzero(outside))
+        return int(np.count_nonzero(self.outside(values)))
 
 
 def reachable(

@@ -118,6 +118,8 @@ class _Walk:
         self._e, self._forwards, self._probes, self._noise = e, forwards, probes, noise
         self._waiting: list[affine.Step] = []
         self._last: Stage | None = None
+        # Between two facts of one node the value stands for no tensor of the model.
+        self._at_node = True
 
     def undo(self, path: Path, y: ir.Value) -> ir.Value:
         """Emit one path backwards; returns the recovered input."""
@@ -127,17 +129,17 @@ class _Walk:
             value = self._noise.shake(value, path.y)
         stages = list(reversed(path.stages))
         for index, stage in enumerate(stages):
+            ends_node = index + 1 == len(stages) or stages[index + 1].nodes != stage.nodes
             step = _affine_step(stage)
             if step is not None:
                 self._waiting.append(step)
-                self._last = stage
+                self._last, self._at_node = stage, ends_node
                 continue
             value = self._flush(value)
             with e.scope(stage.name):
                 value = _emit_stage(e, stage, value, self._forwards, self._probes)
             if isinstance(stage.fact, Convert):
                 e.dtype = stage.fact.source
-            ends_node = index + 1 == len(stages) or stages[index + 1].nodes != stage.nodes
             if self._noise is not None and ends_node:
                 value = self._noise.shake(value, stage.x)
         value = self._flush(value)
@@ -153,7 +155,7 @@ class _Walk:
         with self._e.scope(self._last.name):
             for step in affine.fold(self._waiting):
                 value = affine.emit(self._e, value, step)
-        if self._noise is not None:
+        if self._noise is not None and self._at_node:
             value = self._noise.shake(value, self._last.x)
         self._waiting, self._last = [], None
         return value

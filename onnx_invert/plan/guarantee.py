@@ -181,8 +181,10 @@ def _elementwise(stage: Stage, fact: Elementwise, reach: Reach) -> tuple[Reach, 
 def _moved(stage: Stage, reach: Reach, fact: Diagonal) -> Reach:
     if reach.box is None or reach.box.is_reals:
         return reach
-    if reach.box.hole is not None and (np.size(fact.scale) > 1 or np.size(fact.shift) > 1):
-        return Reach(None, reach.cause)
+    if reach.box.hole is not None:
+        same_for_all = np.size(fact.scale) == 1 and np.size(fact.shift) == 1
+        if not same_for_all and (reach.box.hole != 0 or np.any(fact.shift)):
+            return Reach(None, reach.cause)
     return Reach(reach.box.through(lambda v: fact.scale * v + fact.shift), reach.cause)
 
 

@@ -143,9 +143,8 @@ def _rows(problem: Problem, rules: RuleSet, path: Path) -> list[Row]:
     groups: dict[tuple[ir.Node, ...], list[Stage]] = {}
     for stage in path.stages:
         groups.setdefault(stage.nodes, []).append(stage)
-    for solve in path.solves:
-        if not any(solve.node in nodes for nodes in groups):
-            groups[(solve.node,)] = []
+    shown = {node for nodes in groups for node in nodes}
+    groups |= {(solve.node,): [] for solve in path.solves if solve.node not in shown}
     position = {solve.node: index for index, solve in enumerate(path.solves)}
     ordered = sorted(groups.items(), key=lambda item: -position[item[0][0]])
     return [_row(problem, rules, nodes, stages) for nodes, stages in ordered]
