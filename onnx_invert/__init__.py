@@ -72,9 +72,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'onnx_invert' has no attribute {name!r}")
-    value = getattr(import_module(f"onnx_invert.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+    home = _HOMES[name]
+    module = import_module(f"onnx_invert.{home}")
+    # All of its names at once: importing the module `check` has just put it in the place of the function.
+    globals().update({other: getattr(module, other) for other, its in _HOMES.items() if its == home})
+    return globals()[name]
 
 
 def __dir__() -> list[str]:

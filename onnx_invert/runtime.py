@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ _TYPES = {
     "tensor(int32)": np.int32,
     "tensor(int16)": np.int16,
     "tensor(int8)": np.int8,
+    "tensor(uint64)": np.uint64,
+    "tensor(uint32)": np.uint32,
+    "tensor(uint16)": np.uint16,
     "tensor(uint8)": np.uint8,
     "tensor(bool)": np.bool_,
 }
@@ -41,8 +45,8 @@ class Session:
         # Packing weights for speed would hold every one of them twice.
         options.add_session_config_entry("session.disable_prepacking", "1")
         self._name = name
-        source = model if isinstance(model, bytes) else str(model)
         try:
+            source = model if isinstance(model, bytes) else _loadable(model)
             self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise ModelError(f"onnxruntime cannot load {name}: {_plain(error)}") from error
@@ -110,7 +114,8 @@ class Session:
             return array
         floats = np.issubdtype(dtype, np.floating) and array.dtype.kind in "fiu"
         if floats or np.can_cast(array.dtype, dtype):
-            return array.astype(dtype)
+            with np.errstate(over="ignore"):
+                return array.astype(dtype)
         raise UsageError(f"The array for {value.name!r} is {array.dtype}; {self._name} takes {np.dtype(dtype)}.")
 
     def signature(self) -> str:
@@ -156,6 +161,18 @@ def _dims(shape: Sequence[int | str | None]) -> str:
     return "(" + ", ".join("?" if dim is None else str(dim) for dim in shape) + ")"
 
 
+def _loadable(model: Path) -> str | bytes:
+    """The path, or where onnxruntime cannot be told it (a name that is no Unicode), the file's bytes."""
+    try:
+        str(model).encode()
+    except UnicodeEncodeError:
+        return model.read_bytes()
+    return str(model)
+
+
 def _plain(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return text[0] if text else type(error).__name__
+    """The first line of onnxruntime's message, without its codes and without the C++ that raised it."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", lines[0])
+    text = re.sub(r"Load model from .*? failed:", "", text)
+    return re.sub(r"/onnxruntime_src/\S+:\d+ [^()]*\(.*?\)(?: const)? ", "", text).strip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ Batch = dict[str, Array]
 SEED = 20_240_607
 FREE_SIZE = 5
 """The size that is tried for a symbolic axis other than the batch."""
+
+LARGEST_DRAW = 1 << 26
+"""Numbers of one input that are drawn at most: half a gigabyte, before it is cast to the model's type."""
 
 DISTRIBUTIONS: tuple[tuple[str, Callable[[np.random.Generator, tuple[int, ...]], Array]], ...] = (
     ("N(0, 1)", lambda rng, shape: rng.standard_normal(shape)),
@@ -38,6 +42,11 @@ class Port:
     dtype: np.dtype[Any]
 
     @property
+    def rank(self) -> int:
+        """The number of axes."""
+        return len(self.shape)
+
+    @property
     def has_batch(self) -> bool:
         """True if the first axis is symbolic: rows are samples, and any number of them runs at once."""
         return bool(self.shape) and isinstance(self.shape[0], str)
@@ -52,18 +61,17 @@ def load(path: Path) -> dict[str, Array]:
     if not path.is_file():
         raise FileError(f"There is no file {str(path)!r}.")
     try:
-        loaded = np.load(path, allow_pickle=False)
-        arrays = dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"": np.asarray(loaded)}
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            arrays = dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"": np.asarray(loaded)}
     except Exception as error:  # numpy raises ValueError, EOFError, OSError, BadZipFile …
-        why = (
-            "it holds Python objects, which are not loaded"
-            if "pickle" in str(error) and path.stat().st_size
-            else ("it is no .npy or .npz file, or was cut short")
-        )
+        why = "it is no .npy or .npz file, or was cut short"
+        if "Object arrays" in str(error):
+            why = "it holds Python objects, which are not loaded"
         raise FileError(f"{str(path)!r} cannot be read: {why}.") from error
     for name, array in arrays.items():
-        if array.dtype.hasobject:
-            raise FileError(f"{str(path)!r} cannot be read: {name or 'it'} holds Python objects.")
+        if not isinstance(array, np.ndarray):  # a .zip of something else
+            raise FileError(f"{str(path)!r} cannot be read: {name!r} in it is no array.")
     return arrays
 
 
@@ -87,11 +95,14 @@ def match(arrays: Mapping[str, Array], names: Sequence[str], path: str) -> Batch
 def draw(ports: Sequence[Port], count: int, distribution: int, batch_of: str) -> Iterator[Batch]:
     """Batches of inputs: one of `count` rows if `batch_of` has a batch axis, else one sample a batch.
 
-    Floating-point inputs come from the distribution, others are 0 or 1.
+    Floating-point inputs come from the distribution, others are 0 or 1. Where `count` rows would be more than
+    `LARGEST_DRAW` numbers, there are fewer.
     """
     rng = np.random.default_rng(SEED)
     main = next(port for port in ports if port.name == batch_of)
     runs, rows = (1, count) if main.has_batch else (count, 1)
+    row = math.prod(dim if isinstance(dim, int) else FREE_SIZE for dim in main.shape[main.has_batch :])
+    rows = max(1, min(rows, LARGEST_DRAW // max(row, 1)))
     batch_symbol = main.shape[0] if main.has_batch else None
     sampler = DISTRIBUTIONS[distribution][1]
     for _ in range(runs):
@@ -106,49 +117,76 @@ def draw(ports: Sequence[Port], count: int, distribution: int, batch_of: str) ->
                 for axis, dim in enumerate(port.shape)
             )
             if port.dtype.kind == "f":
-                batch[port.name] = sampler(rng, shape).astype(port.dtype)
+                batch[port.name] = np.asarray(sampler(rng, shape)).astype(port.dtype)
             else:
-                batch[port.name] = rng.integers(0, 2, shape).astype(port.dtype)
+                batch[port.name] = np.asarray(rng.integers(0, 2, shape)).astype(port.dtype)
         yield batch
 
 
 def cut(data: Batch, ports: Sequence[Port], batch_of: str, count: int | None) -> Iterator[Batch]:
     """The data as batches that the model takes, at most `count` samples.
 
+    Samples lie along the first axis: rows of a batch, or whole inputs where the model takes one at a time. An
+    input of exactly the model's shape that has no batch axis itself is the same for all samples.
+
     Raises:
         UsageError: an array whose shape or type does not fit its input.
     """
     main = next(port for port in ports if port.name == batch_of)
     for port in ports:
-        array = data[port.name]
-        rows = port.shape[1:] if port.has_batch or array.ndim == len(port.shape) else port.shape
-        if array.dtype.kind not in "fiub" or (array.dtype.kind == "f") > (port.dtype.kind == "f"):
-            raise UsageError(f"The data for {port.name!r} is {array.dtype}; the model takes {port.dtype}.")
-        wanted = (None, *rows)
-        if len(wanted) != array.ndim or any(
-            isinstance(want, int) and want != have for want, have in zip(wanted, array.shape, strict=True)
-        ):
-            dims = ", ".join("N" if want is None else str(want) for want in wanted)
-            raise UsageError(f"The data for {port.name!r} has shape {array.shape}; the model takes ({dims}).")
-        if len(array) != len(data[batch_of]):
-            raise UsageError(
-                f"The data for {port.name!r} has {len(array)} samples, {batch_of!r} {len(data[batch_of])}."
-            )
-    total = min(len(data[batch_of]), count or len(data[batch_of]))
+        _check_type(data[port.name], port)
+    total = len(data[batch_of]) if data[batch_of].ndim else 0
+    rows = main.shape[0] if main.shape and isinstance(main.shape[0], int) and data[batch_of].ndim == main.rank else 0
+    size = int(rows) or 1
+    for port in ports:
+        _check_shape(data[port.name], port, main, total, stacked=bool(rows))
     if total == 0:
         raise UsageError("The data has no samples.")
-    fixed = main.shape[0] if main.shape and isinstance(main.shape[0], int) else None
-    whole_rows = fixed is not None and data[batch_of].ndim == len(main.shape)
-    size = total if main.has_batch else int(fixed) if whole_rows and fixed else 1
+    total = min(total, count or total)
+    if main.has_batch:
+        size = total
+    elif total < size:
+        raise UsageError(f"The data, or --samples, gives {total} samples; the model takes {size} at a time.")
     for start in range(0, total - size + 1, size):
-        yield {
-            port.name: _rows(data[port.name], start, size, port, squeeze=not (main.has_batch or whole_rows)).astype(
-                port.dtype
-            )
-            for port in ports
-        }
+        yield {port.name: _rows(data[port.name], port, main, start, size) for port in ports}
 
 
-def _rows(array: Array, start: int, size: int, port: Port, *, squeeze: bool) -> Array:
-    rows = array[start : start + size]
-    return rows[0] if squeeze and rows.ndim == len(port.shape) + 1 else rows
+def _check_type(array: Array, port: Port) -> None:
+    if array.dtype.kind not in "fiub" or (array.dtype.kind == "f") > (port.dtype.kind == "f"):
+        raise UsageError(f"The data for {port.name!r} is {array.dtype}; the model takes {port.dtype}.")
+
+
+def _check_shape(array: Array, port: Port, main: Port, total: int, *, stacked: bool) -> None:
+    """One array against its input; `stacked` if samples are rows of a fixed batch."""
+    if _is_shared(array, port, main):
+        return
+    if main.has_batch and not port.has_batch:
+        raise UsageError(f"The data for {port.name!r} has shape {array.shape}; the model takes {_dims(port.shape)}.")
+    rows = port.shape[1:] if port.has_batch or (stacked and port.shape and array.ndim == port.rank) else port.shape
+    if array.ndim != len(rows) + 1 or not _fits(array.shape[1:], rows):
+        dims = _dims(("N", *rows))
+        raise UsageError(f"The data for {port.name!r} has shape {array.shape}; the model takes {dims}.")
+    if len(array) != total:
+        raise UsageError(f"The data for {port.name!r} has {len(array)} samples, {main.name!r} {total}.")
+
+
+def _dims(shape: Sequence[int | str]) -> str:
+    return f"({', '.join(map(str, shape))})"
+
+
+def _is_shared(array: Array, port: Port, main: Port) -> bool:
+    """True for an input that is no sample's own: a mask, a scale."""
+    return port is not main and not port.has_batch and array.ndim == port.rank and _fits(array.shape, port.shape)
+
+
+def _fits(have: Sequence[int], want: Sequence[int | str]) -> bool:
+    return all(isinstance(w, str) or w == h for h, w in zip(have, want, strict=True))
+
+
+def _rows(array: Array, port: Port, main: Port, start: int, size: int) -> Array:
+    if not _is_shared(array, port, main):
+        array = array[start : start + size]
+        if array.ndim == port.rank + 1:
+            array = array[0]
+    with np.errstate(over="ignore"):  # what overflows is infinite, and such samples are left out and counted
+        return np.asarray(array).astype(port.dtype)

@@ -167,3 +167,11 @@ def by_sample(array: Array, rows: int) -> Array:
     if rows and array.size % rows == 0:
         return np.asarray(array.reshape(rows, -1))
     return np.repeat(array.reshape(1, -1), rows, axis=0)
+
+
+def round_up(value: float) -> str:
+    """Two digits, rounded up, so that the tolerance that is printed would really pass."""
+    if not np.isfinite(value) or value <= 0:
+        return f"{value:g}"
+    exponent = int(np.floor(np.log10(value))) - 1
+    return f"{np.ceil(value / 10.0**exponent * (1 - 1e-12)) * 10.0**exponent:.2g}"

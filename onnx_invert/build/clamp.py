@@ -40,7 +40,7 @@ class Probe:
         if self.high is not None:
             found |= values > self.high
         if self.hole is not None:
-            found |= values == self.hole
+            found |= np.abs(values) < self.hole
         return found
 
     def count(self, values: NDArray[np.floating]) -> int:
@@ -54,23 +54,35 @@ def reachable(
     """The least and the greatest y in `dtype` whose x on `branch` is finite in `dtype`; None for no bound."""
     if branch.domain.hole is not None:
         return None, None
-    top = float(_limits(dtype).max)
+    top = _largest(dtype)
     ends = [
         _inside(np.asarray(branch.domain.low, dtype=float), branch.domain.low_open, dtype, up=True),
         _inside(np.asarray(branch.domain.high, dtype=float), branch.domain.high_open, dtype, up=False),
     ]
     with np.errstate(all="ignore"):
-        values = [fact.forward(end.astype(np.float64)) for end in ends]
+        values = [fact.forward(np.clip(end.astype(np.float64), -top, top)) for end in ends]
     low, high = np.minimum(*values), np.maximum(*values)
     low = np.maximum(low, branch.image.low)
     high = np.minimum(high, branch.image.high)
     low_y = _held_at(low, branch.image.low, branch.image.low_open, dtype, up=True)
     high_y = _held_at(high, branch.image.high, branch.image.high_open, dtype, up=False)
+    # An end this far out is no end: f runs on like x itself, and infinity may come back as infinity.
+    top /= 2
     free = top if np.isinf(fact.steepness) else top / 2**40
     return (
         None if np.all(low_y <= -free) else low_y,
         None if np.all(high_y >= free) else high_y,
     )
+
+
+def _largest(dtype: np.dtype[np.floating]) -> float:
+    """The largest x that may come back: below the type's largest by what rounding can add.
+
+    That is |y| · eps where x grows like exp(y), and |y| is then at most 710. Half precision is computed in
+    float32, which has room.
+    """
+    limits = _limits(dtype)
+    return float(limits.max) * (1 - 2**10 * float(limits.eps)) if dtype.itemsize > 2 else float(limits.max)
 
 
 def _held_at(
@@ -79,14 +91,18 @@ def _held_at(
     """The last y: beside an open end of the image, what a closed one rounds to (f returns that), else inside."""
     at_end = value == end
     inner = _inside(value, is_open and bool(np.any(at_end)), dtype, up=up)
-    return inner if is_open else np.where(at_end & np.isfinite(value), value.astype(dtype), inner).astype(dtype)
+    if is_open:
+        return inner
+    with np.errstate(over="ignore"):
+        rounded = value.astype(dtype)
+    return np.where(at_end & np.isfinite(rounded), rounded, inner).astype(dtype)
 
 
 def _least_magnitude(fact: Elementwise, branch: Branch, dtype: np.dtype[np.floating]) -> float | None:
     """The smallest |y| whose x is finite in `dtype`, where the image has no 0; else None."""
     if branch.image.hole is None:
         return None
-    y = np.abs(fact.forward(np.asarray(float(_limits(dtype).max))))
+    y = np.abs(fact.forward(np.asarray(_largest(dtype))))
     return max(smallest(dtype), float(np.max(_inside(y, False, dtype, up=True))))
 
 
@@ -133,7 +149,11 @@ def clamp(e: Emitter, y: ir.Value, fact: Elementwise, branch: Branch, node: str)
         at_hole = e.op("Sub", e.scalar(1.0), e.op("Abs", sign))
         y = e.op("Mul", e.op("Add", sign, at_hole), e.op("Max", e.op("Abs", y), hole))
     if low is not None:
-        y = e.op("Max", y, e.constant(low, "low"))
+        y = e.op("Max", y, _end(e, low, "low"))
     if high is not None:
-        y = e.op("Min", y, e.constant(high, "high"))
+        y = e.op("Min", y, _end(e, high, "high"))
     return y, probe
+
+
+def _end(e: Emitter, end: NDArray[np.floating], name: str) -> ir.Value:
+    return e.scalar(float(end)) if end.ndim == 0 else e.constant(end, name)

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import io
 import os
 import signal
 import sys
+import warnings
+from collections.abc import Iterator
 from types import FrameType
 
 COMMANDS = ("invert", "check", "explain", "run", "ops")
 
-EXIT_FAILED, EXIT_BUG, EXIT_INTERRUPTED = 1, 101, 130
+EXIT_USAGE, EXIT_BUG, EXIT_SIGNAL = 2, 101, 128
+
+_ASCII = {"→": "->", "×": "x", "·": "*", "−": "-", "≤": "<=", "∞": "inf", "…": "...", "⁺": "+", "₁": "1", "₂": "2"}
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal. Python ends by SIGINT, whatever is returned, once it has seen a plain KeyboardInterrupt in some places."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit. `onnx-invert MODEL …` is short for `onnx-invert invert MODEL …`."""
     argv = list(sys.argv[1:] if arguments is None else arguments)
+    # Newer builds of onnxruntime report to their makers, and leave a file in the temporary folder.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    if arguments is None and not sys.warnoptions:
+        warnings.simplefilter("ignore")  # they are for developers: what a user should know is said
     if argv and argv[0] not in (*COMMANDS, "--help", "-h", "--version"):
         argv.insert(0, "invert")
     sys.exit(_guarded(argv or ["--help"]))
@@ -23,26 +37,38 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _guarded(argv: list[str]) -> int:
     """The exit code of a call; every error becomes a message on stderr."""
+    _prepare_streams()
+    received: list[int] = []
     try:
-        signal.signal(signal.SIGTERM, _terminate)
-        from onnx_invert.cli.commands import app  # noqa: PLC0415  so that Ctrl-C is caught while it loads
+        with _interruptible(received):
+            code = _call(argv)
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _silence_stdout()
+        return EXIT_SIGNAL + getattr(signal, "SIGPIPE", 13)
+    except KeyboardInterrupt:
+        code = EXIT_SIGNAL + signal.SIGINT
+    except Exception as error:
+        # An interrupted import may raise anything.
+        code = EXIT_SIGNAL + signal.SIGINT if received else _failed(error)
+    if code == EXIT_SIGNAL + signal.SIGINT:
+        _say("Interrupted: every file is whole, or as it was before.")
+        return EXIT_SIGNAL + (received or [signal.SIGINT])[0]
+    return code
 
+
+def _call(argv: list[str]) -> int:
+    """Load the commands and run one."""
+    from onnx_invert.cli.commands import app  # noqa: PLC0415  here, so that Ctrl-C is caught while it loads
+
+    stdout = sys.stdout
+    try:
         app(argv, prog_name="onnx-invert", standalone_mode=True)
     except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 2
-    except KeyboardInterrupt:
-        _say("Interrupted: nothing was written.")
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output has gone; Python would complain once more at exit.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAILED
-    except MemoryError:
-        _say("error: out of memory. Verify on fewer samples (--samples), or use a machine with more.")
-        return 2
-    except Exception as error:
-        return _failed(error)
+        if sys.stdout is not stdout:  # what Typer does when the reader of a pipe has gone
+            sys.stdout = stdout
+            raise BrokenPipeError from stop
+        return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else EXIT_USAGE
     return 0
 
 
@@ -52,18 +78,66 @@ def _failed(error: Exception) -> int:
     if isinstance(error, OnnxInvertError):
         _say(f"error: {error}")
         return error.exit_code
+    if isinstance(error, MemoryError):
+        _say("error: out of memory. Verify on fewer samples (--samples), or use a machine with more.")
+        return EXIT_USAGE
+    if isinstance(error, OSError):
+        where = f": {error.filename!r}" if error.filename is not None else ""
+        _say(f"error: {error.strerror or error}{where}.")
+        _silence_stdout()
+        return EXIT_USAGE
     import traceback  # noqa: PLC0415
 
     traceback.print_exc()
     _say(
         f"error: this is a bug in onnx-invert ({type(error).__name__}), not in your model. Please report it with the "
-        "lines above and, if you can, the model (CONTRIBUTING.md, Reporting a bug). Nothing was written."
+        "lines above and, if you can, the model (CONTRIBUTING.md, Reporting a bug)."
     )
     return EXIT_BUG
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+@contextlib.contextmanager
+def _interruptible(received: list[int]) -> Iterator[None]:
+    """Make Ctrl-C, a supervisor's signal and a closed terminal raise KeyboardInterrupt, and note which it was."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        raise Interrupted
+
+    before = {}
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays nohup
+            with contextlib.suppress(ValueError):  # not the main thread
+                before[number] = signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)
+
+
+def _prepare_streams() -> None:
+    """Let output never fail for a character: what the terminal cannot show is written in ASCII."""
+    codecs.register_error("onnx-invert", _in_ascii)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by the shell, >&-
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123  open to the end
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="onnx-invert")
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(_ASCII.get(sign, "?") for sign in error.object[error.start : error.end]), error.end
+
+
+def _silence_stdout() -> None:
+    """Nobody reads any more, or nothing fits; Python would complain once more at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(text: str) -> None:

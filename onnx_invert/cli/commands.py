@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,13 @@ app = typer.Typer(
     "Exit codes: 0 written and verified; 1 verification failed; 2 usage, file or model error; 3 not invertible; "
     "101 a bug.",
 )
+
+
+def _finite(value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no finite number.")
+    return value
+
 
 Model = Annotated[
     Path, typer.Argument(metavar="MODEL", help="The network: .onnx; .keras or SavedModel with TensorFlow.")
@@ -42,7 +50,11 @@ Samples = Annotated[
 Rtol = Annotated[
     float | None,
     typer.Option(
-        "--rtol", min=0.0, metavar="R", help="Relative tolerance; by default it follows from type and condition."
+        "--rtol",
+        min=0.0,
+        metavar="R",
+        callback=_finite,
+        help="Relative tolerance; by default it follows from type and condition.",
     ),
 ]
 Report = Annotated[Path | None, typer.Option("--report", metavar="R.json", help="Write a report.")]
@@ -87,19 +99,19 @@ def invert(
     """Invert MODEL and write the inverse (the default command)."""
     from onnx_invert import api  # noqa: PLC0415
     from onnx_invert.cli import render  # noqa: PLC0415
-    from onnx_invert.errors import UsageError, VerificationError  # noqa: PLC0415
+    from onnx_invert.errors import FileError, UsageError, VerificationError  # noqa: PLC0415
     from onnx_invert.report import document  # noqa: PLC0415
 
     if output is None and not dry_run:
         raise UsageError("Where should the inverse go? Give -o INVERSE, or --dry-run to write nothing.")
-    if report is not None:
-        _check_report(report, model, output)
+    target = None if dry_run else output
+    _check_targets(target, report, model, data)
     failure: VerificationError | None = None
     with render.progress(quiet) as progress:
         try:
             inversion = api.invert(
                 model,
-                None if dry_run else output,
+                target,
                 recover=recover or (),
                 known=known or (),
                 opset=opset,
@@ -114,14 +126,19 @@ def invert(
             failure, inversion = error, error.inversion
     inversion.report["model"] = str(model)
     if report is not None:
-        document.write(inversion.report, report)
+        try:
+            document.write(inversion.report, report)
+        except FileError as error:
+            written = f" The inverse itself is in {str(output)!r}." if inversion.path is not None else ""
+            raise FileError(f"{error}{written}") from error
     if not quiet:
         render.inversion(inversion)
     if failure is not None:
         render.message(f"error: {failure}")
-    render.last_line(inversion, failed=inversion.round_trip is not None and not inversion.round_trip.passed)
-    if failure is not None or (inversion.round_trip is not None and not inversion.round_trip.passed):
-        raise typer.Exit(0 if force else 1)
+    failed = inversion.round_trip is not None and not inversion.round_trip.passed
+    render.last_line(inversion, failed=failed)
+    if failed:
+        raise typer.Exit(1)  # with --force too: it was written, but it was not verified
 
 
 @app.command()
@@ -139,8 +156,7 @@ def check(
     from onnx_invert.cli import render  # noqa: PLC0415
     from onnx_invert.report import document  # noqa: PLC0415
 
-    if report is not None:
-        _check_report(report, model, inverse)
+    _check_targets(None, report, model, inverse, data)
     result = measure(model, inverse, data=data, samples=samples, rtol=rtol)
     if report is not None:
         document.write(result.report, report)
@@ -190,13 +206,16 @@ def ops(
     catalogue.show(op)
 
 
-def _check_report(report: Path, *others: Path | None) -> None:
-    """A report that cannot be written is refused before the work, not after."""
+def _check_targets(output: Path | None, report: Path | None, model: Path, *others: Path | None) -> None:
+    """What cannot be written, or is read by this call, is refused before the work, not after."""
     from onnx_invert.errors import FileError  # noqa: PLC0415
+    from onnx_invert.graph.atomic import check_target  # noqa: PLC0415
 
+    read = [other for other in others if other is not None]
+    if output is not None:
+        check_target(output, model, read)
+    if report is None:
+        return
     if report.suffix != ".json":
         raise FileError(f"The report {str(report)!r} should end in .json: that is what is written.")
-    if not report.parent.is_dir() or report.is_dir():
-        raise FileError(f"The report {str(report)!r} cannot be written: no such folder.")
-    if any(other is not None and report.resolve() == other.resolve() for other in others):
-        raise FileError(f"The report {str(report)!r} would overwrite another file of this call.")
+    check_target(report, model, [*read, *([] if output is None else [output])], what="report")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_invert.errors import FileError, UsageError
+from onnx_invert.graph.atomic import check_target, replacing
 from onnx_invert.runtime import Session
 from onnx_invert.samples import load, match
 
@@ -23,37 +26,45 @@ def run(model: Path, arrays: Path, output: Path, image: Path | None) -> str:
     """
     if not model.is_file():
         raise FileError(f"There is no file {str(model)!r}.")
-    for target in (output, image):
-        if target is not None and (not target.parent.is_dir() or target.is_dir()):
-            raise FileError(f"The output {str(target)!r} cannot be written: no such folder.")
-        if target is not None and any(target.resolve() == source.resolve() for source in (model, arrays)):
-            raise FileError(f"The output {str(target)!r} is an input: it is not overwritten.")
+    check_target(output, model, [arrays])
+    if output.suffix not in {".npy", ".npz"}:
+        raise FileError(f"The output {str(output)!r} should end in .npy or .npz: that is what is written.")
+    if image is not None:
+        check_target(image, model, [arrays, output], what="image")
+        if image.suffix.lower() != ".png":
+            raise FileError(f"The image {str(image)!r} should end in .png: that is what is written.")
     session = Session(model, model.name)
     feeds = session.check(match(load(arrays), sorted(session.names), arrays.name))
     results = session.run(feeds)
+    for name, array in results.items():
+        if not isinstance(array, np.ndarray) or array.dtype.hasobject:
+            raise UsageError(f"The output {name!r} of {model.name} is no array of numbers: it cannot be written.")
     if len(results) > 1 and output.suffix != ".npz":
         raise UsageError(
             f"{model.name} has {len(results)} outputs ({', '.join(results)}): write them to an .npz file."
         )
     first = next(iter(results.values()))
     picture = sheet(first) if image is not None else None
-    temporary = output.with_name(f".{output.name}.part")
-    try:
-        with temporary.open("wb") as file:
-            if output.suffix == ".npz":
-                np.savez(file, **results)  # type: ignore[arg-type]  # names are ours, not numpy's options
-            else:
-                np.save(file, first, allow_pickle=False)
-        temporary.replace(output)
-    except OSError as error:
-        raise FileError(f"The output {str(output)!r} cannot be written: {error.strerror}.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(output) as file:
+        if output.suffix == ".npz":
+            _write_npz(file, results)
+        else:
+            np.save(file, first, allow_pickle=False)
+        if image is not None and picture is not None:
+            with replacing(image, "image") as drawing:
+                picture.save(drawing, format="PNG")
     said = [f"{output}: {name} {array.dtype}{list(array.shape)}" for name, array in results.items()]
-    if image is not None and picture is not None:
-        picture.save(image)
+    if image is not None:
         said.append(f"{image}: {min(len(first), _MOST_IMAGES)} images")
     return "\n".join(said)
+
+
+def _write_npz(file: BinaryIO, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """What `numpy.savez` writes, for any names (it takes them as keywords) and without the time of day."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def sheet(array: NDArray[Any]) -> Any:

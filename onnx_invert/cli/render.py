@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,7 +16,7 @@ from onnx_invert.api import Inversion
 from onnx_invert.check import Check
 from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.plan.plan import Plan, Progress
-from onnx_invert.verify import RoundTrip, Trip
+from onnx_invert.trips import RoundTrip, Trip
 
 _WIDE = 160
 
@@ -23,72 +24,41 @@ _WIDE = 160
 def _console(*, stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else _WIDE
-    return Console(file=stream, width=width, highlight=False, markup=False, soft_wrap=False)
+    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
 
 
 @contextmanager
 def progress(quiet: bool) -> Iterator[Progress | None]:
     """A progress bar on a terminal, shown once the work has taken a second; else nothing."""
-    if quiet or not sys.stderr.isatty():
+    console = _console(stderr=True)
+    if quiet or not (sys.stderr.isatty() and console.is_interactive):
         yield None
         return
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
     from rich.progress import Progress as Bar  # noqa: PLC0415
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
-    bar = Bar(*columns, console=_console(stderr=True), transient=True)
+    bar = Bar(*columns, console=console, transient=True)
     task = bar.add_task("reading", total=None)
-    waiting = _Later(bar)
-
-    def tell(what: str, done: int, total: int) -> None:
-        waiting.show()
-        bar.update(task, description=what, completed=done, total=total)
-
-    waiting.start()
+    later = threading.Timer(1.0, bar.start)
+    later.daemon = True
+    later.start()
     try:
-        yield tell
+        yield lambda what, done, total: bar.update(task, description=_shown(what), completed=done, total=total)
     finally:
-        waiting.stop()
-
-
-class _Later:
-    """Starts a bar a second after `start`, unless it was stopped before."""
-
-    def __init__(self, bar: object) -> None:
-        import threading  # noqa: PLC0415
-
-        self._bar = bar
-        self._lock = threading.Lock()
-        self._shown = self._over = False
-        self._timer = threading.Timer(1.0, self._due)
-        self._timer.daemon = True
-        self._ready = False
-
-    def start(self) -> None:
-        """Begin to wait."""
-        self._timer.start()
-
-    def show(self) -> None:
-        """Nothing until the second is over; the bar redraws itself after that."""
-
-    def _due(self) -> None:
-        with self._lock:
-            if not self._over:
-                self._shown = True
-                self._bar.start()  # type: ignore[attr-defined]
-
-    def stop(self) -> None:
-        """Take the bar away."""
-        self._timer.cancel()
-        with self._lock:
-            self._over = True
-            if self._shown:
-                self._bar.stop()  # type: ignore[attr-defined]
+        later.cancel()
+        later.join()  # so that it does not start what is stopped now
+        bar.stop()
 
 
 def message(text: str) -> None:
     """A line for people, on stderr."""
     print(text, file=sys.stderr)
+
+
+def _shown(text: str) -> str:
+    """The text with what would move the cursor, or colour the terminal, written as an escape."""
+    return "".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in text)
 
 
 def plan(plan: Plan) -> None:
@@ -99,7 +69,7 @@ def plan(plan: Plan) -> None:
     for row in plan.rows:
         table.add_row(
             *(
-                Text(cell)
+                Text(_shown(cell))
                 for cell in (
                     row.node,
                     row.op,
@@ -134,7 +104,7 @@ def promise(plan: Plan) -> None:
     lines.append(f"guarantee  {plan.guarantee.value}: {plan.guarantee.equation}{_where(plan)}")
     lines += [f"if         {requirement}" for requirement in plan.requirements]
     lines.append(f"method     closed form, condition {_condition(plan.condition)}{_better(plan)}")
-    _console().print("\n".join(lines), soft_wrap=True)
+    _console().print(_shown("\n".join(lines)), soft_wrap=True)
 
 
 def _where(plan: Plan) -> str:
@@ -188,13 +158,15 @@ def trips(measured: RoundTrip) -> None:
     if measured.clamped:
         where = ", ".join(f"{count} at {node}" for node, count in measured.clamped.items())
         notes.append(f"values outside an image, moved to the nearest inside: {where}")
-    console.print("; ".join(notes), soft_wrap=True)
+    console.print(_shown("; ".join(notes)), soft_wrap=True)
 
 
 def _verdict(trip: Trip) -> str:
     if not trip.promised:
         return "not promised"
-    return "holds" if trip.holds else "FAILS"
+    if not trip.holds:
+        return "FAILS"
+    return f"holds; {trip.lost} of {trip.errors.size} samples lost to rounding" if trip.lost else "holds"
 
 
 def last_line(inversion: Inversion, *, failed: bool) -> None:
@@ -236,4 +208,4 @@ def check(result: Check, *, quiet: bool) -> None:
 
 
 def _line(text: str) -> None:
-    _console().print(text, soft_wrap=True)
+    _console().print(_shown(text), soft_wrap=True)

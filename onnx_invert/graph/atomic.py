@@ -32,12 +32,15 @@ def check_target(target: Path, source: Path | None, others: Iterable[Path] = (),
     Raises:
         FileError: says which.
     """
-    said, real = f"The {what} {str(target)!r}", real_path(target)
+    said = f"The {what} {str(target)!r}"
     try:
+        real = real_path(target)
         exists = real.exists()
-        if source is not None and exists and source.exists() and real.samefile(source):
+        if source is not None and _same(real, source):
             raise FileError(f"{said} is the input: the model is never overwritten.")
-        if any(real == real_path(other) or (exists and other.exists() and real.samefile(other)) for other in others):
+        # Above 2 GB the weights go beside the model.
+        places = real, Path(f"{real}.data")
+        if any(place == real_path(other) or _same(place, other) for other in others for place in places):
             raise FileError(f"{said} would overwrite another file of this call.")
         if real.is_dir():
             raise FileError(f"{said} is a directory; give a file name.")
@@ -49,6 +52,13 @@ def check_target(target: Path, source: Path | None, others: Iterable[Path] = (),
             raise FileError(f"{said} cannot be written: no permission.")
     except OSError as error:
         raise FileError(f"{said} cannot be written: {error.strerror}.") from error
+
+
+def _same(target: Path, other: Path) -> bool:
+    try:
+        return target.samefile(other)
+    except OSError:  # one of them does not exist
+        return False
 
 
 def real_path(target: Path) -> Path:

@@ -5,6 +5,8 @@ Works with the passes of onnx-ir; constant nodes are computed by onnx's referenc
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -12,6 +14,7 @@ import onnx_ir.passes.common as passes
 from numpy.typing import NDArray
 
 from onnx_invert.errors import ModelError
+from onnx_invert.graph.checks import first_line
 from onnx_invert.graph.read import Source
 
 RANDOM = frozenset(
@@ -30,7 +33,10 @@ def normalise(source: Source) -> None:
     """
     model = source.model
     if model.functions:
-        passes.InlinePass()(model)
+        try:
+            passes.InlinePass()(model)
+        except Exception as error:  # functions that call themselves, among others
+            raise ModelError(f"The functions of {source.name} cannot be inlined: {first_line(error)}") from error
     passes.RemoveInitializersFromInputsPass()(model)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     passes.RemoveUnusedNodesPass()(model)
@@ -83,6 +89,8 @@ def _infer_shapes(model: ir.Model, name: str) -> None:
     except (onnx.shape_inference.InferenceError, RuntimeError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         facts = next((line for line in lines if "op_type" in line or "node name" in line), lines[0])
+        facts = re.sub(r"\[\w+Error\] (Inference error\(s\): )?", "", facts)
+        facts = re.sub(r"\(op_type:(\w+), node name: (.*?)\):", r"node '\2' (\1):", facts)
         raise ModelError(f"The shapes of {name} disagree: {facts}") from error
     for value, found in inferred.items():
         value.shape, value.type = found.shape, found.type or value.type
@@ -196,7 +204,8 @@ def _evaluate(
     opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in model.opset_imports.items()]
     proto = onnx.helper.make_model(graph, opset_imports=opsets)
     try:
-        arrays = ReferenceEvaluator(proto).run(None, feeds)
+        with np.errstate(all="ignore"):  # a constant may well be infinite: a mask
+            arrays = ReferenceEvaluator(proto).run(None, feeds)
     except Exception as error:
         names = ", ".join(repr(node.name) for node in nodes[:3])
         raise ModelError(f"The constants made by {names} cannot be computed: {error}") from error

@@ -35,21 +35,23 @@ class Staged:
     def commit(self) -> None:
         """Move the file, and its external data first, to the target: both or none, not interrupted half-way."""
         data = self.path.with_name(self.path.name + ".data")
-        place = self.target.with_name(data.name)
-        before = data.with_name("before")
+        place, before = self.target.with_name(data.name), data.with_name("before")
+        has_data = data.exists()
         try:
             with uninterrupted():
-                if data.exists():
-                    if place.exists():
-                        place.replace(before)
-                    data.replace(place)
                 try:
+                    if has_data and place.exists():
+                        place.replace(before)
+                    if has_data:
+                        data.replace(place)
                     self.path.replace(self.target)
                 except OSError:
+                    if has_data and not data.exists():
+                        place.replace(data)
                     if before.exists():
                         before.replace(place)
                     raise
-                _sync_folder(self.target.parent)
+                _sync(self.target.parent)
         except OSError as error:
             raise FileError(f"The output {str(self.target)!r} cannot be written: {error.strerror}.") from error
 
@@ -66,21 +68,30 @@ def staged(model: ir.Model, target: Path, *, largest: int = LARGEST_FILE) -> Ite
     with ExitStack() as stack:
         try:
             folder = stack.enter_context(folder_beside(real))
-            save(model, folder / real.name, largest=largest)
         except OSError as error:
-            raise FileError(f"The output {str(target)!r} cannot be written: {error.strerror or error}.") from error
+            raise FileError(f"The output {str(target)!r} cannot be written: {error.strerror}.") from error
+        save(model, folder / real.name, largest=largest)
+        del model  # or this frame would hold its weights for as long as the caller works
         yield Staged(folder / real.name, real)
 
 
 def save(model: ir.Model, path: Path, *, largest: int = LARGEST_FILE) -> None:
-    """Write `model` and flush it to the disk; weights beside it as `<name>.data` above `largest` bytes."""
-    if _weight(model) > largest:
-        ir.save(model, path, external_data=f"{path.name}.data")
-        return
-    with path.open("wb") as file:
-        _stream(model, file)
-        file.flush()
-        os.fsync(file.fileno())
+    """Write `model` and flush it to the disk; weights beside it as `<name>.data` above `largest` bytes.
+
+    Raises:
+        FileError: it cannot be written.
+    """
+    try:
+        if _weight(model) > largest:
+            data = f"{path.name}.data"
+            ir.save(model, path, external_data=data)
+            _sync(path.with_name(data))
+        else:
+            with path.open("wb") as file:
+                _stream(model, file)
+        _sync(path)
+    except OSError as error:
+        raise FileError(f"{path.name!r} cannot be written: {error.strerror or error}.") from error
 
 
 def _weight(model: ir.Model) -> int:
@@ -166,10 +177,10 @@ def _varint(number: int) -> bytes:
     return bytes(out)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Flush a rename to the disk, where the system lets a folder be opened."""
+def _sync(path: Path) -> None:
+    """Flush a file, or the renames in a folder, to the disk; where the system cannot open folders, nothing."""
     try:
-        handle = os.open(folder, os.O_RDONLY)
+        handle = os.open(path, os.O_RDONLY)
     except OSError:
         return
     try:

@@ -118,9 +118,10 @@ def _by_gram(work: Array, weights: np.dtype[Any]) -> _Served | None:
     """None where a Gram matrix cannot tell the rank or is not accurate enough. Overwrites `work`.
 
     Eigenvalues that are known, and above the threshold, are retained singular values. The others prove
-    nothing: the square of a float32 threshold is near their error. Their `count` eigenvectors V do (Courant–Fischer): the `count` smallest singular values are at most ‖A V‖₂ for
-    any orthonormal V, however inexact as eigenvectors. So where ‖A V‖_F is below the threshold, the rank is
-    neither more nor less than what is retained.
+    nothing: the square of a float32 threshold is near their error. Their `count` eigenvectors V do
+    (Courant–Fischer): the `count` smallest singular values are at most ‖A V‖₂ for any orthonormal V, however
+    inexact as eigenvectors. So where ‖A V‖_F is below the threshold, the rank is neither more nor less than
+    what is retained.
     """
     shape = (work.shape[0], work.shape[1])
     reduced = tridiagonalize(gram(work))
@@ -134,7 +135,7 @@ def _by_gram(work: Array, weights: np.dtype[Any]) -> _Served | None:
     least = float(values[count])
     condition = math.sqrt(largest / least)
     try:
-        method, factors = _serve(work, reduced, count, condition, threshold, weights) or (None, None)
+        method, factors = _serve(work, reduced, count, condition, threshold=threshold, weights=weights) or (None, None)
     except LinAlgError:
         return None
     if method is None or factors is None:
@@ -147,6 +148,7 @@ def _serve(
     reduced: Tridiagonal,
     count: int,
     condition: float,
+    *,
     threshold: float,
     weights: np.dtype[Any],
 ) -> tuple[Method, Factors] | None:
@@ -157,7 +159,8 @@ def _serve(
     values = reduced.eigenvalues
     if count == 0 and work.shape[0] == work.shape[1]:
         return "lu", Lu.of(work)
-    if tolerance.gram_accuracy(condition) > tolerance.HEADROOM * tolerance.eps(weights):
+    error = tolerance.gram_accuracy(condition) * (tolerance.DROPPED_ERROR if count else 1.0)
+    if error > tolerance.HEADROOM * tolerance.eps(weights):
         return ("qr", Qr.of(work)) if count == 0 else None
     if count and values[count - 1] * tolerance.GRAM_GAP**2 > values[count]:
         return None

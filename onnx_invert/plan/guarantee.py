@@ -220,14 +220,25 @@ def _conflict(reach: Reach, stage: Stage, returned: Interval) -> Blocker:
         cause.name,
         cause.op_type,
         f"it {_limit(cause, reach)} before {stage.name!r} ({stage.op_type}) {later}",
-        f"cut the model at {cause.y.name!r} and invert the two parts, or train it without "
-        f"{'widening before narrowing' if isinstance(cause.fact, Matrix) else 'this order'}",
+        _way_out(cause),
         (
             f"{cause.name}  {describe(cause.x)} → {cut}",
             f"{stage.name}  {describe(stage.x)} → {describe(stage.y)}",
             f"what undoes {stage.name!r} alone leaves what {cause.name!r} can make: no layer-by-layer "
             "inverse reproduces y",
         ),
+    )
+
+
+def _way_out(cause: Stage) -> str:
+    """What would help: another order of layers, or one part of the model alone."""
+    if isinstance(cause.fact, Matrix):
+        order = "train it with widths that only fall, only rise, or fall before they rise"
+    else:
+        order = f"train it without {cause.op_type!r} before a layer that narrows"
+    return (
+        f"{order}; or cut the model at {cause.y.name!r} and invert the part that you need: each has an inverse, "
+        "but the two in a row keep no promise"
     )
 
 

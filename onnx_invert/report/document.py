@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from onnx_invert.errors import FileError
+from onnx_invert.graph.atomic import replacing
 from onnx_invert.plan.plan import Plan
 from onnx_invert.trips import RoundTrip, Trip
 
@@ -76,15 +74,6 @@ def write(report: Mapping[str, Any], path: Path) -> None:
         FileError: the path cannot be written.
     """
     text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    temporary = None
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=".onnx-invert-", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except OSError as error:
-        raise FileError(f"The report {str(path)!r} cannot be written: {error.strerror}.") from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+    with replacing(path, "report") as file:
+        # A file name need not be valid Unicode; \udcff is how JSON writes it then.
+        file.write(text.encode("utf-8", errors="backslashreplace"))

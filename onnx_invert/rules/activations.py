@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.rules import expressions as ex
-from onnx_invert.rules.broadcast import expanded
+from onnx_invert.rules.broadcast import expanded, not_finite
 from onnx_invert.rules.facts import Array, Branch, Chain, Elementwise, NoInverse
 from onnx_invert.rules.interval import (
     NON_NEGATIVE,
@@ -29,7 +29,7 @@ def _one_minus(e: Emitter, value: ir.Value) -> ir.Value:
 
 def below_zero(e: Emitter, x: ir.Value, negative: ir.Value, positive: ir.Value) -> ir.Value:
     """`negative` where x < 0, `positive` elsewhere."""
-    return e.op("Where", e.op("Less", x, 0.0), negative, positive)
+    return e.op("Where", ex.less(e, x, 0.0), negative, positive)
 
 
 def _erf(v: Array) -> Array:
@@ -103,12 +103,19 @@ def leaky_relu(node: NodeView) -> Chain | NoInverse:
 
     branches: tuple[Branch, ...]
     if alpha > 0:
-        branches = (Branch(REALS, REALS, lambda e, y: e.op("LeakyRelu", y, alpha=1 / alpha)),)
+        branches = (Branch(REALS, REALS, lambda e, y: _steeper(e, y, 1 / alpha)),)
     else:
         branches = (Branch(NON_NEGATIVE, NON_NEGATIVE, lambda e, y: y, "x ≥ 0"),)
         if alpha < 0:
             branches += (Branch(NON_POSITIVE, NON_NEGATIVE, lambda e, y: e.op("Div", y, float(alpha)), "x ≤ 0"),)
     return (Elementwise(forward, slope, branches, REALS, _steepness(np.asarray(alpha))),)
+
+
+def _steeper(e: Emitter, y: ir.Value, slope: float) -> ir.Value:
+    """y for y ≥ 0, slope · y below. LeakyRelu's attribute is a float32, so in float64 it is composed."""
+    if e.dtype != ir.DataType.DOUBLE:
+        return e.op("LeakyRelu", y, alpha=slope)
+    return e.op("Add", e.op("Max", y, 0.0), e.op("Mul", e.op("Min", y, 0.0), slope))
 
 
 @rules.rule("PRelu")
@@ -129,6 +136,8 @@ def prelu(node: NodeView) -> Chain | NoInverse:
     if isinstance(repeat, NoInverse):
         return repeat
     slopes = np.asarray(slope, dtype=np.float64)
+    if not np.all(np.isfinite(slopes)):
+        return not_finite(slopes, "its slope")
     good = slopes > 0
     low = np.where(good, -np.inf, 0.0)
     piece = REALS if good.all() else Interval(low if good.any() else 0.0, np.inf, low_open=False)
@@ -160,7 +169,7 @@ def _steepness(slopes: Array) -> float:
 def _exponential_unit(alpha: float, gamma: float, width: float) -> Chain | NoInverse:
     """y = gamma·x for x ≥ 0, gamma·alpha·(exp(x / width) − 1) below: Elu, Selu and Celu.
 
-    x = max(y, 0)/gamma + width · log1p(min(y, 0)/(gamma·alpha)), image (−gamma·alpha, ∞)
+    x = max(y, 0)/gamma + width · log(1 + min(y, 0)/(gamma·alpha)), image (−gamma·alpha, ∞)
     """
     depth = gamma * alpha
     if not (alpha > 0 and gamma > 0 and width > 0):
@@ -172,7 +181,7 @@ def _exponential_unit(alpha: float, gamma: float, width: float) -> Chain | NoInv
 
     def inverse(e: Emitter, y: ir.Value) -> ir.Value:
         right = e.op("Max", y, e.scalar(0.0))
-        left = ex.log1p(e, e.op("Mul", e.op("Min", y, e.scalar(0.0)), 1 / depth))
+        left = ex.log1p_quotient(e, e.op("Min", y, e.scalar(0.0)), depth)
         if gamma != 1:
             right = e.op("Mul", right, 1 / gamma)
         if width != 1:

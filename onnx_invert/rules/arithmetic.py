@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.rules import expressions as ex
-from onnx_invert.rules.broadcast import expanded
+from onnx_invert.rules.broadcast import expanded, not_finite
 from onnx_invert.rules.facts import Array, Branch, Chain, Diagonal, Elementwise, NoInverse, Paired
 from onnx_invert.rules.interval import NEGATIVE, NON_NEGATIVE, NON_POSITIVE, NON_ZERO, POSITIVE, REALS
 from onnx_invert.rules.node import NodeView
@@ -55,9 +56,12 @@ def _with_other(
     constant: Callable[[Array], Chain | NoInverse],
     paired: Callable[[int], Paired],
     *,
-    weighted: bool = False,
+    weights: Callable[[Array], Array] | None = None,
 ) -> Chain | NoInverse:
-    """The chain for a constant other operand, or for one that is given when the inverse runs."""
+    """The chain for a constant other operand, or for one that is given when the inverse runs.
+
+    `weights` says by what the constant multiplies x, where that is all that it does.
+    """
     other = 1 - node.unknown
     value = node.operand(other)
     if value is None:
@@ -65,10 +69,12 @@ def _with_other(
     array = node.constant(other)
     if array is not None:
         w = np.asarray(array, dtype=np.float64)
-        repeat = expanded(node, w.shape, w if weighted else None)
+        if not np.all(np.isfinite(w)):
+            return not_finite(w, "its constant operand")
+        repeat = expanded(node, w.shape, weights(w) if weights else None)
         if isinstance(repeat, NoInverse):
             return repeat
-        if repeat and weighted:
+        if repeat and weights:
             return repeat
         chain = constant(w)
         return chain if isinstance(chain, NoInverse) else (*repeat, *chain)
@@ -142,7 +148,7 @@ def mul(node: NodeView) -> Chain | NoInverse:
         lambda other: Paired(
             other, lambda e, y, b: e.op("Div", y, b), lambda e, x, b: b, "the other factor has no zero"
         ),
-        weighted=True,
+        weights=lambda b: b,
     )
 
 
@@ -151,15 +157,15 @@ def div(node: NodeView) -> Chain | NoInverse:
     """x = y · b for x / b, x = b / y for b / x.
 
     Domain:    x ≠ 0 for b / x
-    Guarantee: bijection where b has no zero; left inverse where x was repeated to b's shape
-    Refuses:   a constant divisor with a zero: y is then infinite whatever x is
+    Guarantee: bijection where b has no zero; left inverse (least squares for x / b, the mean for b / x) where x
+               was repeated to b's shape
+    Refuses:   a constant divisor or dividend with a zero: y is then infinite, or 0, whatever x is
     Source:    ONNX Div-7, -13, -14
     """
     if node.unknown == 0:
         divisor = node.constant(1)
         if divisor is not None and not np.all(divisor):
-            zeros = int(np.size(divisor) - np.count_nonzero(divisor))
-            return NoInverse(f"its divisor has {zeros} zero{'s' if zeros > 1 else ''}: y is infinite there")
+            return NoInverse(f"its divisor has {_zeros(divisor)}: y is infinite there")
         return _with_other(
             node,
             lambda b: (Diagonal(1 / b),),
@@ -169,7 +175,11 @@ def div(node: NodeView) -> Chain | NoInverse:
                 lambda e, x, b: e.op("Div", e.scalar(1.0), b),
                 "the divisor has no zero",
             ),
+            weights=lambda b: 1 / b,
         )
+    dividend = node.constant(0)
+    if dividend is not None and not np.all(dividend):
+        return NoInverse(f"its dividend has {_zeros(dividend)}: y is 0 there whatever x is")
     return _with_other(
         node,
         lambda b: (reciprocal(), Diagonal(b)),
@@ -182,6 +192,11 @@ def div(node: NodeView) -> Chain | NoInverse:
     )
 
 
+def _zeros(array: NDArray[np.generic]) -> str:
+    count = int(np.size(array) - np.count_nonzero(array))
+    return f"{count} zero{'s' if count > 1 else ''}"
+
+
 @rules.rule("Pow")
 def pow_rule(node: NodeView) -> Chain | NoInverse:
     """x = y ** (1/p), with the sign of y for odd p; for even p the branch x ≥ 0, or x ≤ 0 if x is known to lie the
@@ -189,7 +204,7 @@ def pow_rule(node: NodeView) -> Chain | NoInverse:
     Domain:    all reals for integer p > 0, x ≠ 0 for integer p < 0, x ≥ 0 (> 0) for other p > 0 (< 0)
     Guarantee: bijection for odd p and on x ≥ 0; right inverse onto y ≥ 0 for even p
     Latent:    the sign of x, for even p
-    Refuses:   p = 0, exponents of several kinds, x as the exponent, p not constant
+    Refuses:   p = 0 or not finite, exponents of several kinds, x as the exponent, p not constant
     Source:    ONNX Pow-7, -12, -13, -15
     """
     if node.unknown != 0:
@@ -201,6 +216,8 @@ def pow_rule(node: NodeView) -> Chain | NoInverse:
     if isinstance(repeat, NoInverse):
         return repeat
     p = np.asarray(exponent, dtype=np.float64)
+    if not np.all(np.isfinite(p)):
+        return not_finite(p, "its exponent")
     if np.size(p) and np.all(p == p.reshape(-1)[0]):
         p = p.reshape(-1)[0].reshape(())
     kinds = {_kind(float(value)) for value in np.unique(p)}

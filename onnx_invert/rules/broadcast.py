@@ -1,4 +1,4 @@
-"""Broadcasting seen backwards: along which axes of y the recovered operand was repeated."""
+"""Constant operands: which numbers can be undone, and along which axes of y they repeat the other operand."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ import numpy as np
 
 from onnx_invert.rules.facts import Array, NoInverse, Repeat
 from onnx_invert.rules.node import Dim, NodeView
+
+
+def not_finite(array: Array, what: str) -> NoInverse:
+    """The refusal of a constant with infinities or NaN: y is then one of those whatever x is."""
+    bad = int(np.sum(~np.isfinite(array)))
+    return NoInverse(f"{bad} of the {np.size(array)} numbers of {what} {'is' if bad == 1 else 'are'} not finite")
 
 
 def expanded(node: NodeView, other: Sequence[Dim], weights: Array | None = None) -> tuple[Repeat, ...] | NoInverse:

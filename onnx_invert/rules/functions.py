@@ -16,16 +16,9 @@ from onnx_invert.rules.registry import Rule, RuleSet
 
 rules = RuleSet()
 
-HALF_PI = float(np.pi / 2)
-
 
 def _over(e: Emitter, value: ir.Value) -> ir.Value:
     return e.op("Div", e.scalar(1.0), value)
-
-
-def _tan(e: Emitter, y: ir.Value) -> ir.Value:
-    """tan(y) = sin(y) / cos(y): Tan has no float64 kernel in onnxruntime."""
-    return e.op("Div", e.op("Sin", y), e.op("Cos", y))
 
 
 def _square(e: Emitter, value: ir.Value) -> ir.Value:
@@ -138,10 +131,10 @@ _unary(
 _unary(
     "Atan",
     "x = tan(y), image (−π/2, π/2)",
-    inverse=_tan,
+    inverse=ex.tan,
     forward=np.arctan,
     derivative=lambda e, x, y: _over(e, e.op("Add", _square(e, x), 1.0)),
-    image=between(-HALF_PI, HALF_PI),
+    image=between(-ex.HALF_PI, ex.HALF_PI),
 )
 _unary(
     "Asin",
@@ -150,12 +143,12 @@ _unary(
     forward=np.arcsin,
     derivative=lambda e, x, y: _over(e, e.op("Cos", y)),
     domain=closed(-1, 1),
-    image=closed(-HALF_PI, HALF_PI),
+    image=closed(-ex.HALF_PI, ex.HALF_PI),
 )
 _unary(
     "Acos",
     "x = cos(y), domain [−1, 1], image [0, π]",
-    inverse=lambda e, y: e.op("Cos", y),
+    inverse=ex.cos,
     forward=np.arccos,
     derivative=lambda e, x, y: e.op("Neg", _over(e, e.op("Sin", y))),
     domain=closed(-1, 1),
@@ -166,21 +159,21 @@ _branched(
     "x = arcsin(y) on the principal branch −π/2 ≤ x ≤ π/2: a right inverse onto [−1, 1]",
     forward=np.sin,
     derivative=lambda e, x, y: e.op("Cos", x),
-    branches=(Branch(closed(-HALF_PI, HALF_PI), closed(-1, 1), lambda e, y: e.op("Asin", y), "−π/2 ≤ x ≤ π/2"),),
+    branches=(Branch(closed(-ex.HALF_PI, ex.HALF_PI), closed(-1, 1), ex.asin, "−π/2 ≤ x ≤ π/2"),),
 )
 _branched(
     "Cos",
     "x = arccos(y) on the principal branch 0 ≤ x ≤ π: a right inverse onto [−1, 1]",
     forward=np.cos,
     derivative=lambda e, x, y: e.op("Neg", e.op("Sin", x)),
-    branches=(Branch(closed(0, np.pi), closed(-1, 1), lambda e, y: e.op("Acos", y), "0 ≤ x ≤ π"),),
+    branches=(Branch(closed(0, np.pi), closed(-1, 1), ex.acos, "0 ≤ x ≤ π"),),
 )
 _branched(
     "Tan",
     "x = arctan(y) on the principal branch |x| < π/2: a right inverse",
     forward=np.tan,
     derivative=lambda e, x, y: e.op("Add", _square(e, y), 1.0),
-    branches=(Branch(between(-HALF_PI, HALF_PI), REALS, lambda e, y: e.op("Atan", y), "|x| < π/2"),),
+    branches=(Branch(between(-ex.HALF_PI, ex.HALF_PI), REALS, ex.atan, "|x| < π/2"),),
 )
 _branched(
     "Cosh",

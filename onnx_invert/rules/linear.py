@@ -9,7 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_invert.graph.emit import Emitter
-from onnx_invert.rules.broadcast import expanded
+from onnx_invert.rules.broadcast import expanded, not_finite
 from onnx_invert.rules.facts import Chain, Diagonal, Fact, Matrix, NoInverse, Paired, Rearrangement
 from onnx_invert.rules.layout import squeezing, transposing, unsqueezing
 from onnx_invert.rules.node import NodeView, Shape
@@ -157,6 +157,8 @@ def gemm(node: NodeView) -> Chain | NoInverse:
     bias = node.operand(2)
     if bias is not None and beta != 0:
         array = node.constant(2)
+        if array is not None and not np.all(np.isfinite(array)):
+            return not_finite(np.asarray(array, dtype=np.float64), "its C")
         if array is not None:
             chain.append(Diagonal(shift=beta * np.asarray(array, dtype=np.float64)))
         else:
@@ -194,7 +196,7 @@ def batch_normalization(node: NodeView) -> Chain | NoInverse:
     """
     if node.unknown != 0:
         return NoInverse("the recovered tensor is one of its parameters")
-    if node.integer("training_mode", 0) or any(output.uses() for output in node.node.outputs[1:]):
+    if node.integer("training_mode", 0) or any(v.uses() or v.is_graph_output() for v in node.node.outputs[1:]):
         return NoInverse("it is in training mode: it normalises by the batch", "export the model for inference")
     arrays = [node.constant(index) for index in (1, 2, 3, 4)]
     shape = node.shape(node.x)
@@ -203,9 +205,13 @@ def batch_normalization(node: NodeView) -> Chain | NoInverse:
     if shape is None:
         return NoInverse("the rank of its input is unknown", "give the model's inputs a shape")
     scale, bias, mean, variance = (np.asarray(array, dtype=np.float64) for array in arrays)
+    for array, what in ((scale, "scale"), (bias, "bias"), (mean, "mean"), (variance, "variance")):
+        if not np.all(np.isfinite(array)):
+            return not_finite(array, f"its {what}")
     spread = variance + node.number("epsilon", 1e-5)
     if np.any(spread <= 0):
         return NoInverse(f"{int(np.sum(spread <= 0))} of its variances plus epsilon are not positive")
     slope = scale / np.sqrt(spread)
-    per_channel = (-1,) + (1,) * (len(shape) - 2)
+    # Until opset 8, spatial = 0 gives every element parameters of its own.
+    per_channel = scale.shape if not node.integer("spatial", 1) else (-1,) + (1,) * (len(shape) - 2)
     return (Diagonal(slope.reshape(per_channel), (bias - slope * mean).reshape(per_channel)),)

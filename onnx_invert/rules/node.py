@@ -72,9 +72,9 @@ class NodeView:
         return None if array is None else tuple(int(v) for v in array.reshape(-1))
 
     def number(self, name: str, default: float) -> float:
-        """A float attribute."""
+        """A float attribute; those are float32, defaults too."""
         attribute = self.node.attributes.get(name)
-        return default if attribute is None else float(attribute.as_float())
+        return float(np.float32(default if attribute is None else attribute.as_float()))
 
     def integer(self, name: str, default: int) -> int:
         """An int attribute."""

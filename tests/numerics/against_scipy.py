@@ -7,7 +7,7 @@ import pytest
 import scipy.linalg
 
 from onnx_invert.numerics.factorization import Factorization, factorize
-from onnx_invert.numerics.tolerance import EPS64, eps, rank_threshold, svd_error
+from onnx_invert.numerics.tolerance import DROPPED_ERROR, EPS64, eps, rank_threshold, svd_error
 
 SHAPES = [(1, 1), (1, 6), (6, 1), (5, 5), (9, 4), (4, 9), (60, 35), (35, 60), (48, 48)]
 WIDE_ENOUGH = [shape for shape in SHAPES if min(shape) > 3]
@@ -35,11 +35,12 @@ def allowed(f: Factorization, out) -> float:
     Rounding to `out` moves each entry by eps/2 of itself: eps/2·√rank in the norm. Before it, a backward
     stable method is off by c·eps64·cond; c is 100 because the oracle's is: LAPACK's bdsqr takes singular
     vectors as converged at eps^(-1/8) ≈ 90 eps. A Gram matrix, where it is not refined, is off by
-    eps64·cond² times the growth of sums of max(K, M) terms, √max(K, M).
+    eps64·cond² times the growth of sums of max(K, M) terms, √max(K, M), and by the error of dropped directions.
     """
     stable = 100 * EPS64 * f.condition
     refined = f.rank == min(f.shape) and eps(out) == EPS64
-    squared = EPS64 * f.condition**2 * math.sqrt(max(f.shape))
+    growth = math.sqrt(max(f.shape)) + (DROPPED_ERROR if f.rank < min(f.shape) else 0.0)
+    squared = EPS64 * f.condition**2 * growth
     unrefined = squared if f.method == "cholesky" and not refined else 0.0
     return eps(out) * math.sqrt(f.rank) / 2 + stable + unrefined
 

@@ -1,0 +1,264 @@
+"""Models from real exporters: what each comes to, and that a refusal says why.
+
+`data/keras` holds layers and small networks from Keras (x0, x1 …, y), `data/sklearn` transformers from
+skl2onnx (x, t = transform(x), inv = inverse_transform(t) where there is one), `data/flows` normalising
+flows from torch (x, z, the flow's own inverse of z).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from onnx_invert import Guarantee, NotInvertibleError, UsageError, VerificationError, invert
+
+DATA = Path(__file__).parent / "data"
+
+BIJECTION, LEFT, RIGHT, GENERALIZED = "bijection", "left-inverse", "right-inverse", "generalized-inverse"
+
+# A guarantee; or (operator, reason) of a blocker that the refusal has to name.
+NO_CONVOLUTION = "no rule for convolutions"
+IN_PIECES = "known in pieces"
+SEVERAL = "one equation for several unknowns"
+NO_SCALER = "no rule for ai.onnx.ml scalers"
+
+KERAS = {
+    "act_elu_layer": ("Add", SEVERAL),
+    "act_prelu": ("Add", SEVERAL),
+    "act_relu_layer_slope": BIJECTION,
+    "autoencoder_64_16": GENERALIZED,
+    "avgpool_same_s1": ("AveragePool", "no rule for pooling"),
+    "bn_conv": BIJECTION,
+    "conv1dT": ("ConvTranspose", NO_CONVOLUTION),
+    "conv1d_same": ("Conv", NO_CONVOLUTION),
+    "conv2dT_valid_s2": ("ConvTranspose", NO_CONVOLUTION),
+    "conv2d_2x2_s2_patch": ("Conv", NO_CONVOLUTION),
+    "conv2d_dilated": ("Conv", NO_CONVOLUTION),
+    "conv2d_same_s2": ("Conv", NO_CONVOLUTION),
+    "conv2d_valid_s2": ("Conv", NO_CONVOLUTION),
+    "dense_3d": BIJECTION,
+    "dense_expand": LEFT,
+    "dense_hard_sigmoid": ("Clip", "becomes the bound"),
+    "dense_hard_tanh": ("Min", "which operand was the smaller"),
+    "dense_linear": BIJECTION,
+    "dense_log_softmax": ("LogSoftmax", "one dimension is lost"),
+    "dense_nobias": BIJECTION,
+    "dense_relu": ("Relu", "every negative input becomes 0"),
+    "dense_selu": BIJECTION,
+    "dense_softmax": ("Softmax", "one dimension is lost"),
+    "dense_softsign": BIJECTION,
+    "dense_swish": ("Mul", SEVERAL),
+    "dense_tanh_shrink": ("Sub", SEVERAL),
+    "dropout": BIJECTION,
+    "embedding": ("input", "only floating-point inputs"),
+    "gap": ("ReduceMean", "only the mean is left"),
+    "groupnorm": ("ReduceMean", "only the mean is left"),
+    "layernorm": ("ReduceMean", "only the mean is left"),
+    "maxpool": ("MaxPool", "only the largest input is left"),
+    "mlp_3_tanh": LEFT,
+    "ops_arcsinh": BIJECTION,
+    "ops_exp_log": BIJECTION,
+    "ops_logit": ("Div", SEVERAL),
+    "ops_roll": ("Slice", IN_PIECES),
+    "ops_split_swap": ("Split", IN_PIECES),
+    "realnvp_4": ("Split", IN_PIECES),
+    "rescaling": BIJECTION,
+    "reshape_m1": BIJECTION,
+    "separable": ("Conv", NO_CONVOLUTION),
+    "skip_concat": ("Concat", SEVERAL),
+    "sub": BIJECTION,
+    "upsample_bilinear": ("Resize", "no rule for this operator"),
+    "zeropad": ("Pad", IN_PIECES),
+}
+
+SKLEARN = {
+    "Binarizer": ("Binarizer", "side of the threshold"),
+    "ColumnTransformer_std_minmax": ("Scaler", NO_SCALER),
+    "FunctionTransformer_identity": BIJECTION,
+    "GaussianRandomProjection_5": RIGHT,
+    "KBinsDiscretizer_onehot_dense": ("Concat", SEVERAL),
+    "KMeans_transform": ("Gemm", SEVERAL),
+    "KernelPCA_rbf_5": ("ReduceSum", "only the sum is left"),
+    "LabelEncoder_int": ("input", "only floating-point inputs"),
+    "LinearRegression_multi": ("LinearRegressor", "no rule for this operator of domain 'ai.onnx.ml'"),
+    "MLP13_logistic": LEFT,
+    "MLP13_tanh": LEFT,
+    "MaxAbsScaler_clip": ("Scaler", NO_SCALER),
+    "MinMaxScaler_clip": ("Clip", "becomes the bound"),
+    "Normalizer_l2": ("Normalizer", "the norm of its input is lost"),
+    "OneHotEncoder_str": ("input", "only floating-point inputs"),
+    "OrdinalEncoder_str": ("input", "only floating-point inputs"),
+    "PCA_full": BIJECTION,
+    "PCA_full.f64": BIJECTION,
+    "PCA_whiten_full": BIJECTION,
+    "PCA_whiten_full.f64": BIJECTION,
+    "Pipeline_MinMax_PCA32_digits": RIGHT,
+    "Pipeline_Quantile_Std": ("Where", SEVERAL),
+    "Pipeline_Std_PCAw": ("Scaler", NO_SCALER),
+    "Pipeline_Std_PCAw.f64": BIJECTION,
+    "PolynomialFeatures_2": ("Concat", SEVERAL),
+    "PowerTransformer_yj": ("Add", SEVERAL),
+    "RobustScaler": ("Scaler", NO_SCALER),
+    "SimpleImputer_indicator": ("Imputer", "not told by its output"),
+    "StandardScaler": ("Scaler", NO_SCALER),
+    "StandardScaler.f64": BIJECTION,
+    "TargetEncoder": ("input", "only floating-point inputs"),
+    "TruncatedSVD_5": RIGHT,
+}
+
+# Saturated through two hidden layers: float32 keeps fewer than two digits of some x.
+ILL_CONDITIONED = {"mlp_3_tanh", "MLP13_logistic", "MLP13_tanh"}
+
+
+def files(folder: str) -> list[Path]:
+    return sorted((DATA / folder).glob("*.onnx"))
+
+
+def arrays(path: Path) -> dict[str, np.ndarray]:
+    return dict(np.load(path.with_name(path.name.split(".")[0] + ".npz"), allow_pickle=False))
+
+
+def inputs(path: Path) -> dict[str, np.ndarray]:
+    """The case's own inputs, under the names and in the types that the model has."""
+    model = onnx.load(path)
+    stored = arrays(path)
+    columns = [stored[name] for name in ("x", "x0", "x1") if name in stored]
+    ports = model.graph.input
+    types = [onnx.helper.tensor_dtype_to_np_dtype(port.type.tensor_type.elem_type) for port in ports]
+    return {port.name: column.astype(kind) for port, column, kind in zip(ports, columns, types, strict=True)}
+
+
+def run(model: onnx.ModelProto | Path, feeds: dict[str, np.ndarray]) -> np.ndarray:
+    session = ort.InferenceSession(str(model) if isinstance(model, Path) else model.SerializeToString())
+    return session.run(None, feeds)[0]
+
+
+def assert_refused(path: Path, expected: tuple[str, str]) -> None:
+    with pytest.raises(NotInvertibleError) as error:
+        invert(path)
+    assert error.value.exit_code == 3
+    assert any(b.op == expected[0] and expected[1] in b.reason for b in error.value.blockers), str(error.value)
+    assert all(blocker.reason for blocker in error.value.blockers)
+
+
+@pytest.mark.parametrize(("folder", "cases"), [("keras", KERAS), ("sklearn", SKLEARN)])
+def test_every_case_is_listed(folder, cases):
+    assert {path.stem for path in files(folder)} == set(cases)
+
+
+@pytest.mark.parametrize("name", KERAS)
+def test_keras(name):
+    path, expected = DATA / "keras" / f"{name}.onnx", KERAS[name]
+    if isinstance(expected, tuple):
+        assert_refused(path, expected)
+        return
+    feeds = inputs(path)
+    recover = list(feeds)[:1]
+    on_own = invert(path, recover=recover, data=feeds)
+    assert on_own.guarantee.value == expected
+    assert on_own.round_trip.passed
+    if name not in ILL_CONDITIONED:
+        assert invert(path, recover=recover).guarantee.value == expected
+    session = ort.InferenceSession(on_own.model.SerializeToString())
+    wanted = {port.name for port in session.get_inputs()}
+    y = run(path, feeds)
+    given = {name: array for name, array in feeds.items() if name in wanted}
+    back = session.run(None, {**given, next(iter(wanted - set(given))): y})[0]
+    again = run(path, {**feeds, recover[0]: back})
+    assert np.linalg.norm(again - y) <= 1e-5 * np.linalg.norm(y)
+    if on_own.guarantee.promises_x and name not in ILL_CONDITIONED:
+        x = feeds[recover[0]]
+        assert np.linalg.norm(back - x) <= 1e-5 * np.linalg.norm(x)
+
+
+@pytest.mark.parametrize("name", SKLEARN)
+def test_sklearn(name):
+    path, expected = DATA / "sklearn" / f"{name}.onnx", SKLEARN[name]
+    if isinstance(expected, tuple):
+        assert_refused(path, expected)
+        return
+    if name not in ILL_CONDITIONED:
+        for data in (None, inputs(path)):
+            inversion = invert(path, data=data)
+            assert inversion.guarantee.value == expected
+            assert inversion.round_trip.passed
+
+
+@pytest.mark.parametrize("name", [name for name, e in SKLEARN.items() if isinstance(e, str) and "MLP" not in name])
+def test_inverse_transform(name):
+    """The inverse is scikit-learn's own, sample by sample, to 1e-5."""
+    path = DATA / "sklearn" / f"{name}.onnx"
+    inverse = invert(path, verify_it=False).model
+    kind = onnx.helper.tensor_dtype_to_np_dtype(inverse.graph.input[0].type.tensor_type.elem_type)
+    stored = arrays(path)
+    found = run(inverse, {inverse.graph.input[0].name: stored["t"].astype(kind)}).astype(np.float64)
+    expected = stored["inv"].astype(np.float64)
+    error = np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)
+    assert error.max() <= 1e-5
+
+
+@pytest.mark.parametrize("path", [p for f in ("keras", "sklearn") for p in files(f) if p.stem in ILL_CONDITIONED])
+def test_ill_conditioned_networks_are_not_passed_with_a_wrong_answer(path):
+    """Saturation leaves float32 few digits: either it passes, to 1e-2, or it fails and says how far it is off."""
+    for data in (None, inputs(path)):
+        try:
+            inversion = invert(path, data=data)
+        except VerificationError as error:
+            inversion = error.inversion
+            assert inversion.guarantee is Guarantee.APPROXIMATE
+            assert inversion.plan.guarantee is Guarantee.LEFT
+            assert inversion.round_trip.x.worst > 1e-5
+        else:
+            assert inversion.guarantee is Guarantee.LEFT
+            assert inversion.round_trip.x.worst <= 1e-2
+
+
+@pytest.mark.parametrize("path", [p for f in ("keras", "sklearn") for p in files(f) if p.stem in ILL_CONDITIONED])
+def test_ill_conditioned_networks_come_back_in_float64(path):
+    """The plan is right: the same weights in float64 bring x back."""
+    model = in_float64(onnx.load(path))
+    x = next(iter(inputs(path).values())).astype(np.float64)
+    inversion = invert(model, data=x)
+    assert inversion.guarantee is Guarantee.LEFT
+    assert inversion.round_trip.x.worst < 1e-5
+
+
+def in_float64(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of a float32 model with float64 in its place."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    single, double = onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE
+    for tensor in copy.graph.initializer:
+        if tensor.data_type == single:
+            tensor.CopyFrom(
+                onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor).astype(float), tensor.name)
+            )
+    for value in (*copy.graph.input, *copy.graph.output, *copy.graph.value_info):
+        if value.type.tensor_type.elem_type == single:
+            value.type.tensor_type.elem_type = double
+    for node in copy.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "to" and attribute.i == single:
+                attribute.i = double
+    return copy
+
+
+@pytest.mark.parametrize("path", files("flows"), ids=lambda path: path.stem)
+def test_flows_are_refused_with_reasons(path):
+    with pytest.raises(NotInvertibleError) as error:
+        invert(path)
+    assert len(error.value.blockers) > 1
+    assert all(blocker.reason and blocker.op for blocker in error.value.blockers)
+
+
+def test_two_inputs_need_a_choice():
+    path = DATA / "keras" / "sub.onnx"
+    with pytest.raises(UsageError, match="--recover") as error:
+        invert(path)
+    for port in onnx.load(path).graph.input:
+        assert port.name in str(error.value)
+        assert invert(path, recover=[port.name]).guarantee is Guarantee.BIJECTION

@@ -1,0 +1,119 @@
+"""Write docs/operators.md from the rules and docs/cli.md from the --help texts (`make docs`).
+
+python tools/make_docs.py [--check]
+
+--check writes nothing, and exits with 1 if a page is not what would be written.
+"""
+
+import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from onnx_invert.rules import default_rules
+from onnx_invert.rules.registry import Rule
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+MADE = "<!-- Written by tools/make_docs.py. Do not edit: change the package and run  make docs. -->\n"
+COMMANDS = ("invert", "check", "explain", "run", "ops")
+
+
+def pages() -> dict[Path, str]:
+    """The text of every generated page."""
+    return {DOCS / "operators.md": operators(), DOCS / "cli.md": command_line()}
+
+
+def operators() -> str:
+    """What is supported, how, and why not."""
+    rules = default_rules()
+    known = sorted(rules, key=lambda rule: (rule.domain, rule.op_type, rule.since))
+    refused = sorted(rules.refusals.items())
+    lines = [
+        "# Operators",
+        "",
+        MADE,
+        f"{len(known)} rules undo an operator; {len(refused)} operators are refused with a reason. An operator in "
+        "neither table is refused because there is no rule for it. `onnx-invert ops OP` prints one entry.",
+        "",
+        "x is what is recovered, y the known output, W and b constants, W⁺ the pseudo-inverse of W. What the whole "
+        "inverse promises is decided along the path, not by the operator: see [guarantees](guarantees.md).",
+        "",
+        "## With an inverse",
+        "",
+        "| operator | since opset | inverse |",
+        "|---|---|---|",
+        *(f"| [{named(r)}](#{anchor(r)}) | {r.since} | {cell(r.summary)} |" for r in known),
+        "",
+        "## Without",
+        "",
+        "| operator | why there is none | what helps |",
+        "|---|---|---|",
+        *(
+            f"| {qualified(domain, op)} | {cell(refusal.reason)} | {cell(refusal.remedy)} |"
+            for (domain, op), refusal in refused
+        ),
+        "",
+        "## Each rule in full",
+    ]
+    for rule in known:
+        text = inspect.getdoc(rule.function) if rule.function.__name__ != "<lambda>" else None
+        lines += ["", f"### {named(rule)}", "", "```text", text or rule.summary, "```"]
+    return "\n".join(lines) + "\n"
+
+
+def command_line() -> str:
+    """The help of every command."""
+    lines = ["# Command line", "", MADE, "```text", helped(), "```"]
+    for command in COMMANDS:
+        lines += ["", f"## onnx-invert {command}", "", "```text", helped(command), "```"]
+    return "\n".join(lines) + "\n"
+
+
+def helped(*command: str) -> str:
+    """What --help prints on a terminal of 100 columns."""
+    environment = os.environ | {
+        "COLUMNS": "100",
+        "TERMINAL_WIDTH": "100",
+        "NO_COLOR": "1",
+        "PYTHONIOENCODING": "utf-8",
+    }
+    call = [sys.executable, "-m", "onnx_invert", *command, "--help"]
+    done = subprocess.run(call, env=environment, capture_output=True, check=True, encoding="utf-8")
+    return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
+
+
+def named(rule: Rule) -> str:
+    """The operator's name, with its domain if that is not ONNX's own."""
+    return qualified(rule.domain, rule.op_type)
+
+
+def qualified(domain: str, op_type: str) -> str:
+    """`domain::op`, or `op`."""
+    return f"{domain}::{op_type}" if domain else op_type
+
+
+def anchor(rule: Rule) -> str:
+    """What a heading becomes in a link."""
+    return named(rule).lower().replace("::", "").replace(".", "")
+
+
+def cell(text: str) -> str:
+    """Text inside a table."""
+    return text.replace("|", "\\|")
+
+
+def main() -> int:
+    """Write the pages, or compare them."""
+    stale = [path for path, text in pages().items() if not path.exists() or path.read_text("utf-8") != text]
+    if "--check" in sys.argv[1:]:
+        for path in stale:
+            print(f"docs/{path.name} is out of date: run  make docs", file=sys.stderr)
+        return 1 if stale else 0
+    for path, text in pages().items():
+        path.write_text(text, "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
