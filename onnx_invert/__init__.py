@@ -15,7 +15,7 @@ from onnx_invert._version import __version__
 
 if TYPE_CHECKING:
     from onnx_invert.api import Inversion, explain, invert
-    from onnx_invert.check import Check, check
+    from onnx_invert.comparison import Check, check
     from onnx_invert.errors import (
         Blocker,
         FileError,
@@ -33,8 +33,8 @@ _HOMES = {
     "Inversion": "api",
     "explain": "api",
     "invert": "api",
-    "Check": "check",
-    "check": "check",
+    "Check": "comparison",
+    "check": "comparison",
     "Blocker": "errors",
     "FileError": "errors",
     "ModelError": "errors",
@@ -72,11 +72,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'onnx_invert' has no attribute {name!r}")
-    home = _HOMES[name]
-    module = import_module(f"onnx_invert.{home}")
-    # All of its names at once: importing the module `check` has just put it in the place of the function.
-    globals().update({other: getattr(module, other) for other, its in _HOMES.items() if its == home})
-    return globals()[name]
+    value = getattr(import_module(f"onnx_invert.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

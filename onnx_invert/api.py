@@ -293,8 +293,8 @@ def _failure(plan: Plan, measured: RoundTrip) -> str:
     if measured.clamped:
         lines.append(f"  {sum(measured.clamped.values())} values lay outside an image: {_listed(measured.clamped)}")
     lines.append(
-        f"  try  realistic inputs with --data, a float64 model, --rtol {round_up(measured.needed)}, or --force to write it "
-        "as approximate"
+        "  try  realistic inputs with --data, a float64 model, "
+        f"--rtol {round_up(measured.needed)}, or --force to write it as approximate"
     )
     return "\n".join(lines)
 

@@ -135,6 +135,10 @@ class _Builder:
 
     def layer(self) -> None:
         """A product, a bias, perhaps a normalisation, an activation and something that moves elements."""
+        with np.errstate(all="ignore"):
+            self._layer()
+
+    def _layer(self) -> None:
         rng = self.rng
         if not self.holds or rng.random() < 0.5:
             self._product()

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnx_invert.build.noise import Noise
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.rules.facts import Array, Diagonal
 
@@ -83,12 +84,17 @@ def _join(first: Step, second: Step) -> Step | None:
     return Step(matrix, ONE, shift @ second.matrix.astype(np.float64) + second.shift.reshape(-1))
 
 
-def emit(e: Emitter, y: ir.Value, step: Step) -> ir.Value:
+def emit(e: Emitter, y: ir.Value, step: Step, noise: Noise | None = None) -> ir.Value:
     """The nodes of one step."""
+    x = y
     if step.matrix is not None:
-        y = e.op("MatMul", y, e.constant(step.matrix, "weight"))
+        weight = e.constant(step.matrix, "weight")
+        x = e.op("MatMul", y, weight)
+        if noise is not None:
+            x = noise.of_product(x, y, weight, "right")
     elif np.any(step.scale != 1):
-        y = e.op("Mul", y, e.constant(step.scale, "scale"))
+        x = e.op("Mul", y, e.constant(step.scale, "scale"))
     if np.any(step.shift != 0):
-        y = e.op("Add", y, e.constant(step.shift, "shift"))
-    return y
+        shift = e.constant(step.shift, "shift")
+        x = e.op("Add", x, shift if noise is None else noise.of_constant(shift))
+    return x

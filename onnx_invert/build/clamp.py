@@ -129,7 +129,8 @@ def _inside(
     rounded = held.astype(dtype)
     wide = rounded.astype(np.float64)
     beyond = wide < held if up else wide > held
-    stepped = np.nextafter(rounded, np.asarray(np.inf if up else -np.inf, dtype=dtype))
+    with np.errstate(over="ignore"):
+        stepped = np.nextafter(rounded, np.asarray(np.inf if up else -np.inf, dtype=dtype))
     least = np.asarray(smallest(dtype) if up else -smallest(dtype), dtype)
     stepped = np.where(rounded == 0, least, stepped)
     return np.where(beyond | ((wide == end) & is_open), stepped, rounded).astype(dtype)
@@ -153,6 +154,25 @@ def clamp(e: Emitter, y: ir.Value, fact: Elementwise, branch: Branch, node: str)
     if high is not None:
         y = e.op("Min", y, _end(e, high, "high"))
     return y, probe
+
+
+def hold_in_domain(e: Emitter, x: ir.Value, fact: Elementwise) -> ir.Value:
+    """Keep a recovered x where f is defined: tanh rounds to 1, where artanh is infinite."""
+    dtype = np.dtype(e.dtype.numpy())
+    domain = fact.domain
+    if np.all(np.isfinite(domain.low)):
+        x = e.op(
+            "Max", x, _end(e, _inside(np.asarray(domain.low, dtype=float), domain.low_open, dtype, up=True), "low")
+        )
+    if np.all(np.isfinite(domain.high)):
+        end = _inside(np.asarray(domain.high, dtype=float), domain.high_open, dtype, up=False)
+        x = e.op("Min", x, _end(e, end, "high"))
+    return x
+
+
+def largest(dtype: np.dtype[np.floating]) -> float:
+    """The largest finite number of a floating-point type."""
+    return float(_limits(dtype).max)
 
 
 def _end(e: Emitter, end: NDArray[np.floating], name: str) -> ir.Value:

@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from onnx_invert.build import affine
-from onnx_invert.build.clamp import Probe, clamp
+from onnx_invert.build.clamp import Probe, clamp, hold_in_domain, largest
 from onnx_invert.build.forwards import Forwards
 from onnx_invert.build.noise import Noise
 from onnx_invert.errors import UsageError
@@ -137,7 +137,7 @@ class _Walk:
                 continue
             value = self._flush(value)
             with e.scope(stage.name):
-                value = _emit_stage(e, stage, value, self._forwards, self._probes)
+                value = self._emit(stage, value)
             if isinstance(stage.fact, Convert):
                 e.dtype = stage.fact.source
             if self._noise is not None and ends_node:
@@ -154,11 +154,35 @@ class _Walk:
             return value
         with self._e.scope(self._last.name):
             for step in affine.fold(self._waiting):
-                value = affine.emit(self._e, value, step)
+                value = affine.emit(self._e, value, step, self._noise)
         if self._noise is not None and self._at_node:
             value = self._noise.shake(value, self._last.x)
         self._waiting, self._last = [], None
         return value
+
+    def _emit(self, stage: Stage, y: ir.Value) -> ir.Value:
+        """The inverse of one stage that is not part of an affine run."""
+        e, fact = self._e, stage.fact
+        match fact:
+            case Elementwise():
+                return _undo_elementwise(e, stage, fact, y, self._probes)
+            case Matrix():
+                assert stage.pinv is not None
+                weight = e.constant(stage.pinv, "weight")
+                x = e.op("MatMul", y, weight) if fact.side == "right" else e.op("MatMul", weight, y)
+                return x if self._noise is None else self._noise.of_product(x, y, weight, fact.side)
+            case Repeat():
+                return _undo_repeat(e, fact, y)
+            case Rearrangement():
+                return fact.inverse(e, y)
+            case Convert():
+                return _undo_convert(e, stage, fact, y, self._probes)
+            case Paired():
+                other = stage.nodes[0].inputs[fact.other]
+                assert other is not None
+                return fact.inverse(e, y, self._forwards.value(other))
+            case Diagonal():
+                return affine.emit(e, y, affine.undo_diagonal(fact))
 
 
 def _affine_step(stage: Stage) -> affine.Step | None:
@@ -171,41 +195,18 @@ def _affine_step(stage: Stage) -> affine.Step | None:
     return None
 
 
-def _emit_stage(e: Emitter, stage: Stage, y: ir.Value, forwards: Forwards, probes: list[Probe]) -> ir.Value:
-    fact = stage.fact
-    match fact:
-        case Elementwise():
-            return _undo_elementwise(e, stage, fact, y, probes)
-        case Matrix():
-            assert stage.pinv is not None
-            weight = e.constant(stage.pinv, "weight")
-            return e.op("MatMul", y, weight) if fact.side == "right" else e.op("MatMul", weight, y)
-        case Repeat():
-            return _undo_repeat(e, fact, y)
-        case Rearrangement():
-            return fact.inverse(e, y)
-        case Convert():
-            return _undo_convert(e, fact, y)
-        case Paired():
-            other = stage.nodes[0].inputs[fact.other]
-            assert other is not None
-            return fact.inverse(e, y, forwards.value(other))
-        case Diagonal():
-            return affine.emit(e, y, affine.undo_diagonal(fact))
-
-
 def _undo_elementwise(e: Emitter, stage: Stage, fact: Elementwise, y: ir.Value, probes: list[Probe]) -> ir.Value:
     branch = stage.branch or fact.principal
     y, probe = clamp(e, y, fact, branch, stage.name)
     if probe is not None:
         probes.append(probe)
     if e.dtype not in HALF_TYPES:
-        return branch.inverse(e, y)
+        return hold_in_domain(e, branch.inverse(e, y), fact)
     # Half precision would lose most digits inside a composed function: it is computed in float32.
     narrow = e.dtype
     with e.scope(stage.name, ir.DataType.FLOAT):
         x = branch.inverse(e, e.op("Cast", y, to=int(ir.DataType.FLOAT)))
-    return e.op("Cast", x, to=int(narrow))
+    return hold_in_domain(e, e.op("Cast", x, to=int(narrow)), fact)
 
 
 def _undo_repeat(e: Emitter, fact: Repeat, y: ir.Value) -> ir.Value:
@@ -223,11 +224,13 @@ def _undo_repeat(e: Emitter, fact: Repeat, y: ir.Value) -> ir.Value:
     return y
 
 
-def _undo_convert(e: Emitter, fact: Convert, y: ir.Value) -> ir.Value:
+def _undo_convert(e: Emitter, stage: Stage, fact: Convert, y: ir.Value, probes: list[Probe]) -> ir.Value:
     """Cast back; to a narrower type only after holding y within what that type can hold."""
     if fact.source.itemsize < fact.target.itemsize:
-        top = float(np.finfo(fact.source.numpy()).max)
-        y = e.op("Min", e.op("Max", y, -top), top)
+        wide = np.dtype(fact.target.numpy())
+        top = np.asarray(largest(np.dtype(fact.source.numpy())), dtype=wide)
+        probes.append(Probe(stage.name, y.name or "", -top, top, None))
+        y = e.op("Min", e.op("Max", y, e.scalar(-float(top))), e.scalar(float(top)))
     x = e.op("Cast", y, to=int(fact.source))
     x.dtype = fact.source
     return x

@@ -20,7 +20,7 @@ _ASCII = {"→": "->", "×": "x", "·": "*", "−": "-", "≤": "<=", "∞": "in
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal. Python ends by SIGINT, whatever is returned, once it has seen a plain KeyboardInterrupt in some places."""
+    """A signal. A plain KeyboardInterrupt, raised in some places, makes Python end by SIGINT whatever is returned."""
 
 
 def main(arguments: list[str] | None = None) -> None:

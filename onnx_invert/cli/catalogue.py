@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import sys
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from onnx_invert.cli.console import console
 from onnx_invert.errors import UsageError
 from onnx_invert.rules import default_rules
 from onnx_invert.rules.registry import Rule
@@ -23,14 +22,12 @@ def show(op: str | None) -> None:
     if op is not None:
         print(detail(op))
         return
-    stream = sys.stdout
-    console = Console(file=stream, width=None if stream.isatty() else 140, highlight=False, markup=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("operator", "since", "inverse, or why there is none"):
         table.add_column(name, overflow="fold")
     for row in rows():
         table.add_row(*(Text(cell) for cell in row))
-    console.print(table)
+    console().print(table)
 
 
 def rows() -> list[tuple[str, str, str]]:

@@ -152,8 +152,8 @@ def check(
     quiet: Quiet = False,
 ) -> None:
     """Measure the round trips of two files."""
-    from onnx_invert.check import check as measure  # noqa: PLC0415
     from onnx_invert.cli import render  # noqa: PLC0415
+    from onnx_invert.comparison import check as measure  # noqa: PLC0415
     from onnx_invert.report import document  # noqa: PLC0415
 
     _check_targets(None, report, model, inverse, data)

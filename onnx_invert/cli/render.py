@@ -8,43 +8,35 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from onnx_invert.api import Inversion
-from onnx_invert.check import Check
+from onnx_invert.cli.console import console, shown
+from onnx_invert.comparison import Check
 from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.plan.plan import Plan, Progress
 from onnx_invert.trips import RoundTrip, Trip
-
-_WIDE = 160
-
-
-def _console(*, stderr: bool = False) -> Console:
-    stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else _WIDE
-    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
 
 
 @contextmanager
 def progress(quiet: bool) -> Iterator[Progress | None]:
     """A progress bar on a terminal, shown once the work has taken a second; else nothing."""
-    console = _console(stderr=True)
-    if quiet or not (sys.stderr.isatty() and console.is_interactive):
+    stderr = console(stderr=True)
+    if quiet or not (sys.stderr.isatty() and stderr.is_interactive):
         yield None
         return
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
     from rich.progress import Progress as Bar  # noqa: PLC0415
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
-    bar = Bar(*columns, console=console, transient=True)
+    bar = Bar(*columns, console=stderr, transient=True)
     task = bar.add_task("reading", total=None)
     later = threading.Timer(1.0, bar.start)
     later.daemon = True
     later.start()
     try:
-        yield lambda what, done, total: bar.update(task, description=_shown(what), completed=done, total=total)
+        yield lambda what, done, total: bar.update(task, description=shown(what), completed=done, total=total)
     finally:
         later.cancel()
         later.join()  # so that it does not start what is stopped now
@@ -56,11 +48,6 @@ def message(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def _shown(text: str) -> str:
-    """The text with what would move the cursor, or colour the terminal, written as an escape."""
-    return "".join(sign if sign.isprintable() or sign == "\n" else repr(sign)[1:-1] for sign in text)
-
-
 def plan(plan: Plan) -> None:
     """The table of a plan, in the order in which the inverse runs."""
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -69,7 +56,7 @@ def plan(plan: Plan) -> None:
     for row in plan.rows:
         table.add_row(
             *(
-                Text(_shown(cell))
+                Text(shown(cell))
                 for cell in (
                     row.node,
                     row.op,
@@ -82,7 +69,7 @@ def plan(plan: Plan) -> None:
                 )
             )
         )
-    _console().print(table)
+    console().print(table)
 
 
 def _condition(value: float | None) -> str:
@@ -104,7 +91,7 @@ def promise(plan: Plan) -> None:
     lines.append(f"guarantee  {plan.guarantee.value}: {plan.guarantee.equation}{_where(plan)}")
     lines += [f"if         {requirement}" for requirement in plan.requirements]
     lines.append(f"method     closed form, condition {_condition(plan.condition)}{_better(plan)}")
-    _console().print(_shown("\n".join(lines)), soft_wrap=True)
+    console().print(shown("\n".join(lines)), soft_wrap=True)
 
 
 def _where(plan: Plan) -> str:
@@ -124,7 +111,7 @@ def _better(plan: Plan) -> str:
 def inversion(inversion: Inversion) -> None:
     """The plan, the promise and what was measured."""
     plan(inversion.plan)
-    _console().print()
+    console().print()
     promise(inversion.plan)
     if inversion.round_trip is not None:
         trips(inversion.round_trip)
@@ -149,16 +136,16 @@ def trips(measured: RoundTrip) -> None:
                 f"{trip.tolerance:.2g}" if trip.promised else "",
                 _verdict(trip),
             )
-    console = _console()
-    console.print()
-    console.print(table)
+    out = console()
+    out.print()
+    out.print(table)
     notes = [f"{measured.samples} samples, {measured.source}"]
     if measured.skipped:
         notes.append(f"{measured.skipped} left out: the model is not finite there")
     if measured.clamped:
         where = ", ".join(f"{count} at {node}" for node, count in measured.clamped.items())
         notes.append(f"values outside an image, moved to the nearest inside: {where}")
-    console.print(_shown("; ".join(notes)), soft_wrap=True)
+    out.print(shown("; ".join(notes)), soft_wrap=True)
 
 
 def _verdict(trip: Trip) -> str:
@@ -208,4 +195,4 @@ def check(result: Check, *, quiet: bool) -> None:
 
 
 def _line(text: str) -> None:
-    _console().print(_shown(text), soft_wrap=True)
+    console().print(shown(text), soft_wrap=True)

@@ -13,6 +13,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnx_invert.errors import ModelError
+
+_COMPARISONS = frozenset({"Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Equal", "Not", "And", "Or", "Xor"})
+
 Operand = ir.Value | float
 Attribute = int | float | str | Sequence[int]
 
@@ -49,13 +53,13 @@ class Emitter:
         node = ir.node(op_type, inputs, attributes=attributes, name=name)
         output = node.outputs[0]
         output.name = self.unique(f"{name}:0")
-        output.dtype = self.dtype
+        output.dtype = ir.DataType.BOOL if op_type in _COMPARISONS else self.dtype
         self.nodes.append(node)
         return output
 
     def scalar(self, value: float) -> ir.Value:
         """The scalar initializer `value` in the current floating-point type."""
-        return self._share(np.asarray(value, dtype=self.dtype.numpy()), "scalar")
+        return self._share(self._cast(np.asarray(value)), "scalar")
 
     def ints(self, values: Sequence[int]) -> ir.Value:
         """A vector initializer of int64: a shape, axes, a permutation."""
@@ -63,7 +67,7 @@ class Emitter:
 
     def constant(self, array: NDArray[np.generic], name: str) -> ir.Value:
         """An initializer in the current floating-point type; the array is not copied when it fits."""
-        array = np.ascontiguousarray(array, dtype=self.dtype.numpy())
+        array = self._cast(array)
         if array.size <= 16:
             return self._share(array, name)
         return self._register(array, f"{self._scope}/{name}")
@@ -77,6 +81,17 @@ class Emitter:
         count = self._taken.get(name, 0) + 1
         self._taken[name] = count
         return name if count == 1 else self.unique(f"{name}_{count}")
+
+    def _cast(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
+        """The array in the current type, contiguous, with the rank it has (numpy makes a vector of a scalar)."""
+        with np.errstate(over="ignore"):
+            cast = np.asarray(array, dtype=self.dtype.numpy(), order="C")
+        if array.dtype != cast.dtype and np.isfinite(array).all() and not np.isfinite(cast).all():
+            raise ModelError(
+                f"Undoing node {self._scope!r} takes numbers up to {np.abs(array).max():.3g}, beyond what "
+                f"{self.dtype.name.lower()} can hold."
+            )
+        return cast
 
     def _share(self, array: NDArray[np.generic], name: str) -> ir.Value:
         key = (ir.DataType.from_numpy(array.dtype), array.shape, array.tobytes())

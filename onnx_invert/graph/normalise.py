@@ -17,8 +17,12 @@ from onnx_invert.errors import ModelError
 from onnx_invert.graph.checks import first_line
 from onnx_invert.graph.read import Source
 
-RANDOM = frozenset(
-    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
+NOT_FOLDED = frozenset(
+    {
+        *("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"),
+        # The reference evaluator follows the newest BatchNormalization alone.
+        "BatchNormalization",
+    }
 )
 
 
@@ -39,7 +43,7 @@ def normalise(source: Source) -> None:
             raise ModelError(f"The functions of {source.name} cannot be inlined: {first_line(error)}") from error
     passes.RemoveInitializersFromInputsPass()(model)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    passes.RemoveUnusedNodesPass()(model)
+    _remove_unused(model.graph)
     _name_nodes(model.graph)
     _name_sizes(model.graph)
     _fold(model)
@@ -47,7 +51,21 @@ def normalise(source: Source) -> None:
     if _shapes_to_constants(model.graph):
         _fold(model)
         _infer_shapes(model, source.name)
-    passes.RemoveUnusedNodesPass()(model)
+    _remove_unused(model.graph)
+
+
+def _remove_unused(graph: ir.Graph) -> None:
+    """Take out nodes and weights that no output needs.
+
+    onnx-ir's pass does more: it drops outputs of BatchNormalization that are not used, and training_mode with
+    them, and what is left then normalises otherwise than the model does.
+    """
+    for node in reversed(list(graph)):
+        if not any(value.uses() or value.is_graph_output() for value in node.outputs):
+            graph.remove(node, safe=True)
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del graph.initializers[name]
 
 
 def _name_nodes(graph: ir.Graph) -> None:
@@ -154,7 +172,7 @@ def _fold(model: ir.Model) -> None:
     for node in graph:
         if (
             node.domain in {"", "ai.onnx"}
-            and node.op_type not in RANDOM
+            and node.op_type not in NOT_FOLDED
             and not any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
             and all(value is None or value in known for value in node.inputs)
         ):
@@ -176,14 +194,10 @@ def _fold(model: ir.Model) -> None:
         if value is not None and value.const_value is not None
     }
     for value, array in zip(needed, _evaluate(model, constant, needed, feeds), strict=True):
-        if not value.is_graph_output():
-            _replace(graph, value, array)
+        _replace(graph, value, array)
     for node in reversed(constant):
         if not any(value.uses() or value.is_graph_output() for value in node.outputs):
             graph.remove(node, safe=True)
-    for name, value in list(graph.initializers.items()):
-        if not value.uses() and not value.is_graph_output():
-            del graph.initializers[name]
 
 
 def _evaluate(
@@ -213,11 +227,16 @@ def _evaluate(
 
 
 def _replace(graph: ir.Graph, value: ir.Value, array: NDArray[np.generic]) -> None:
-    """Make `value` an initializer, under its own name, for all who use it."""
+    """Make `value` an initializer, under its own name, for all who use it; an output of the graph stays one."""
     name = value.name or ""
-    value.name = f"{name}/computed"
+    if value.is_graph_output():
+        name = f"{name}/constant"
+    else:
+        value.name = f"{name}/computed"
     tensor = ir.Tensor(np.ascontiguousarray(array).reshape(array.shape), name=name)
     constant = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype))
     constant.const_value = tensor
-    value.replace_all_uses_with(constant)
-    graph.register_initializer(constant)
+    for user, index in tuple(value.uses()):
+        user.replace_input_with(index, constant)
+    if constant.uses():
+        graph.register_initializer(constant)

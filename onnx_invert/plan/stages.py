@@ -148,48 +148,52 @@ def _not_available(problem: Problem, node: ir.Node, fact: Paired) -> str:
 def join_widened(stages: Sequence[Stage]) -> list[Stage]:
     """Multiply out linear layers that widen and then narrow, where the product is no larger.
 
-    x @ W₁ @ W₂ with W₁ (K, L), W₂ (L, M) and L above K and M keeps all that K·M numbers can keep; layer
+    x @ W₁ @ W₂ with W₁ (K, L), W₂ (L, M), L above K and not below M, keeps all that K·M numbers can keep; layer
     by layer, W₂⁺ would leave the image of W₁. Diagonal scales and shifts between them join in.
     """
     joined: list[Stage] = []
     for stage in stages:
         joined.append(stage)
-        while (pair := _last_pair(joined)) is not None:
-            start, product = pair
-            joined[start:] = product
+        while _is_plain(stage) and (pair := _last_pair(joined)) is not None:
+            span, product = pair
+            joined[span] = product
     return joined
 
 
-def _last_pair(stages: list[Stage]) -> tuple[int, list[Stage]] | None:
-    """If the last stage is a matrix after a wider one, the index of that and what replaces both."""
-    last = stages[-1]
-    if not _is_plain(last) or len(stages) < 2:
+def _last_pair(stages: list[Stage]) -> tuple[slice, list[Stage]] | None:
+    """The last two matrices of a run, if the first widens: where they are, and what replaces them."""
+    end = _matrix_before(stages, len(stages))
+    start = None if end is None else _matrix_before(stages, end)
+    if end is None or start is None:
         return None
-    start = len(stages) - 2
-    while start >= 0 and _is_row_diagonal(stages[start]):
-        start -= 1
-    if start < 0 or not _is_plain(stages[start]):
-        return None
-    first = stages[start]
+    first, last = stages[start], stages[end]
     assert isinstance(first.fact, Matrix)
     assert isinstance(last.fact, Matrix)
     (k, wide), (_, m) = first.fact.lengths, last.fact.lengths
-    if not (wide > k and wide > m and k * m <= k * wide + wide * m):
+    if not (wide > k and wide >= m and k * m <= k * wide + wide * m):
         return None
     weight = first.fact.factor * first.fact.weight.astype(np.float64)
     shift = np.zeros(wide)
-    for stage in stages[start + 1 : -1]:
+    for stage in stages[start + 1 : end]:
         assert isinstance(stage.fact, Diagonal)
         scale = np.broadcast_to(stage.fact.scale.reshape(-1), (wide,))
         weight = weight * scale
         shift = shift * scale + np.broadcast_to(stage.fact.shift.reshape(-1), (wide,))
     second = last.fact.factor * last.fact.weight.astype(np.float64)
-    nodes = tuple(dict.fromkeys(node for stage in stages[start:] for node in stage.nodes))
+    nodes = tuple(dict.fromkeys(node for stage in stages[start : end + 1] for node in stage.nodes))
     product = (weight @ second).astype(last.fact.weight.dtype)
-    return start, [
+    return slice(start, end + 1), [
         replace(last, fact=Matrix(product), nodes=nodes),
         replace(last, fact=Diagonal(shift=shift @ second), nodes=nodes),
     ]
+
+
+def _matrix_before(stages: list[Stage], end: int) -> int | None:
+    """The index of the plain matrix before `end`, with nothing but row-wise scales and shifts between."""
+    index = end - 1
+    while index >= 0 and _is_row_diagonal(stages[index]):
+        index -= 1
+    return index if index >= 0 and _is_plain(stages[index]) else None
 
 
 def _is_plain(stage: Stage) -> bool:

@@ -135,7 +135,10 @@ def _laws(subject: Subject, xs: Array, *, alone: bool = True) -> Guarantee:
 def _sound(subject: Subject) -> None:
     """The inverse is valid ONNX, of operators that run everywhere, with the names and types it should have."""
     model, case = subject.inverse, subject.case
-    onnx.checker.check_model(model, full_check=True)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:  # the checker and shape inference raise classes of their own
+        raise AssertionError(f"the inverse is valid ONNX\n  {case}\n  {error}") from error
     forward = case.model
     double = any(dtype == ir.DataType.DOUBLE for dtype in subject.plan.dtypes)
     try:

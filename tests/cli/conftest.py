@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from small_models import affine, save
 
 from onnx_invert.cli import main
-from small_models import affine, save
 
 
 @dataclass

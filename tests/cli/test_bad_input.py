@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
-
 from small_models import affine, external, save, text
 
 
@@ -129,7 +128,7 @@ CASES = {
         ["node 'mm': FusedMatMul (the model imports no opset of 'com.microsoft')"],
     ),
     "a function that is not there": (
-        lambda: onnx.parser.parse_model(SELF_CALLING.split("<domain")[0]),
+        lambda: onnx.parser.parse_model(SELF_CALLING.split("<domain", maxsplit=1)[0]),
         2,
         ["l::f (domain 'l' is not ONNX's)"],
     ),
@@ -303,10 +302,7 @@ def test_a_weight_that_is_an_input_stands_in_the_way(call):
 
 def test_every_blocking_node_is_listed(call, files):
     save(
-        text(
-            "g (float[N,3] x) => (float[N,3] y) "
-            "{ [one] a = Ceil(x)\n [two] b = Relu(a)\n [three] y = Floor(b) }"
-        ),
+        text("g (float[N,3] x) => (float[N,3] y) { [one] a = Ceil(x)\n [two] b = Relu(a)\n [three] y = Floor(b) }"),
         Path("m.onnx"),
     )
     before = files()

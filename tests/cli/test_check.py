@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-
 from small_models import BIAS, WEIGHT, affine, save, text
 
 

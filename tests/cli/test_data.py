@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_models import affine, save, text
 
 from onnx_invert import samples
 from onnx_invert.errors import UsageError
 from onnx_invert.samples import Port, cut, draw
-from small_models import affine, save, text
 
 CALL = ["f.onnx", "-o", "g.onnx", "--data"]
 X = np.random.default_rng(0).standard_normal((20, 4)).astype(np.float32)

@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
+from small_models import affine, save
 
 from onnx_invert.cli import inference
 from onnx_invert.graph import atomic, write
-from small_models import affine, save
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 MOMENTS = 15

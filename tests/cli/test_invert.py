@@ -7,7 +7,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-
 from small_models import affine, external, save, text
 
 CALL = ["f.onnx", "-o", "g.onnx"]

@@ -7,9 +7,9 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
+from small_models import affine, save, text
 
 from onnx_invert import __version__
-from small_models import affine, save, text
 
 SCHEMA = json.loads(resources("onnx_invert.report").joinpath("schema.json").read_text())
 CHECK = {"$ref": "#/$defs/check", "$defs": SCHEMA["$defs"]}

@@ -10,14 +10,15 @@ import numpy as np
 import onnx
 import pytest
 from PIL import Image
+from small_models import affine, save, text
 
 from onnx_invert.cli.inference import sheet
 from onnx_invert.errors import UsageError
-from small_models import affine, save, text
 
 CALL = ["run", "f.onnx", "-i", "x.npy", "-o", "y.npy"]
 X = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
-TWO = "g (float[N,2] a, int64[N,2] b) => (float[N,2] sum, float[N,2] file) { c = Cast<to = 1>(b) sum = Add(a, c) file = Neg(a) }"
+TWO = """g (float[N,2] a, int64[N,2] b) => (float[N,2] sum, float[N,2] file)
+{ c = Cast<to = 1>(b) sum = Add(a, c) file = Neg(a) }"""
 
 
 @pytest.fixture(autouse=True)
@@ -123,7 +124,10 @@ def test_outputs_that_are_no_arrays(call, files):
 
 
 def test_a_model_that_fails_while_it_runs(call, files):
-    save(text("g (float[N,4] x) => (float[2,10] y) { s = Constant<value_ints = [2, 10]>() y = Reshape(x, s) }"), Path("f.onnx"))
+    save(
+        text("g (float[N,4] x) => (float[2,10] y) { s = Constant<value_ints = [2, 10]>() y = Reshape(x, s) }"),
+        Path("f.onnx"),
+    )
     assert call(*CALL).code == 0
     np.save("x.npy", X[:3])
     Path("y.npy").unlink()

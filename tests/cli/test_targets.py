@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from small_models import external
 
 import onnx_invert
 from onnx_invert.errors import FileError
 from onnx_invert.graph import atomic, read, write
-from small_models import external
 
 
 def sound(path):
@@ -185,7 +185,10 @@ def test_a_report_that_cannot_be_written_in_the_end(call, monkeypatch):
     monkeypatch.setattr(document, "write", fail)
     done = call("f.onnx", "-o", "g.onnx", "--report", "r.json")
     assert done.code == 2
-    assert "The report 'r.json' cannot be written: No space left on device. The inverse itself is in 'g.onnx'." in done.err
+    assert (
+        "The report 'r.json' cannot be written: No space left on device. The inverse itself is in 'g.onnx'."
+        in done.err
+    )
     assert sound("g.onnx")
 
 

@@ -78,7 +78,7 @@ FUNCTIONS = {
     "Asin": Exact((-float(PI) / 2, float(PI) / 2), np.sin, 3),
     "Acos": Exact((0, float(PI)), lambda y: np.sin(PI / 2 - y), 3),
     "Exp": Exact((0, np.inf), np.log, 4),
-    "Log": Exact((-np.inf, np.inf), np.exp, 2),
+    "Log": Exact((-np.inf, np.inf), np.exp, 3),
 }
 
 

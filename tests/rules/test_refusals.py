@@ -38,7 +38,6 @@ REFUSED = [
     ),
     ("Gemm", {"given": {1: draw(4, 4)}}, "its other factor is not constant"),
     ("MatMul", {"given": {1: draw(4, 4)}}, "its other operand is not constant"),
-    ("BatchNormalization", {"operands": NORMAL, "attributes": {"training_mode": 1}, "outputs": 3}, "training mode"),
     ("BatchNormalization", {"operands": {**NORMAL, 4: -positive(4)}}, "variances plus epsilon are not positive"),
     ("BatchNormalization", {"operands": {1: NORMAL[1]}, "given": {i: NORMAL[i] for i in (2, 3, 4)}}, "not constant"),
     ("Dropout", {"operands": {1: np.float32(0.5), 2: np.array(True)}}, "training mode"),
@@ -95,3 +94,30 @@ def test_constants_that_become_infinite(op, arguments, reason):
     with pytest.raises(NotInvertibleError) as caught, np.errstate(all="ignore"):
         explain(model, recover=["x"])
     assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize(("opset", "mode"), [(15, "<training_mode = 1>"), (9, "")])
+def test_batch_normalization_in_training_mode(opset, mode):
+    extra = "" if mode else ", saved_mean, saved_var"
+    model = onnx.parser.parse_model(f"""
+        <ir_version: 8, opset_import: ["": {opset}]>
+        agraph (float[3,4] x) => (float[3,4] y, float[4] mean)
+        <float[4] s = {{1, 2, 3, 4}}, float[4] b = {{0, 1, 0, 1}}, float[4] m = {{0, 0, 1, 1}},
+         float[4] v = {{1, 1, 1, 1}}>
+        {{ y, mean, var{extra} = BatchNormalization {mode} (x, s, b, m, v) }}
+    """)
+    with pytest.raises(NotInvertibleError, match="training mode"):
+        explain(model, known=["y"])
+
+
+def test_batch_normalization_in_training_mode_with_unused_outputs():
+    assert refusals("BatchNormalization", operands=NORMAL, attributes={"training_mode": 1}, outputs=3)
+
+
+def test_dropout_whose_mask_is_used():
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["": 13]>
+        agraph (float[3,4] x) => (float[3,4] y, bool[3,4] mask) { y, mask = Dropout(x) }
+    """)
+    with pytest.raises(NotInvertibleError, match="its mask is used"):
+        explain(model, known=["y"])

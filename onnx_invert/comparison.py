@@ -1,4 +1,7 @@
-"""Round trips of two files, whoever wrote them."""
+"""Round trips of two files, whoever wrote them.
+
+Not `check.py`: a module of that name would hide the function `onnx_invert.check`.
+"""
 
 from __future__ import annotations
 
