@@ -115,12 +115,14 @@ def invert(
         NotInvertibleError: no inverse can be promised; lists every node in the way.
         VerificationError: the round trips do not keep the promise; nothing was written.
     """
+    if (samples is not None and samples < 1) or (rtol is not None and not 0 <= rtol < np.inf):
+        raise UsageError(f"samples has to be at least 1 and rtol a number from 0 on, not {samples} and {rtol}.")
     started = time.perf_counter()
     with ExitStack() as stack:
         source = _open(model, stack)
         target = Path(output) if output is not None else None
         if target is not None:
-            check_target(target, Path(model) if isinstance(model, str | os.PathLike) else None)
+            check_target(target, Path(model) if isinstance(model, str | os.PathLike) else None, source.files)
         plan = _plan(source, recover, known, rules or default_rules(), progress)
         arrays = _arrays(data, plan)
         inverse = build(plan, opset=opset, metadata=_metadata(source, plan))

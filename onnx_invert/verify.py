@@ -171,7 +171,8 @@ def _finite(pair: Pair, f: Session, batches: Iterable[Batch]) -> tuple[list[Batc
             kept.append(batch)
             outputs.append(y)
         elif good.any():
-            chosen = {name: array[good] if len(array) == rows else array for name, array in batch.items()}
+            batched = {port.name for port in pair.ports if port.has_batch}
+            chosen = {name: array[good] if name in batched else array for name, array in batch.items()}
             kept.append(chosen)
             outputs.append(_known(pair, f, chosen))
     return kept, outputs, skipped

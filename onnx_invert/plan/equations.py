@@ -68,7 +68,7 @@ def order(problem: Problem) -> Ordering:
         neighbours = [value.producer(), *(node for node, _ in value.uses())]
         for node in neighbours:
             equation = system.get(node) if node is not None else None
-            if equation is None or equation.node in solved:
+            if equation is None or equation.node in solved or equation.node in problem.capturing:
                 continue
             place = _one_unknown(equation, known)
             if place is not None:
@@ -93,7 +93,16 @@ def _obstacles(
     """Equations that are stuck or left over, and tensors that several equations use."""
     blockers = []
     for node, equation in system.items():
-        if len(equation.places) > 1:
+        if node in problem.capturing:
+            blockers.append(
+                Blocker(
+                    node.name or "",
+                    node.op_type,
+                    "its body uses the unknown: which branch runs, or how often, decides what is undone",
+                    "export the model without it",
+                )
+            )
+        elif len(equation.places) > 1:
             operands = sorted({node.inputs[place].name or "" for place in equation.places})  # type: ignore[union-attr]
             what = (
                 f"it uses the unknown tensor {operands[0]!r} {len(equation.places)} times"

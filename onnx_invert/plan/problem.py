@@ -13,7 +13,11 @@ from onnx_invert.rules.node import FLOATS
 
 @dataclass(frozen=True)
 class Problem:
-    """Inputs to recover, inputs that stay inputs, outputs that are known, outputs that are left out."""
+    """Inputs to recover, inputs that stay inputs, outputs that are known, outputs that are left out.
+
+    `dependent` are the tensors whose values follow from a recovered input's, `capturing` the nodes (If, Loop)
+    whose body uses one of them.
+    """
 
     graph: ir.Graph
     opset: int
@@ -22,6 +26,7 @@ class Problem:
     known: tuple[ir.Value, ...]
     unused: tuple[ir.Value, ...]
     dependent: frozenset[ir.Value]
+    capturing: frozenset[ir.Node]
 
 
 def pose(model: ir.Model, recover: Sequence[str] = (), known: Sequence[str] = ()) -> Problem:
@@ -39,16 +44,18 @@ def pose(model: ir.Model, recover: Sequence[str] = (), known: Sequence[str] = ()
     inputs = {value.name or "": value for value in graph.inputs}
     outputs = {value.name or "": value for value in graph.outputs}
     recovered = _recovered(inputs, recover)
-    dependent = _dependent(recovered)
+    dependent, capturing = _dependent(graph, recovered)
     for name in known:
         if name not in outputs:
             raise UsageError(f"--from {name}: there is no such output. {_listing('Outputs', outputs.values())}")
+        if outputs[name] in recovered:
+            raise UsageError(f"--from {name}: this output is the input itself; there is nothing to undo.")
         if outputs[name] not in dependent:
             raise UsageError(f"--from {name}: this output does not depend on {_names(recovered)}.")
     chosen = tuple(
         value
         for name, value in outputs.items()
-        if (name in known if known else value in dependent) and value in dependent
+        if (name in known if known else value in dependent) and value not in recovered
     )
     if not chosen:
         raise ModelError(f"No output depends on {_names(recovered)}. {_listing('Outputs', outputs.values())}")
@@ -60,6 +67,7 @@ def pose(model: ir.Model, recover: Sequence[str] = (), known: Sequence[str] = ()
         known=chosen,
         unused=tuple(value for value in graph.outputs if value not in chosen),
         dependent=frozenset(dependent),
+        capturing=frozenset(capturing),
     )
 
 
@@ -88,19 +96,46 @@ def _not_float(value: ir.Value) -> Blocker:
     return Blocker(value.name or "", "input", f"it is {_type(value)}; only floating-point inputs can be recovered")
 
 
-def _dependent(recovered: Sequence[ir.Value]) -> set[ir.Value]:
-    """Every tensor whose values (not merely its shape) follow from a recovered input's."""
+def _dependent(graph: ir.Graph, recovered: Sequence[ir.Value]) -> tuple[set[ir.Value], set[ir.Node]]:
+    """Every tensor whose values (not merely its shape) follow from a recovered input's.
+
+    And the nodes that take one of them into their body, whose outputs then follow from it too.
+    """
+    owners = _owners(graph)
     found = set(recovered)
+    capturing: set[ir.Node] = set()
     waiting = list(recovered)
     while waiting:
-        for node, _ in waiting.pop().uses():
-            if node.op_type in {"Shape", "Size"} and node.domain in {"", "ai.onnx"}:
+        for user, _ in waiting.pop().uses():
+            node = user
+            while node.graph is not None and node.graph in owners:
+                node = owners[node.graph]
+                capturing.add(node)
+            if node is user and node.op_type in {"Shape", "Size"} and node.domain in {"", "ai.onnx"}:
                 continue
             for output in node.outputs:
                 if output not in found:
                     found.add(output)
                     waiting.append(output)
-    return found
+    return found, capturing
+
+
+def _owners(graph: ir.Graph) -> dict[ir.Graph | ir.Function, ir.Node]:
+    """The node that each body belongs to."""
+    owners: dict[ir.Graph | ir.Function, ir.Node] = {}
+    waiting = [graph]
+    while waiting:
+        for node in waiting.pop():
+            for attribute in node.attributes.values():
+                bodies = []
+                if attribute.type == ir.AttributeType.GRAPH:
+                    bodies = [attribute.as_graph()]
+                elif attribute.type == ir.AttributeType.GRAPHS:
+                    bodies = list(attribute.as_graphs())
+                for body in bodies:
+                    owners[body] = node
+                    waiting.append(body)
+    return owners
 
 
 def describe(value: ir.Value) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -17,7 +17,9 @@ from onnx_invert.rules import RuleSet
 from onnx_invert.rules.facts import Branch, Diagonal, Elementwise, Fact, Matrix, NoInverse, Paired
 from onnx_invert.rules.node import NodeView
 
-Tick = Callable[[str], None]
+DRAWN = frozenset(
+    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
+)
 
 
 @dataclass
@@ -139,6 +141,8 @@ def _not_available(problem: Problem, node: ir.Node, fact: Paired) -> str:
     other = node.inputs[fact.other]
     assert other is not None
     for maker in upstream(other):
+        if maker.op_type in DRAWN:
+            return f"its operand {other.name!r} is drawn anew at every run, by {maker.name!r} ({maker.op_type})"
         for value in maker.inputs:
             if value is not None and value in problem.dependent:
                 return f"its operand {other.name!r} is made from the shape of the unknown tensor {value.name!r}"
