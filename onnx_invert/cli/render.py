@@ -133,7 +133,7 @@ def trips(measured: RoundTrip) -> None:
                 name,
                 f"{trip.median:.2g}",
                 f"{trip.worst:.2g}",
-                f"{trip.tolerance:.2g}" if trip.promised else "",
+                _tolerances(trip) if trip.promised else "",
                 _verdict(trip),
             )
     out = console()
@@ -146,6 +146,12 @@ def trips(measured: RoundTrip) -> None:
         where = ", ".join(f"{count} at {node}" for node, count in measured.clamped.items())
         notes.append(f"values outside an image, moved to the nearest inside: {where}")
     out.print(shown("; ".join(notes)), soft_wrap=True)
+
+
+def _tolerances(trip: Trip) -> str:
+    """The tolerance, from the strictest sample's to the loosest's where they differ much."""
+    low, high = float(np.min(trip.tolerances)), trip.tolerance
+    return f"{high:.2g}" if high <= 10 * low else f"{low:.1g} … {high:.1g}"
 
 
 def _verdict(trip: Trip) -> str:
