@@ -32,9 +32,7 @@ def run(path: Path, x: NDArray[np.float32]) -> NDArray[np.float32]:
     return session.run(None, {session.get_inputs()[0].name: x})[0]
 
 
-def export(
-    model: keras.Model, folder: Path, output_name: str, does: str, sample: NDArray[np.float32]
-) -> None:
+def export(model: keras.Model, folder: Path, output_name: str, does: str, sample: NDArray[np.float32]) -> None:
     """Write `folder/NAME.keras` and `folder/NAME.onnx`, NAME being the model's, and print what was written.
 
     `does` becomes the model's doc_string. On `sample`, onnxruntime has to agree with Keras to float32

@@ -52,9 +52,7 @@ def train(name: str, digits: Digits) -> keras.Model:
 
 def main() -> None:
     """Train, write, print the test accuracy."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=MODELS, required=True)
     parser.add_argument("--out", type=Path, default=Path("models"), metavar="FOLDER")
     args = parser.parse_args()

@@ -182,9 +182,7 @@ def train(name: str, spec: Spec, task: Task) -> keras.Model:
 
 def main() -> None:
     """Train, write, measure."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=MODELS, required=True)
     parser.add_argument("--out", type=Path, default=Path("models"), metavar="FOLDER")
     args = parser.parse_args()

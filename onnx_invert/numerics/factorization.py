@@ -209,10 +209,12 @@ def _scaled(a: NDArray[Any]) -> tuple[Array, int | None]:
 
 
 def _scale(x: Array, exponent: int) -> None:
-    """Multiply by 2^exponent in place, in two steps: one alone could overflow where the product does not."""
-    half = exponent // 2
-    x *= 2.0**half
-    x *= 2.0 ** (exponent - half)
+    """Multiply by 2^exponent in place; in two steps where 2^exponent alone would overflow."""
+    half = exponent // 2 if abs(exponent) > 1000 else 0
+    if half:
+        x *= 2.0**half
+    if exponent != half:
+        x *= 2.0 ** (exponent - half)
 
 
 def _ldexp(x: float, exponent: int) -> float:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import LinAlgError, lapack, qr, solve_triangular, svd
+from scipy.linalg import LinAlgError, blas, lapack, qr, solve_triangular, svd
 
 from onnx_invert.numerics.gram import complement
 from onnx_invert.numerics.tolerance import HEADROOM, gram_accuracy
@@ -93,11 +93,11 @@ class Cholesky:
         return cls(a, upper, dropped, float(np.sqrt(retained[-1] / retained[0])))
 
     def pinv(self, needed: float) -> Array:
-        """By two triangular solves."""
+        """By the inverse of RᵀR, times Aᵀ: faster than two triangular solves for as many columns as A has."""
         tall = self.a.shape[0] >= self.a.shape[1]
-        side = self.a.T if tall else self.a
-        solved, _ = lapack.dpotrs(self.upper, np.array(side, order="F"), lower=0, overwrite_b=1)
-        x: Array = solved if tall else solved.T
+        inverse, _ = lapack.dpotri(self.upper, lower=0)
+        # A is in C order, so that A.T is what BLAS reads without a copy.
+        x = np.asarray(blas.dsymm(1.0, inverse, self.a.T, side=0 if tall else 1, lower=0))
         if not self.dropped.size and gram_accuracy(self.condition) > HEADROOM * needed:
             residual = x @ self.a if tall else self.a @ x
             np.negative(residual, out=residual)

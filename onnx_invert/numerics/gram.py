@@ -10,17 +10,29 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import LinAlgError, eigh_tridiagonal, lapack
+from scipy.linalg import LinAlgError, blas, eigh_tridiagonal, lapack
 
 from onnx_invert.numerics.tolerance import ORTHOGONAL
 
 Array = NDArray[np.float64]
 
+_BLOCK = 256
+
 
 def gram(a: Array) -> Array:
-    """The smaller of AᵀA (K ≥ M) and AAᵀ (K < M), in Fortran order for LAPACK."""
-    product = a.T @ a if a.shape[0] >= a.shape[1] else a @ a.T
-    return product.T  # symmetric: the transposed view is the same matrix
+    """The smaller of AᵀA (K ≥ M) and AAᵀ (K < M), in Fortran order for LAPACK. `a` is in C order.
+
+    By scipy's BLAS, like everything after it: numpy brings a BLAS of its own, and the idle threads of the one
+    go on spinning for a while, on the processors that the other then needs.
+    """
+    tall = a.shape[0] >= a.shape[1]
+    product = np.asarray(blas.dsyrk(1.0, a.T, trans=0 if tall else 1))
+    for start in range(0, len(product), _BLOCK):  # the lower triangle from the upper, a few columns at a time
+        stop = start + _BLOCK
+        block = product[start:stop, start:stop]
+        block += np.triu(block, 1).T
+        product[stop:, start:stop] = product[start:stop, stop:].T
+    return product
 
 
 @dataclass(frozen=True, eq=False)
