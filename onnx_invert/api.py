@@ -27,7 +27,7 @@ from onnx_invert.graph.write import check_target, restate, save, staged, to_prot
 from onnx_invert.numerics.tolerance import eps
 from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.plan.plan import Plan, Progress, make_plan
-from onnx_invert.plan.problem import pose
+from onnx_invert.plan.problem import Problem, pose
 from onnx_invert.report import document
 from onnx_invert.rules import RuleSet, default_rules
 from onnx_invert.runtime import Session
@@ -231,7 +231,22 @@ def _pair(source: Source, plan: Plan, inverse: Inverse, path: Path, opset: int |
         dtype=np.dtype((problem.known[0].dtype or ir.DataType.FLOAT).numpy()),
         eps=max(eps(dtype.numpy()) for dtype in plan.dtypes),
         probes=instrumented.probes,
+        eta=instrumented.eta,
+        axes=_sample_axes(problem),
     )
+
+
+def _sample_axes(problem: Problem) -> dict[str, int]:
+    """Where the batch lies in known outputs that have it on another axis than the first."""
+    dims = [None if isinstance(d, int) else d.value for d in problem.recovered[0].shape or ()]
+    if not dims or dims[0] is None:
+        return {}
+    axes = {}
+    for value in problem.known:
+        symbols = [None if isinstance(d, int) else d.value for d in value.shape or ()]
+        if dims[0] in symbols[1:] and symbols[0] != dims[0]:
+            axes[value.name or ""] = symbols.index(dims[0])
+    return axes
 
 
 def _metadata(source: Source, plan: Plan) -> dict[str, str]:

@@ -115,6 +115,8 @@ def _claim(metadata: dict[str, str], model: Path) -> tuple[Guarantee | None, str
     stated = metadata.get("onnx_invert.guarantee")
     if stated is None:
         return None, "the inverse states no guarantee"
+    if stated == Guarantee.APPROXIMATE.value:
+        return None, "the inverse states that it is approximate: it promises nothing"
     digest = metadata.get("onnx_invert.model_sha256")
     with model.open("rb") as file:
         actual = hashlib.file_digest(file, "sha256").hexdigest()

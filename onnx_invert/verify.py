@@ -13,7 +13,7 @@ amplifies rounding: matrices, saturated activations, cancellation. trips.py says
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_invert.build.clamp import Probe
-from onnx_invert.build.noise import DRAWS, PORT
+from onnx_invert.build.noise import DRAWS
 from onnx_invert.errors import ModelError
 from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.rules.interval import Interval
@@ -38,7 +38,8 @@ class Pair:
     """Two files, and which tensors are what: `recovered`, `given` and `known` are names.
 
     `instrumented` is the copy of the inverse with noise, None to perturb only its ends. `dtype` is that of
-    the outputs, `eps` the coarsest rounding on the way.
+    the outputs, `eps` the coarsest rounding on the way, `eta` the input of `instrumented` that takes η,
+    `axes` where samples lie in an output if not along the first axis.
     """
 
     forward: Callable[[], Session]
@@ -51,6 +52,8 @@ class Pair:
     dtype: np.dtype[Any]
     eps: float
     probes: Sequence[Probe] = ()
+    eta: str = ""
+    axes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def has_batch(self) -> bool:
@@ -179,7 +182,11 @@ def _finite(pair: Pair, f: Session, batches: Iterable[Batch]) -> tuple[list[Batc
 
 
 def _known(pair: Pair, f: Session, batch: Batch) -> Batch:
-    return f.run({port.name: batch[port.name] for port in pair.ports if port.name in batch}, pair.known)
+    """f of a batch, the known outputs, with the samples along the first axis."""
+    found = f.run({port.name: batch[port.name] for port in pair.ports if port.name in batch}, pair.known)
+    return {
+        name: np.moveaxis(array, pair.axes.get(name, 0), 0) if array.ndim else array for name, array in found.items()
+    }
 
 
 def _draw_outputs(pair: Pair, outputs: list[Batch], images: Mapping[str, Interval | None]) -> list[Batch]:
@@ -208,7 +215,11 @@ def _draw_outputs(pair: Pair, outputs: list[Batch], images: Mapping[str, Interva
 
 def _feeds(pair: Pair, names: set[str], outputs: list[Batch], given: list[Batch]) -> list[Batch]:
     return [
-        {name: array for name, array in {**y, **b}.items() if name in names}
+        {
+            name: np.moveaxis(array, 0, pair.axes[name]) if name in y and name in pair.axes else array
+            for name, array in {**y, **b}.items()
+            if name in names
+        }
         for y, b in zip(outputs, given, strict=True)
     ]
 
@@ -225,7 +236,7 @@ def _recover(pair: Pair, outputs: list[Batch], given: list[Batch]) -> tuple[list
     size = NOISE * pair.eps
     # Both signs: where a value is clamped, noise in one direction leaves no trace.
     etas = [(sign * size * row[None]).astype(pair.dtype) for row in np.eye(DRAWS) for sign in (1, -1)]
-    return found, [[shaken.run({**feed, PORT: eta}, list(pair.recovered)) for feed in feeds] for eta in etas]
+    return found, [[shaken.run({**feed, pair.eta: eta}, list(pair.recovered)) for feed in feeds] for eta in etas]
 
 
 def _clamps(
@@ -238,7 +249,7 @@ def _clamps(
         g = pair.instrumented()
         still = np.zeros((1, DRAWS), dtype=pair.dtype)
         for feed, mark in zip(_feeds(pair, g.names, outputs, given), marks, strict=True):
-            values = g.run({**feed, PORT: still}, [probe.tensor for probe in pair.probes])
+            values = g.run({**feed, pair.eta: still}, [probe.tensor for probe in pair.probes])
             for probe in pair.probes:
                 outside = probe.outside(values[probe.tensor])
                 if outside.any():

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_invert.build.noise import Noise
+from onnx_invert.errors import ModelError
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.rules.facts import Array, Diagonal
 
@@ -93,8 +94,20 @@ def emit(e: Emitter, y: ir.Value, step: Step, noise: Noise | None = None) -> ir.
         if noise is not None:
             x = noise.of_product(x, y, weight, "right")
     elif np.any(step.scale != 1):
-        x = e.op("Mul", y, e.constant(step.scale, "scale"))
+        scale = e.constant(step.scale, "scale")
+        if np.any((step.scale != 0) & (_array(scale) == 0)):
+            least = np.abs(step.scale[step.scale != 0]).min()
+            raise ModelError(
+                f"Undoing node {e.scope_name!r} takes factors down to {least:.3g}, below what "
+                f"{e.dtype.name.lower()} can hold."
+            )
+        x = e.op("Mul", y, scale)
     if np.any(step.shift != 0):
         shift = e.constant(step.shift, "shift")
         x = e.op("Add", x, shift if noise is None else noise.of_constant(shift))
     return x
+
+
+def _array(constant: ir.Value) -> NDArray[np.generic]:
+    assert constant.const_value is not None
+    return constant.const_value.numpy()

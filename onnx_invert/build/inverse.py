@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from onnx_invert.build import affine
 from onnx_invert.build.clamp import Probe, clamp, hold_in_domain, largest
-from onnx_invert.build.forwards import Forwards
+from onnx_invert.build.forwards import OLDEST_OPSET, Forwards
 from onnx_invert.build.noise import Noise
 from onnx_invert.errors import UsageError
 from onnx_invert.graph.emit import Emitter
@@ -22,17 +22,18 @@ from onnx_invert.rules.facts import Convert, Diagonal, Elementwise, Matrix, Pair
 OPSET = 17
 """What is emitted unless the model needs newer: the newest that every runtime still in use loads."""
 
-OLDEST_OPSET, NEWEST_OPSET = 13, 23
+NEWEST_OPSET = 23
 
 HALF_TYPES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
 @dataclass
 class Inverse:
-    """The graph of an inverse, and the places in it where values may be clamped."""
+    """The graph of an inverse, the places in it where values may be clamped, and the input that takes η."""
 
     model: ir.Model
     probes: list[Probe] = field(default_factory=list)
+    eta: str = ""
 
 
 def build(
@@ -45,8 +46,8 @@ def build(
     """Emit the inverse that `plan` describes.
 
     Its inputs are the known outputs and those given inputs that it needs, its outputs the recovered
-    inputs, under their own names. `opset` defaults to 17, or to the model's where forward nodes are
-    copied from a newer one. With `instrumented` it has one more input, the scalar η: every tensor that
+    inputs, under their own names. `opset` defaults to 17, or to the model's where copied forward nodes mean
+    something else at 17. With `instrumented` it has one more input, the scalar η: every tensor that
     stands for a forward one is multiplied by 1 + η·u, u random in ±[1/2, 1], and the tensors that are
     clamped are outputs too. That is how the verification measures how much rounding is amplified.
 
@@ -57,7 +58,9 @@ def build(
     names = [v.name or "" for v in (*problem.known, *problem.recovered, *problem.given)]
     e = Emitter(plan.paths[0].y.dtype or ir.DataType.FLOAT, reserved=names)
     forwards = Forwards(e, problem, plan)
-    version = _opset(opset, forwards.opset)
+    if opset is not None and not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+        raise UsageError(f"--opset {opset}: inverses are written in opset {OLDEST_OPSET} to {NEWEST_OPSET}.")
+    version = forwards.opset(opset, OPSET)
     result = Inverse(ir.Model(ir.Graph([], [], nodes=[]), ir_version=8))
     inputs: dict[ir.Value, ir.Value] = {}
     for path in plan.paths:
@@ -68,6 +71,7 @@ def build(
     outputs = [walk.undo(path, inputs[path.y]) for path in plan.paths]
     if noise is not None:
         inputs[noise.port] = noise.port
+        result.eta = noise.port.name or ""
         made = {output.name: output for node in e.nodes for output in node.outputs}
         made |= {port.name: port for port in inputs.values()}
         outputs += [made[probe.tensor] for probe in result.probes if made[probe.tensor] not in outputs]
@@ -76,7 +80,7 @@ def build(
         outputs,
         nodes=e.nodes,
         initializers=[value for value in e.initializers if value.uses()],
-        opset_imports={"": version},
+        opset_imports={"": version, **forwards.domains},
         name="inverse",
     )
     result.model = ir.Model(
@@ -86,16 +90,6 @@ def build(
         metadata_props=dict(metadata or {}),
     )
     return result
-
-
-def _opset(wanted: int | None, needed: int | None) -> int:
-    if wanted is None:
-        return max(OPSET, needed or 0)
-    if not OLDEST_OPSET <= wanted <= NEWEST_OPSET:
-        raise UsageError(f"--opset {wanted}: inverses are written in opset {OLDEST_OPSET} to {NEWEST_OPSET}.")
-    if needed is not None and wanted < needed:
-        raise UsageError(f"--opset {wanted}: the inverse copies forward nodes of opset {needed}; give at least that.")
-    return wanted
 
 
 def _port(value: ir.Value) -> ir.Value:
@@ -215,8 +209,12 @@ def _undo_repeat(e: Emitter, fact: Repeat, y: ir.Value) -> ir.Value:
         if fact.weights is None:
             y = e.op("Mul", y, 1.0 / fact.count)
         else:
-            squares = np.sum(np.square(fact.weights), axis=fact.axes, keepdims=True)
-            factor = np.where(squares > 0, fact.weights / np.where(squares > 0, squares, 1.0), 0.0)
+            # In units of the largest weight: the square of 1e-170 is 0.
+            top = np.max(np.abs(fact.weights), axis=fact.axes, keepdims=True)
+            top = np.where(top > 0, top, 1.0)
+            unit = fact.weights / top
+            squares = np.sum(np.square(unit), axis=fact.axes, keepdims=True)
+            factor = np.where(squares > 0, unit / np.where(squares > 0, squares, 1.0) / top, 0.0)
             y = e.op("Mul", y, e.constant(factor, "factor"))
         y = e.op("ReduceSum", y, e.ints(fact.axes), keepdims=1)
     if fact.squeezed:

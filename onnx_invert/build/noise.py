@@ -28,7 +28,7 @@ class Noise:
     def __init__(self, e: Emitter, dtype: ir.DataType) -> None:
         self._e = e
         self._rng = np.random.default_rng(1729)
-        self.port = ir.Value(name=PORT, shape=ir.Shape([1, DRAWS]), type=ir.TensorType(dtype))
+        self.port = ir.Value(name=e.unique(PORT), shape=ir.Shape([1, DRAWS]), type=ir.TensorType(dtype))
 
     def shake(self, value: ir.Value, forward: ir.Value) -> ir.Value:
         """`value` · (1 + η·u), u of the shape of the fixed trailing axes of the tensor it stands for."""

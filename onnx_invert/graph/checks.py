@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -168,6 +169,7 @@ def check_operators(model: ir.Model, name: str) -> None:
     """Every operator is one that ONNX defines at the model's opset, or a function of the file."""
     local = set(model.functions)
     unknown: dict[str, None] = {}
+    wrong: list[str] = []
     bodies: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
     for body in bodies:
         for node in ir.traversal.RecursiveGraphIterator(body):
@@ -186,6 +188,10 @@ def check_operators(model: ir.Model, name: str) -> None:
                 node.op_type, max_inclusive_version=version, domain=domain
             ):
                 unknown[f"node {label!r}: {node.op_type} (not an operator of opset {version})"] = None
+            elif domain in ("", "ai.onnx.ml"):
+                wrong += _wrong_attributes(node, label, version, domain)
+    if wrong:
+        raise ModelError("\n".join([f"{name} has attributes of the wrong type:"] + [f"  {line}" for line in wrong]))
     if unknown:
         raise ModelError(
             "\n".join(
@@ -195,6 +201,20 @@ def check_operators(model: ir.Model, name: str) -> None:
         )
 
 
+def _wrong_attributes(node: ir.Node, label: str, version: int, domain: str) -> list[str]:
+    """The attributes whose type is not what ONNX defines for them."""
+    defined: dict[str, Any] = dict(onnx.defs.get_schema(node.op_type, version, domain).attributes)
+    wrong = []
+    for attribute in node.attributes.values():
+        if attribute.name not in defined or attribute.is_ref():
+            continue
+        expected = ir.AttributeType(int(defined[attribute.name].type))
+        if expected != attribute.type:
+            found = f"{attribute.name!r} is {attribute.type.name}, not {expected.name}"
+            wrong.append(f"node {label!r} ({node.op_type}): {found}")
+    return wrong
+
+
 def sort(model: ir.Model, name: str) -> None:
     """Put the nodes in an order in which they can run; an error if some feed one another."""
     try:
@@ -202,6 +222,9 @@ def sort(model: ir.Model, name: str) -> None:
     except ValueError as error:
         cycle = ", ".join(map(repr, _cycle(model.graph)))
         raise ModelError(f"{name} has a cycle: {cycle} feed one another.") from error
+
+
+MOST_NAMES = 10
 
 
 def _cycle(graph: ir.Graph) -> list[str]:
@@ -217,15 +240,16 @@ def _cycle(graph: ir.Graph) -> list[str]:
                     waiting[user] -= 1
                     if waiting[user] == 0:
                         ready.append(user)
-    node, seen = next(iter(waiting)), list[ir.Node]()
+    node, seen = next(iter(waiting)), dict[ir.Node, int]()
     while node not in seen:
-        seen.append(node)
+        seen[node] = len(seen)
         node = next(
             producer
             for value in node.inputs
             if value is not None and (producer := value.producer()) is not None and producer in waiting
         )
-    return [member.name or member.op_type for member in reversed(seen[seen.index(node) :])]
+    names = [member.name or member.op_type for member in seen][seen[node] :][::-1]
+    return names if len(names) <= MOST_NAMES else [*names[:MOST_NAMES], f"and {len(names) - MOST_NAMES} more"]
 
 
 def check_weights(model: ir.Model, name: str) -> None:

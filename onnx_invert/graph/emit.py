@@ -46,6 +46,11 @@ class Emitter:
         finally:
             self._scope, self.dtype = before
 
+    @property
+    def scope_name(self) -> str:
+        """The forward node whose inverse is being emitted."""
+        return self._scope
+
     def op(self, op_type: str, *operands: Operand, **attributes: Attribute) -> ir.Value:
         """Append one node with one output and return that output."""
         inputs = [self.scalar(x) if isinstance(x, int | float) else x for x in operands]
@@ -71,6 +76,10 @@ class Emitter:
         if array.size <= 16:
             return self._share(array, name)
         return self._register(array, f"{self._scope}/{name}")
+
+    def weight(self, tensor: ir.TensorProtocol, name: str) -> ir.Value:
+        """An initializer of the model itself, of any type, as it is."""
+        return self._register(tensor, name)
 
     def add_node(self, node: ir.Node) -> None:
         """Append a node made elsewhere: a copy of a forward node."""
@@ -100,10 +109,11 @@ class Emitter:
             self._shared[key] = self._register(array, label)
         return self._shared[key]
 
-    def _register(self, array: NDArray[np.generic], name: str) -> ir.Value:
+    def _register(self, data: NDArray[np.generic] | ir.TensorProtocol, name: str) -> ir.Value:
         name = self.unique(name)
-        tensor = ir.Tensor(array, name=name)
-        value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
+        tensor = ir.Tensor(data, name=name) if isinstance(data, np.ndarray) else data
+        shape = ir.Shape([int(size) for size in tensor.shape.numpy()])
+        value = ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype))
         value.const_value = tensor
         self.initializers.append(value)
         return value

@@ -230,7 +230,10 @@ def _replace(graph: ir.Graph, value: ir.Value, array: NDArray[np.generic]) -> No
     """Make `value` an initializer, under its own name, for all who use it; an output of the graph stays one."""
     name = value.name or ""
     if value.is_graph_output():
+        taken = set(graph.initializers) | {output.name for node in graph for output in node.outputs}
         name = f"{name}/constant"
+        while name in taken:
+            name += "_"
     else:
         value.name = f"{name}/computed"
     tensor = ir.Tensor(np.ascontiguousarray(array).reshape(array.shape), name=name)

@@ -8,6 +8,7 @@ left over because its tensors were already determined.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -149,12 +150,11 @@ def _choice(problem: Problem) -> str:
     return f"--from NAME  with one of: {', '.join(value.name or '' for value in problem.known)}"
 
 
-def upstream(value: ir.Value) -> list[ir.Node]:
-    """The nodes that make `value`, in the order in which they run."""
+def upstream(values: Iterable[ir.Value]) -> list[ir.Node]:
+    """The nodes that make `values`, each once, in the order in which they run."""
     found: dict[ir.Node, None] = {}
-    stack: list[tuple[ir.Node, bool]] = []
-    if (maker := value.producer()) is not None:
-        stack.append((maker, False))
+    makers = [maker for value in values if (maker := value.producer()) is not None]
+    stack = [(maker, False) for maker in reversed(makers)]
     while stack:
         node, done = stack.pop()
         if done:

@@ -26,6 +26,7 @@ from onnx_invert.errors import Blocker
 from onnx_invert.plan.problem import describe
 from onnx_invert.plan.stages import Stage
 from onnx_invert.rules.facts import (
+    Branch,
     Convert,
     Diagonal,
     Elementwise,
@@ -144,7 +145,8 @@ def _step(stage: Stage, reach: Reach) -> tuple[Reach, Interval | None]:
         case Repeat():
             stage.lost = _lost_by_weights(fact)
             if fact.count == 1 and not stage.lost:
-                return _uniform(stage, reach), None
+                moved = reach if fact.weights is None else _moved(stage, reach, Diagonal(fact.weights))
+                return (_uniform(stage, moved) if fact.weights is None else moved), None
             return Reach(None, stage), REALS if stage.lost else None
         case Paired():
             if reach.box is not None and reach.box.is_reals:
@@ -173,9 +175,33 @@ def _elementwise(stage: Stage, fact: Elementwise, reach: Reach) -> tuple[Reach, 
         return Reach(branch.image, stage), branch.domain
     if reach.box is None:
         return reach, None
-    box = reach.box.meet(branch.domain)
-    image = branch.image if box.covers(branch.domain) else box.through(fact.forward)
-    return Reach(image, reach.cause if image.is_reals else stage), None
+    image = _image(fact, branch, reach.box.meet(branch.domain))
+    return Reach(image, reach.cause if image is not None and image.is_reals else stage), None
+
+
+def _image(fact: Elementwise, branch: Branch, box: Interval) -> Interval | None:
+    """What f makes of `box` on `branch`; None where that is no box: a function with a pole is monotone on each
+    side of it only, and a hole has to be the same for all elements."""
+    if box.covers(branch.domain):
+        return branch.image
+    pole = branch.domain.hole
+    if pole is None:
+        if box.hole is not None and np.unique(fact.forward(np.asarray(box.hole, dtype=float))).size > 1:
+            return None
+        return box.through(fact.forward)
+    low, high = np.asarray(box.low, dtype=float), np.asarray(box.high, dtype=float)
+    above, below = bool(np.all(low >= pole)), bool(np.all(high <= pole))
+    if not (above or below):
+        return None
+    # At a pole of 0 the sign of the zero says from which side it is approached.
+    side = Interval(
+        np.where(low == pole, pole + 0.0, low) if above else low,
+        np.where(high == pole, -pole if pole == 0 else pole, high) if below else high,
+        box.low_open or bool(np.any(low == pole)),
+        box.high_open or bool(np.any(high == pole)),
+    )
+    image = side.through(fact.forward)
+    return Interval(image.low, image.high, image.low_open, image.high_open)
 
 
 def _moved(stage: Stage, reach: Reach, fact: Diagonal) -> Reach:
@@ -206,8 +232,8 @@ def _lost_by_weights(fact: Repeat) -> int:
     if fact.weights is None:
         return 0
     axes = tuple(axis for axis in fact.axes if axis < np.ndim(fact.weights))
-    squares = np.sum(np.square(fact.weights), axis=axes)
-    return int(np.size(squares) - np.count_nonzero(squares))
+    kept = np.any(fact.weights != 0, axis=axes)
+    return int(np.size(kept) - np.count_nonzero(kept))
 
 
 def _conflict(reach: Reach, stage: Stage, returned: Interval) -> Blocker:

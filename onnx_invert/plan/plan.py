@@ -98,13 +98,8 @@ class Plan:
 
     @property
     def requirements(self) -> list[str]:
-        """Conditions on the given inputs under which the guarantee holds."""
-        return [
-            f"{stage.name}: {stage.fact.requires}"
-            for path in self.paths
-            for stage in path.stages
-            if isinstance(stage.fact, Paired) and stage.fact.requires
-        ]
+        """Conditions under which the guarantee holds: on given inputs, on the range of narrower types."""
+        return [text for path in self.paths for stage in path.stages if (text := _requirement(stage))]
 
 
 def make_plan(problem: Problem, rules: RuleSet, progress: Progress | None = None) -> Plan:
@@ -133,6 +128,16 @@ def make_plan(problem: Problem, rules: RuleSet, progress: Progress | None = None
     if blockers:
         raise NotInvertibleError(_distinct(blockers))
     return Plan(problem, paths, verdicts, rules)
+
+
+def _requirement(stage: Stage) -> str:
+    fact = stage.fact
+    if isinstance(fact, Paired) and fact.requires:
+        return f"{stage.name}: {fact.requires}"
+    if isinstance(fact, Convert):
+        narrow = min(fact.source, fact.target, key=lambda dtype: dtype.itemsize)
+        return f"{stage.name}: the values lie within what {narrow.name.lower()} can hold"
+    return ""
 
 
 def _distinct(blockers: Sequence[Blocker]) -> list[Blocker]:

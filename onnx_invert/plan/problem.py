@@ -72,7 +72,7 @@ def pose(model: ir.Model, recover: Sequence[str] = (), known: Sequence[str] = ()
 
 
 def _recovered(inputs: dict[str, ir.Value], names: Sequence[str]) -> tuple[ir.Value, ...]:
-    floats = [value for value in inputs.values() if value.dtype in FLOATS]
+    floats = [v for v in inputs.values() if isinstance(v.type, ir.TensorType) and v.dtype in FLOATS]
     for name in names:
         if name not in inputs:
             raise UsageError(f"--recover {name}: there is no such input. {_listing('Inputs', inputs.values())}")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from onnx_invert.errors import Blocker, ModelError
 from onnx_invert.numerics.factorization import factorize
-from onnx_invert.plan.equations import Solve, upstream
+from onnx_invert.plan.equations import Solve
 from onnx_invert.plan.problem import Problem
 from onnx_invert.rules import RuleSet
 from onnx_invert.rules.facts import Branch, Diagonal, Elementwise, Fact, Matrix, NoInverse, Paired
@@ -33,6 +33,7 @@ class Stage:
 
     fact: Fact
     nodes: tuple[ir.Node, ...]
+    operand: int = 0
     branch: Branch | None = None
     lengths: tuple[int, int] | None = None
     rank: int | None = None
@@ -64,7 +65,9 @@ class Stage:
     @property
     def x(self) -> ir.Value:
         """The tensor that the first node takes."""
-        return next(v for v in self.nodes[0].inputs if v is not None and not v.is_initializer())
+        value = self.nodes[0].inputs[self.operand]
+        assert value is not None
+        return value
 
     @property
     def y(self) -> ir.Value:
@@ -102,15 +105,20 @@ def trace(problem: Problem, solves: Iterable[Solve]) -> list[Path]:
 def state_facts(problem: Problem, rules: RuleSet, path: Path) -> list[Blocker]:
     """Ask every node's rule for its facts; the path's stages, or every reason why there is none."""
     blockers = []
+    unfit: dict[ir.Value, str] = {}
+    sound: set[ir.Node] = set()
     for solve in path.solves:
         chain = rules.apply(NodeView(solve.node, solve.operand, problem.opset))
         if isinstance(chain, NoInverse):
             blockers.append(_refusal(problem, solve.node, chain))
             continue
         for fact in chain:
-            if isinstance(fact, Paired) and (reason := _not_available(problem, solve.node, fact)):
-                blockers.append(Blocker(solve.node.name or "", solve.node.op_type, reason))
-            path.stages.append(Stage(fact, (solve.node,)))
+            if isinstance(fact, Paired):
+                other = solve.node.inputs[fact.other]
+                assert other is not None
+                if reason := unfit.setdefault(other, _not_available(problem, other, sound)):
+                    blockers.append(Blocker(solve.node.name or "", solve.node.op_type, reason))
+            path.stages.append(Stage(fact, (solve.node,), solve.operand))
     return blockers
 
 
@@ -136,17 +144,36 @@ def _refusal(problem: Problem, node: ir.Node, refusal: NoInverse) -> Blocker:
     return Blocker(node.name or "", node.op_type, refusal.reason, refusal.remedy, lines)
 
 
-def _not_available(problem: Problem, node: ir.Node, fact: Paired) -> str:
-    """Why the other operand cannot be had when the inverse runs, or nothing."""
-    other = node.inputs[fact.other]
-    assert other is not None
-    for maker in upstream(other):
-        if maker.op_type in DRAWN:
+def _not_available(problem: Problem, other: ir.Value, sound: set[ir.Node]) -> str:
+    """Why an operand cannot be had when the inverse runs, or nothing. `sound` are the nodes found to be fit."""
+    makers = [node] if (node := other.producer()) is not None else []
+    seen: set[ir.Node] = set()
+    while makers:
+        maker = makers.pop()
+        if maker in sound or maker in seen:
+            continue
+        seen.add(maker)
+        if _is_drawn(maker):
             return f"its operand {other.name!r} is drawn anew at every run, by {maker.name!r} ({maker.op_type})"
+        if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in maker.attributes.values()):
+            return f"its operand {other.name!r} comes out of the body of {maker.name!r} ({maker.op_type})"
         for value in maker.inputs:
             if value is not None and value in problem.dependent:
                 return f"its operand {other.name!r} is made from the shape of the unknown tensor {value.name!r}"
+            if value is not None and (node := value.producer()) is not None:
+                makers.append(node)
+    sound |= seen
     return ""
+
+
+def _is_drawn(node: ir.Node) -> bool:
+    """True if the node's output is random: a generator, or an operation in training mode."""
+    if node.op_type in DRAWN:
+        return True
+    if node.op_type == "Dropout" and len(node.inputs) > 2 and node.inputs[2] is not None:
+        training = node.inputs[2].const_value
+        return training is None or bool(np.any(training.numpy()))
+    return False
 
 
 def join_widened(stages: Sequence[Stage]) -> list[Stage]:
@@ -185,10 +212,14 @@ def _last_pair(stages: list[Stage]) -> tuple[slice, list[Stage]] | None:
         shift = shift * scale + np.broadcast_to(stage.fact.shift.reshape(-1), (wide,))
     second = last.fact.factor * last.fact.weight.astype(np.float64)
     nodes = tuple(dict.fromkeys(node for stage in stages[start : end + 1] for node in stage.nodes))
-    product = (weight @ second).astype(last.fact.weight.dtype)
+    exact = weight @ second
+    with np.errstate(over="ignore"):
+        product = exact.astype(last.fact.weight.dtype)
+    if not np.isfinite(product).all() or np.any((product == 0) & (exact != 0)):
+        return None  # the model's type cannot hold the product
     return slice(start, end + 1), [
-        replace(last, fact=Matrix(product), nodes=nodes),
-        replace(last, fact=Diagonal(shift=shift @ second), nodes=nodes),
+        replace(last, fact=Matrix(product), nodes=nodes, operand=first.operand),
+        replace(last, fact=Diagonal(shift=shift @ second), nodes=nodes, operand=first.operand),
     ]
 
 

@@ -83,11 +83,9 @@ def _with_other(
         return NoInverse(f"the rank of its operand {value.name!r} is unknown")
     own = node.shape(node.x) or ()
     offset = len(own) - len(shape)
-    # Two symbols in the same place are the batch, whatever an exporter calls it on either side.
+    # Two symbols on the first axis are the batch, whatever an exporter calls it on either side.
     same = tuple(
-        own[axis + offset]
-        if isinstance(dim, str) and axis + offset >= 0 and isinstance(own[axis + offset], str)
-        else dim
+        own[axis + offset] if isinstance(dim, str) and axis == 0 == offset and isinstance(own[0], str) else dim
         for axis, dim in enumerate(shape)
     )
     repeat = expanded(

@@ -41,7 +41,7 @@ def expanded(node: NodeView, other: Sequence[Dim], weights: Array | None = None)
             if theirs != 1 or mine is None:
                 axes.append(axis)
                 count *= theirs
-        elif isinstance(mine, str) and isinstance(theirs, int) and theirs != 1:
+        elif isinstance(mine, str) and theirs != 1:
             return NoInverse(
                 f"axis {axis} of its input has the unknown size {mine!r} against {theirs}: it may be repeated",
                 f"give {mine!r} a fixed size",

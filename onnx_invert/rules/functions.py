@@ -10,9 +10,9 @@ import onnx_ir as ir
 
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.rules import expressions as ex
-from onnx_invert.rules.facts import REALS, Array, Branch, Derivative, Elementwise, Emit, Numeric
-from onnx_invert.rules.interval import NON_NEGATIVE, NON_POSITIVE, POSITIVE, Interval, between, closed
-from onnx_invert.rules.registry import Rule, RuleSet
+from onnx_invert.rules.facts import REALS, Branch, Derivative, Elementwise, Numeric
+from onnx_invert.rules.interval import NON_NEGATIVE, NON_POSITIVE, POSITIVE, between, closed
+from onnx_invert.rules.registry import Rule, RuleSet, quiet
 
 rules = RuleSet()
 
@@ -25,14 +25,6 @@ def _square(e: Emitter, value: ir.Value) -> ir.Value:
     return e.op("Mul", value, value)
 
 
-def _guarded(function: Numeric) -> Numeric:
-    def forward(v: Array) -> Array:
-        with np.errstate(all="ignore"):
-            return np.asarray(function(v))
-
-    return forward
-
-
 def _branched(
     op_type: str,
     summary: str,
@@ -41,34 +33,11 @@ def _branched(
     derivative: Derivative,
     branches: tuple[Branch, ...],
 ) -> None:
-    fact = Elementwise(_guarded(forward), derivative, branches)
+    fact = Elementwise(quiet(forward), derivative, branches)
     rules.add(Rule(op_type, "", 9 if op_type in {"Sinh", "Cosh"} else 7, lambda node: (fact,), summary))
 
 
-def _unary(
-    op_type: str,
-    summary: str,
-    *,
-    inverse: Emit,
-    forward: Numeric,
-    derivative: Derivative,
-    domain: Interval = REALS,
-    image: Interval = REALS,
-    since: int = 7,
-) -> None:
-    rules.unary(
-        op_type,
-        summary,
-        inverse=inverse,
-        forward=_guarded(forward),
-        derivative=derivative,
-        domain=domain,
-        image=image,
-        since=since,
-    )
-
-
-_unary(
+rules.unary(
     "Exp",
     "x = log(y), image (0, ∞)",
     inverse=lambda e, y: e.op("Log", y),
@@ -76,7 +45,7 @@ _unary(
     derivative=lambda e, x, y: y,
     image=POSITIVE,
 )
-_unary(
+rules.unary(
     "Log",
     "x = exp(y), domain x > 0",
     inverse=lambda e, y: e.op("Exp", y),
@@ -84,7 +53,7 @@ _unary(
     derivative=lambda e, x, y: _over(e, x),
     domain=POSITIVE,
 )
-_unary(
+rules.unary(
     "Sqrt",
     "x = y², domain x ≥ 0, image y ≥ 0",
     inverse=_square,
@@ -93,7 +62,7 @@ _unary(
     domain=NON_NEGATIVE,
     image=NON_NEGATIVE,
 )
-_unary(
+rules.unary(
     "Sinh",
     "x = arsinh(y)",
     inverse=ex.asinh,
@@ -101,7 +70,7 @@ _unary(
     derivative=lambda e, x, y: ex.cosh(e, x),
     since=9,
 )
-_unary(
+rules.unary(
     "Asinh",
     "x = sinh(y)",
     inverse=ex.sinh,
@@ -109,7 +78,7 @@ _unary(
     derivative=lambda e, x, y: _over(e, ex.cosh(e, y)),
     since=9,
 )
-_unary(
+rules.unary(
     "Acosh",
     "x = cosh(y), domain x ≥ 1, image y ≥ 0",
     inverse=ex.cosh,
@@ -119,7 +88,7 @@ _unary(
     image=NON_NEGATIVE,
     since=9,
 )
-_unary(
+rules.unary(
     "Atanh",
     "x = tanh(y), domain (−1, 1)",
     inverse=lambda e, y: e.op("Tanh", y),
@@ -128,7 +97,7 @@ _unary(
     domain=between(-1, 1),
     since=9,
 )
-_unary(
+rules.unary(
     "Atan",
     "x = tan(y), image (−π/2, π/2)",
     inverse=ex.tan,
@@ -136,7 +105,7 @@ _unary(
     derivative=lambda e, x, y: _over(e, e.op("Add", _square(e, x), 1.0)),
     image=between(-ex.HALF_PI, ex.HALF_PI),
 )
-_unary(
+rules.unary(
     "Asin",
     "x = sin(y), domain [−1, 1], image [−π/2, π/2]",
     inverse=lambda e, y: e.op("Sin", y),
@@ -145,7 +114,7 @@ _unary(
     domain=closed(-1, 1),
     image=closed(-ex.HALF_PI, ex.HALF_PI),
 )
-_unary(
+rules.unary(
     "Acos",
     "x = cos(y), domain [−1, 1], image [0, π]",
     inverse=ex.cos,

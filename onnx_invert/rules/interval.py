@@ -62,7 +62,8 @@ class Interval:
         high_open = (self.high_open and bool(np.any(high == self.high))) or (
             other.high_open and bool(np.any(high == other.high))
         )
-        hole = self.hole if self.hole is not None else other.hole
+        holes = [h for h in (self.hole, other.hole) if h is not None and np.any((low <= h) & (h <= high))]
+        hole = holes[0] if holes else None
         return Interval(_plain(low), _plain(high), low_open, high_open, hole)
 
     def through(self, function: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Interval:
@@ -86,7 +87,7 @@ class Interval:
             return "all reals"
         if not self.is_uniform:
             return "an interval per element"
-        low, high = float(np.min(self.low)), float(np.min(self.high))
+        low, high = float(np.min(self.low)) + 0.0, float(np.min(self.high)) + 0.0  # + 0.0: no sign on a zero
         hole = "" if self.hole is None else f" without {self.hole:g}"
         return f"{'(' if self.low_open else '['}{low:g}, {high:g}{')' if self.high_open else ']'}{hole}"
 

@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from onnx_invert.rules.facts import (
     REALS,
+    Array,
     Branch,
     Chain,
     Derivative,
@@ -23,6 +26,16 @@ from onnx_invert.rules.facts import (
 from onnx_invert.rules.node import NodeView
 
 RuleFunction = Callable[[NodeView], Chain | NoInverse]
+
+
+def quiet(function: Numeric) -> Numeric:
+    """The function without numpy's warnings: infinite ends of intervals go through it as well."""
+
+    def forward(v: Array) -> Array:
+        with np.errstate(all="ignore"):
+            return np.asarray(function(v))
+
+    return forward
 
 
 @dataclass(frozen=True)
@@ -74,7 +87,7 @@ class RuleSet:
         since: int = 7,
     ) -> None:
         """Register an elementwise function with one branch and no attributes."""
-        fact = Elementwise(forward, derivative, (Branch(domain, image, inverse),), domain)
+        fact = Elementwise(quiet(forward), derivative, (Branch(domain, image, inverse),), domain)
         self.add(Rule(op_type, "", since, lambda node: (fact,), summary))
 
     def refuse(self, op_type: str, reason: str, remedy: str = "", *, domain: str = "") -> None:

@@ -1,0 +1,171 @@
+"""Named examples: each was once planned, built or verified wrongly."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, parser
+
+import onnx_invert
+from onnx_invert import ModelError, NotInvertibleError, UsageError, VerificationError
+
+
+def text(body, opset=17):
+    return parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}]>\n{body}')
+
+
+def images(model, **options):
+    inversion = onnx_invert.invert(model, **options)
+    return inversion.guarantee.value, inversion.report["images"]["y"]
+
+
+@pytest.mark.parametrize(
+    ("body", "guarantee", "image"),
+    [
+        ("h = Tanh(x) y = Reciprocal(h)", "left-inverse", None),
+        ("h = Sigmoid(x) l = Log(h) y = Reciprocal(l)", "bijection", "(-inf, 0)"),
+        ("h = Sigmoid(x) l = Log(h) r = Reciprocal(l) y = Mul(r, r1)", "bijection", "(-inf, 0)"),
+    ],
+)
+def test_a_pole_splits_a_box(body, guarantee, image):
+    model = text(f"g (float[N,4] x) => (float[N,4] y) <float r1 = {{2.0}}> {{ {body} }}")
+    assert images(model) == (guarantee, image)
+
+
+def test_the_side_of_a_pole_settles_the_branch():
+    body = "h = Sigmoid(x) l = Log(h) r = Reciprocal(l) y = Pow(r, p)"
+    assert images(text(f"g (float[N,4] x) => (float[N,4] y) <float p = {{2.0}}> {{ {body} }}"))[0] == "bijection"
+
+
+def test_weights_that_repeat_nothing_still_move_the_box():
+    model = text(
+        "g (float[4] x) => (float[1,4] y) <float[1,4] w = {-1.0,-1.0,-1.0,-1.0}> { h = Exp(x) y = Mul(h, w) }"
+    )
+    assert images(model) == ("bijection", "(-inf, 0)")
+
+
+def test_a_hole_that_differs_between_elements_is_not_stated():
+    model = text(
+        "g (float[N,2] x) => (float[N,2] y) <float c = {-1.0}, float[2] s = {0.5, 0.25}> "
+        "{ r = Reciprocal(x) a = Add(r, c) y = PRelu(a, s) }"
+    )
+    assert images(model) == ("left-inverse", None)
+
+
+def test_a_large_tensor_does_not_hide_a_small_one():
+    rng = np.random.default_rng(0)
+    data = {"a": 1e7 * rng.standard_normal((200, 4)), "b": 10 * rng.standard_normal((200, 4))}
+    model = text("g (float[N,4] a, float[N,4] b) => (float[N,4] u, float[N,4] v) { u = Neg(a) v = Tanh(b) }")
+    with pytest.raises(VerificationError, match="less than two digits"):
+        onnx_invert.invert(model, recover=["a", "b"], data={k: v.astype(np.float32) for k, v in data.items()})
+
+
+def test_norms_below_the_root_of_the_smallest_number():
+    model = text("g (double[N,1] x) => (double[N,3] y) <double[3] w = {1e-170,2e-170,1e-170}> { y = Mul(x, w) }")
+    inversion = onnx_invert.invert(model)
+    assert inversion.guarantee == "left-inverse"
+    assert inversion.round_trip.x.worst < 1e-14
+
+
+@pytest.mark.parametrize(
+    ("node", "constants", "reason"),
+    [
+        ("z = Dropout(c, r, t)", "<float r = {0.5}, bool t = {1}>", "drawn anew"),
+        ("z = RandomNormalLike(c)", "", "drawn anew"),
+        (
+            "z = If(k)<then_branch=a () => (float[N,4] p) { p = Exp(c) }, "
+            "else_branch=b () => (float[N,4] q) { q = Tanh(c) }>",
+            "<bool k = {1}>",
+            "comes out of the body",
+        ),
+    ],
+)
+def test_an_operand_that_cannot_be_had_again(node, constants, reason):
+    model = text(f"g (float[N,4] x, float[N,4] c) => (float[N,4] y) {constants} {{ {node} y = Add(x, z) }}")
+    with pytest.raises(NotInvertibleError, match=reason):
+        onnx_invert.explain(model, recover=["x"])
+
+
+def test_a_body_that_uses_the_unknown():
+    model = text(
+        "g (float[N,2] x, bool c) => (float[N,2] y) { y = If(c)<then_branch=a () => (float[N,2] p) { p = Exp(x) }, "
+        "else_branch=b () => (float[N,2] q) { q = Neg(x) }> }"
+    )
+    with pytest.raises(NotInvertibleError, match="its body uses the unknown"):
+        onnx_invert.explain(model)
+
+
+def test_a_detour_through_half_precision_names_its_range():
+    model = text("g (float[N,4] x) => (float[N,4] y) { h = Cast<to = 10>(x) y = Cast<to = 1>(h) }")
+    assert any("float16" in line for line in onnx_invert.invert(model).report["requirements"])
+
+
+def test_an_attribute_of_the_wrong_type():
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 3]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("LeakyRelu", ["x"], ["y"], alpha=1)], "g", ports[:1], ports[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    with pytest.raises(ModelError, match="'alpha' is INT, not FLOAT"):
+        onnx_invert.explain(model)
+
+
+COPIED = "g (float[N,4] x, float[N,4] c) => (float[N,4] y) { m = ReduceMean<axes = [1]>(c) y = Add(x, m) }"
+
+
+def test_copies_keep_the_opset_that_they_mean_the_same_in():
+    with pytest.raises(UsageError, match="changed on the way to 20"):
+        onnx_invert.invert(text(COPIED), recover=["x"], opset=20)
+    model = onnx_invert.invert(text(COPIED), recover=["x"]).model
+    onnx.checker.check_model(model, full_check=True)
+    assert model.opset_import[0].version == 17
+
+
+def test_a_model_that_uses_the_name_of_the_noise():
+    body = "g (float[N,4] onnx_invert_eta) => (float[N,4] y) { y = Tanh(onnx_invert_eta) }"
+    assert onnx_invert.invert(text(body)).guarantee == "bijection"
+
+
+def test_samples_along_another_axis_of_the_output():
+    model = text(
+        "g (float[N,4] x) => (float[4,N] y) <float[4,1] s = {1.0,-1.0,0.5,0.0}> "
+        "{ t = Transpose<perm = [1,0]>(x) y = PRelu(t, s) }"
+    )
+    assert images(model) == ("right-inverse", "an interval per element")
+
+
+def test_the_recovered_operand_is_the_second():
+    model = text("g (float[N,1] x, float[N,4] b) => (float[N,4] y) { y = Sub(b, x) }")
+    assert onnx_invert.invert(model, recover=["x"]).guarantee == "left-inverse"
+
+
+def test_two_unknown_sizes_are_not_taken_for_one():
+    model = text("g (float[N,T] x, float[N,S] b) => (float[N,K] y) { y = Add(x, b) }")
+    with pytest.raises(NotInvertibleError, match="may be repeated"):
+        onnx_invert.explain(model, recover=["x"])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "g (float[N,2] x) => (float[N,2] y) <float a = {1e30}> { h = Mul(x, a) y = Mul(h, a) }",
+        "g (float[N,2] x) => (float[N,2] y) <float[2] a = {1e-40,1.0}> { y = Mul(x, a) }",
+    ],
+)
+def test_factors_that_the_type_cannot_hold(body):
+    with pytest.raises(ModelError, match="can hold"):
+        onnx_invert.invert(text(body), verify_it=False)
+
+
+def test_an_output_that_is_an_input():
+    model = text("g (float[N,3] x) => (float[N,3] y, float[N,3] x) { y = Exp(x) }")
+    assert onnx_invert.invert(model).guarantee == "bijection"
+    with pytest.raises(UsageError, match="is the input itself"):
+        onnx_invert.invert(model, known=["x"])
+
+
+def test_an_inverse_labelled_approximate_promises_nothing(tmp_path):
+    model, inverse = tmp_path / "f.onnx", tmp_path / "g.onnx"
+    onnx.save(text("g (float[N,3] x) => (float[N,3] y) { y = Tanh(x) }"), model)
+    onnx_invert.invert(model, inverse, rtol=1e-12, force=True)
+    result = onnx_invert.check(model, inverse)
+    assert result.claim is None
+    assert "promises nothing" in result.note
+    assert not onnx_invert.check(model, inverse, rtol=1e-12).passed
