@@ -31,8 +31,20 @@ def main(arguments: list[str] | None = None) -> None:
     if arguments is None and not sys.warnoptions:
         warnings.simplefilter("ignore")  # they are for developers: what a user should know is said
     if argv and argv[0] not in (*COMMANDS, "--help", "-h", "--version"):
+        if meant := _misspelt(argv[0]):
+            _say(f"error: {argv[0]!r} is neither a command nor a file. Did you mean {meant!r}?")
+            sys.exit(2)
         argv.insert(0, "invert")
     sys.exit(_guarded(argv or ["--help"]))
+
+
+def _misspelt(word: str) -> str | None:
+    """The command that was probably meant, if `word` is no file and nearly one."""
+    if not word.isalpha() or os.path.exists(word):  # noqa: PTH110  pathlib would be imported for this alone
+        return None
+    import difflib  # noqa: PLC0415  only here
+
+    return next(iter(difflib.get_close_matches(word, COMMANDS, n=1, cutoff=0.7)), None)
 
 
 def _guarded(argv: list[str]) -> int:

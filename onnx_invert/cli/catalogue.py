@@ -49,7 +49,7 @@ def detail(op: str) -> str:
     for (domain, name), refusal in rules.refusals.items():
         if name.lower() == op.lower():
             remedy = f"\ntry  {refusal.remedy}" if refusal.remedy else ""
-            return f"{f'{domain}::' if domain else ''}{name}: not supported. {refusal.reason}.{remedy}"
+            return f"{f'{domain}::' if domain else ''}{name}: not supported: {refusal.reason}.{remedy}"
     import onnx  # noqa: PLC0415  only to tell a typing error from an operator without a rule
 
     if any(onnx.defs.has(op, domain=domain) for domain in ("", "ai.onnx.ml")):

@@ -80,6 +80,7 @@ def _condition(value: float | None) -> str:
 
 def promise(plan: Plan) -> None:
     """What the plan promises, in a few lines."""
+    console().print()
     problem = plan.problem
     recovered = ", ".join(value.name or "" for value in problem.recovered)
     known = ", ".join(value.name or "" for value in problem.known)
@@ -111,7 +112,6 @@ def _better(plan: Plan) -> str:
 def inversion(inversion: Inversion) -> None:
     """The plan, the promise and what was measured."""
     plan(inversion.plan)
-    console().print()
     promise(inversion.plan)
     if inversion.round_trip is not None:
         trips(inversion.round_trip)

@@ -43,7 +43,7 @@ def test_a_rule_in_full(call):
 def test_a_refusal_says_why_and_what_helps(call):
     done = call("ops", "Relu")
     assert done.code == 0
-    assert done.out.startswith("Relu: not supported. ")
+    assert done.out.startswith("Relu: not supported: ")
     assert "\ntry  " in done.out
 
 
@@ -115,3 +115,9 @@ def test_a_model_that_is_called_like_a_command(call):
     Path("f.onnx").rename("ops")
     assert call("./ops", "-o", "g.onnx").code == 0
     assert call("invert", "ops", "-o", "g.onnx").code == 0
+
+
+def test_a_misspelt_command(call):
+    done = call("explian", "f.onnx")
+    assert done.code == 2
+    assert done.err == "error: 'explian' is neither a command nor a file. Did you mean 'explain'?\n"
