@@ -176,7 +176,7 @@ def _open(model: ModelLike, stack: ExitStack) -> Source:
         return from_proto(model)
     path = Path(model)
     if path.suffix == ".keras" or (path.is_dir() and (path / "saved_model.pb").exists()):
-        from onnx_invert.graph.keras import export  # noqa: PLC0415  only these files need TensorFlow
+        from onnx_invert.graph.keras import export  # only these files need TensorFlow
 
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="onnx-invert-"))
         return read(export(path, Path(folder)))

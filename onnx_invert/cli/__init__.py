@@ -42,7 +42,7 @@ def _misspelt(word: str) -> str | None:
     """The command that was probably meant, if `word` is no file and nearly one."""
     if not word.isalpha() or os.path.exists(word):  # noqa: PTH110  pathlib would be imported for this alone
         return None
-    import difflib  # noqa: PLC0415  only here
+    import difflib
 
     return next(iter(difflib.get_close_matches(word, COMMANDS, n=1, cutoff=0.7)), None)
 
@@ -71,7 +71,7 @@ def _guarded(argv: list[str]) -> int:
 
 def _call(argv: list[str]) -> int:
     """Load the commands and run one."""
-    from onnx_invert.cli.commands import app  # noqa: PLC0415  here, so that Ctrl-C is caught while it loads
+    from onnx_invert.cli.commands import app
 
     stdout = sys.stdout
     try:
@@ -85,7 +85,7 @@ def _call(argv: list[str]) -> int:
 
 
 def _failed(error: Exception) -> int:
-    from onnx_invert.errors import OnnxInvertError  # noqa: PLC0415
+    from onnx_invert.errors import OnnxInvertError
 
     if isinstance(error, OnnxInvertError):
         _say(f"error: {error}")
@@ -98,7 +98,7 @@ def _failed(error: Exception) -> int:
         _say(f"error: {error.strerror or error}{where}.")
         _silence_stdout()
         return EXIT_USAGE
-    import traceback  # noqa: PLC0415
+    import traceback
 
     traceback.print_exc()
     _say(

@@ -50,7 +50,7 @@ def detail(op: str) -> str:
         if name.lower() == op.lower():
             remedy = f"\ntry  {refusal.remedy}" if refusal.remedy else ""
             return f"{f'{domain}::' if domain else ''}{name}: not supported: {refusal.reason}.{remedy}"
-    import onnx  # noqa: PLC0415  only to tell a typing error from an operator without a rule
+    import onnx
 
     if any(onnx.defs.has(op, domain=domain) for domain in ("", "ai.onnx.ml")):
         return f"{op}: not supported: there is no rule for this operator."

@@ -97,10 +97,10 @@ def invert(
     quiet: Quiet = False,
 ) -> None:
     """Invert MODEL and write the inverse (the default command)."""
-    from onnx_invert import api  # noqa: PLC0415
-    from onnx_invert.cli import render  # noqa: PLC0415
-    from onnx_invert.errors import FileError, UsageError, VerificationError  # noqa: PLC0415
-    from onnx_invert.report import document  # noqa: PLC0415
+    from onnx_invert import api
+    from onnx_invert.cli import render
+    from onnx_invert.errors import FileError, UsageError, VerificationError
+    from onnx_invert.report import document
 
     if output is None and not dry_run:
         raise UsageError("Where should the inverse go? Give -o INVERSE, or --dry-run to write nothing.")
@@ -152,9 +152,9 @@ def check(
     quiet: Quiet = False,
 ) -> None:
     """Measure the round trips of two files."""
-    from onnx_invert.cli import render  # noqa: PLC0415
-    from onnx_invert.comparison import check as measure  # noqa: PLC0415
-    from onnx_invert.report import document  # noqa: PLC0415
+    from onnx_invert.cli import render
+    from onnx_invert.comparison import check as measure
+    from onnx_invert.report import document
 
     _check_targets(None, report, model, inverse, data)
     result = measure(model, inverse, data=data, samples=samples, rtol=rtol)
@@ -168,8 +168,8 @@ def check(
 @app.command()
 def explain(model: Model, recover: Recover = None, known: Known = None) -> None:
     """Print the plan of an inversion, without writing anything."""
-    from onnx_invert import api  # noqa: PLC0415
-    from onnx_invert.cli import render  # noqa: PLC0415
+    from onnx_invert import api
+    from onnx_invert.cli import render
 
     with render.progress(False) as progress:
         plan = api.explain(model, recover=recover or (), known=known or (), progress=progress)
@@ -191,7 +191,7 @@ def run(
     ] = None,
 ) -> None:
     """Run one inference, arrays in and out."""
-    from onnx_invert.cli import inference, render  # noqa: PLC0415
+    from onnx_invert.cli import inference, render
 
     render.message(inference.run(model, arrays, output, image))
 
@@ -201,15 +201,15 @@ def ops(
     op: Annotated[str | None, typer.Argument(metavar="OP", help="One operator, in full.")] = None,
 ) -> None:
     """List what is supported, how, and why not."""
-    from onnx_invert.cli import catalogue  # noqa: PLC0415
+    from onnx_invert.cli import catalogue
 
     catalogue.show(op)
 
 
 def _check_targets(output: Path | None, report: Path | None, model: Path, *others: Path | None) -> None:
     """What cannot be written, or is read by this call, is refused before the work, not after."""
-    from onnx_invert.errors import FileError  # noqa: PLC0415
-    from onnx_invert.graph.atomic import check_target  # noqa: PLC0415
+    from onnx_invert.errors import FileError
+    from onnx_invert.graph.atomic import check_target
 
     read = [other for other in others if other is not None]
     if output is not None:

@@ -77,7 +77,7 @@ def sheet(array: NDArray[Any]) -> Any:
         UsageError: the shape is none of these, or Pillow is not installed.
     """
     try:
-        from PIL import Image  # noqa: PLC0415  an extra
+        from PIL import Image
     except ImportError as error:
         raise UsageError("--image needs Pillow: pip install 'onnx-invert[image]'") from error
     images = _as_images(np.asarray(array, dtype=np.float64))[:_MOST_IMAGES]

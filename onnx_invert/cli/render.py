@@ -26,8 +26,8 @@ def progress(quiet: bool) -> Iterator[Progress | None]:
     if quiet or not (sys.stderr.isatty() and stderr.is_interactive):
         yield None
         return
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
-    from rich.progress import Progress as Bar  # noqa: PLC0415
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     bar = Bar(*columns, console=stderr, transient=True)

@@ -19,9 +19,9 @@ def export(path: Path, folder: Path) -> Path:
     if not path.exists():
         raise UsageError(f"There is no file {str(path)!r}.")
     try:
-        import keras  # noqa: PLC0415
-        import tensorflow as tf  # noqa: PLC0415
-        import tf2onnx  # noqa: PLC0415, F401
+        import keras
+        import tensorflow as tf
+        import tf2onnx  # noqa: F401
     except ImportError as error:
         raise UsageError(
             f"{path.name} has to be exported to ONNX first, which takes TensorFlow and tf2onnx "

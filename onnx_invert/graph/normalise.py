@@ -204,7 +204,7 @@ def _evaluate(
     model: ir.Model, nodes: list[ir.Node], outputs: list[ir.Value], feeds: dict[str, NDArray[np.generic]]
 ) -> list[NDArray[np.generic]]:
     """Run `nodes` alone, with the weights as inputs so that none is copied into a model."""
-    from onnx.reference import ReferenceEvaluator  # noqa: PLC0415  few models need it
+    from onnx.reference import ReferenceEvaluator
 
     def info(name: str, array: NDArray[np.generic]) -> onnx.ValueInfoProto:
         return onnx.helper.make_tensor_value_info(name, int(ir.DataType.from_numpy(array.dtype)), array.shape)

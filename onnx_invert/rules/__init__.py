@@ -13,7 +13,7 @@ from onnx_invert.rules.registry import RuleSet
 @cache
 def default_rules() -> RuleSet:
     """The rules that come with onnx-invert."""
-    from onnx_invert.rules import activations, arithmetic, functions, layout, linear, refusals  # noqa: PLC0415
+    from onnx_invert.rules import activations, arithmetic, functions, layout, linear, refusals
 
     families = (activations, arithmetic, functions, layout, linear, refusals)
     return reduce(RuleSet.union, (family.rules for family in families), RuleSet())

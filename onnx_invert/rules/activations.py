@@ -33,7 +33,7 @@ def below_zero(e: Emitter, x: ir.Value, negative: ir.Value, positive: ir.Value) 
 
 
 def _erf(v: Array) -> Array:
-    from scipy.special import erf  # noqa: PLC0415  only Erf needs it
+    from scipy.special import erf
 
     return np.asarray(erf(v))
 

@@ -245,8 +245,8 @@ def _polynomial(e: Emitter, v: ir.Value, start: float, stop: float, degree: int,
 
 
 def _erfinv_coefficients(start: float, stop: float, degree: int, root: bool) -> list[float]:
-    from numpy.polynomial import chebyshev  # noqa: PLC0415  only Erf needs it
-    from scipy.special import erfcinv  # noqa: PLC0415
+    from numpy.polynomial import chebyshev
+    from scipy.special import erfcinv
 
     s = np.cos(np.pi * (np.arange(degree + 1) + 0.5) / (degree + 1))
     v = (s + 1) / 2 * (stop - start) + start
