@@ -33,7 +33,8 @@ from onnx_invert.rules import RuleSet, default_rules
 from onnx_invert.runtime import Session
 from onnx_invert.samples import Port, cut, load, match
 from onnx_invert.trips import RoundTrip, round_up
-from onnx_invert.verify import Pair, verify
+from onnx_invert.verify import Pair
+from onnx_invert.verify import verify as measure
 
 ModelLike = str | os.PathLike[str] | onnx.ModelProto
 Data = str | os.PathLike[str] | NDArray[Any] | Mapping[str, NDArray[Any]]
@@ -84,7 +85,7 @@ def invert(
     data: Data | None = None,
     samples: int | None = None,
     rtol: float | None = None,
-    verify_it: bool = True,
+    verify: bool = True,
     force: bool = False,
     rules: RuleSet | None = None,
     progress: Progress | None = None,
@@ -102,7 +103,7 @@ def invert(
             several. Drawn by default.
         samples: how many samples to draw (256), or to use of the data (all).
         rtol: relative tolerance, instead of the one that follows from type and condition.
-        verify_it: False skips the round trips.
+        verify: False skips the round trips.
         force: write the inverse, labelled approximate, even if they fail.
         rules: the registry; `default_rules()` by default.
         progress: called with (what, done, total) as the work goes on.
@@ -134,7 +135,7 @@ def invert(
         file = stack.enter_context(staged(inverse.model, staging))
         kept = inverse.model if target is None else None
         measured = None
-        if verify_it:
+        if verify:
             _tell(progress, "verification")
             pair = _pair(source, plan, inverse, file.path, opset)
             del inverse
@@ -143,7 +144,7 @@ def invert(
                 # Graphs are full of cycles: without a collection their weights outlive them.
                 gc.collect()
             batches = None if arrays is None else list(cut(arrays, pair.ports, pair.main, samples))
-            measured = verify(pair, plan.guarantee, plan.images, data=batches, count=samples or SAMPLES, rtol=rtol)
+            measured = measure(pair, plan.guarantee, plan.images, data=batches, count=samples or SAMPLES, rtol=rtol)
         failed = measured is not None and not measured.passed
         guarantee = Guarantee.APPROXIMATE if failed else plan.guarantee
         report = _report(source, plan, guarantee, measured, time.perf_counter() - started)

@@ -1,4 +1,4 @@
-"""Running models in onnxruntime: the only code, with `verify`, that imports it."""
+"""Running models in onnxruntime: the only code of the engine that imports it."""
 
 from __future__ import annotations
 

@@ -5,9 +5,10 @@
     drawn y  the same for y drawn directly                      promised by right inverses and bijections
 
 Both files run in onnxruntime, as their users will run them. Every sample is held to its own tolerance,
-c · eps · κ. κ is measured on that sample: a copy of the inverse multiplies every tensor on its way by
-1 + η·u, u random, and κ is how far that moves x (or f(x)), relative to η. So it takes in everything that
-amplifies rounding: matrices, saturated activations, cancellation. trips.py says when a promise holds.
+c · eps · κ. κ is measured on that sample: a copy of the inverse adds noise of relative size η where rounding
+would, to every tensor, product and constant on its way (build/noise.py), and κ is how far that moves x (or
+f(x)), relative to η. So it takes in everything that amplifies rounding: matrices, saturated activations,
+cancellation. trips.py says when a promise holds.
 """
 
 from __future__ import annotations

@@ -194,7 +194,7 @@ def test_sklearn(name):
 def test_inverse_transform(name):
     """The inverse is scikit-learn's own, sample by sample, to 1e-5."""
     path = DATA / "sklearn" / f"{name}.onnx"
-    inverse = invert(path, verify_it=False).model
+    inverse = invert(path, verify=False).model
     kind = onnx.helper.tensor_dtype_to_np_dtype(inverse.graph.input[0].type.tensor_type.elem_type)
     stored = arrays(path)
     found = run(inverse, {inverse.graph.input[0].name: stored["t"].astype(kind)}).astype(np.float64)

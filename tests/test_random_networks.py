@@ -29,7 +29,7 @@ SEEDS = [seed if seed in SAMPLE else pytest.param(seed, marks=pytest.mark.sweep)
 def planned(model: onnx.ModelProto) -> Inversion | NotInvertibleError:
     """The inverse as planned, without the package's own measurement; or the refusal."""
     try:
-        return invert(model, verify_it=False)
+        return invert(model, verify=False)
     except NotInvertibleError as error:
         return error
 
@@ -44,7 +44,7 @@ def without_judgement(monkeypatch, model: onnx.ModelProto) -> onnx.ModelProto:
     judge = onnx_invert.plan.plan.judge
     with monkeypatch.context() as patch:
         patch.setattr(onnx_invert.plan.plan, "judge", lambda stages: replace(judge(stages), blockers=()))
-        return invert(model, verify_it=False).model
+        return invert(model, verify=False).model
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -151,7 +151,7 @@ def test_two_unknown_sizes_are_not_taken_for_one():
 )
 def test_factors_that_the_type_cannot_hold(body):
     with pytest.raises(ModelError, match="can hold"):
-        onnx_invert.invert(text(body), verify_it=False)
+        onnx_invert.invert(text(body), verify=False)
 
 
 def test_an_output_that_is_an_input():

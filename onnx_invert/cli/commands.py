@@ -118,7 +118,7 @@ def invert(
                 data=data,
                 samples=samples,
                 rtol=rtol,
-                verify_it=not no_verify,
+                verify=not no_verify,
                 force=force,
                 progress=progress,
             )

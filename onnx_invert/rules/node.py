@@ -58,11 +58,6 @@ class NodeView:
             return None
         return value.const_value.numpy()
 
-    def is_constant(self, index: int) -> bool:
-        """True if the operand's value is known now."""
-        value = self.operand(index)
-        return value is not None and value.const_value is not None
-
     def ints(self, name: str, index: int) -> tuple[int, ...] | None:
         """A list of integers that is an attribute up to some opset and an operand after it."""
         attribute = self.node.attributes.get(name)

@@ -134,7 +134,7 @@ def test_data(data):
 
 
 def test_without_verification():
-    result = onnx_invert.invert("f.onnx", verify_it=False)
+    result = onnx_invert.invert("f.onnx", verify=False)
     assert result.round_trip is None
     assert result.report["round_trip"] is None
 

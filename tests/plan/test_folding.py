@@ -46,7 +46,7 @@ def network(*steps: tuple[str, np.ndarray] | str, width: int, dtype: int = Tenso
 
 
 def operators(model: onnx.ModelProto) -> list[str]:
-    return [node.op_type for node in invert(model, verify_it=False).model.graph.node]
+    return [node.op_type for node in invert(model, verify=False).model.graph.node]
 
 
 def test_matrices_and_diagonals_in_a_row_cost_one_product(normal):
@@ -71,7 +71,7 @@ def test_an_activation_ends_a_run(normal):
 def test_a_product_that_would_be_larger_is_kept_in_two(normal):
     """50 → 2 → 50: the two factors hold 200 numbers, their product 2,500."""
     model = network(("MatMul", normal(50, 2)), ("MatMul", normal(2, 50)), width=50)
-    inverse = invert(model, verify_it=False).model
+    inverse = invert(model, verify=False).model
     assert [node.op_type for node in inverse.graph.node].count("MatMul") == 2
     assert sum(int(np.prod(tensor.dims)) for tensor in inverse.graph.initializer) == 200
 
