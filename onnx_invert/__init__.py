@@ -16,6 +16,7 @@ from onnx_invert._version import __version__
 if TYPE_CHECKING:
     from onnx_invert.api import Inversion, explain, invert
     from onnx_invert.comparison import Check, check
+    from onnx_invert.differentiation import jacobian
     from onnx_invert.errors import (
         Blocker,
         FileError,
@@ -33,6 +34,7 @@ _HOMES = {
     "Inversion": "api",
     "explain": "api",
     "invert": "api",
+    "jacobian": "differentiation",
     "Check": "comparison",
     "check": "comparison",
     "Blocker": "errors",
@@ -66,6 +68,7 @@ __all__ = [
     "default_rules",
     "explain",
     "invert",
+    "jacobian",
 ]
 
 

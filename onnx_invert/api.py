@@ -22,9 +22,10 @@ from onnx_invert._version import __version__
 from onnx_invert.build.inverse import Inverse, build
 from onnx_invert.errors import NotInvertibleError, UsageError, VerificationError
 from onnx_invert.graph.normalise import normalise
-from onnx_invert.graph.read import Source, from_proto, read
+from onnx_invert.graph.read import Source
 from onnx_invert.graph.write import check_target, restate, save, staged, to_proto
 from onnx_invert.numerics.tolerance import eps
+from onnx_invert.opening import ModelLike, open_model
 from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.plan.plan import Plan, Progress, make_plan
 from onnx_invert.plan.problem import Problem, pose
@@ -36,7 +37,6 @@ from onnx_invert.trips import RoundTrip, round_up
 from onnx_invert.verify import Pair
 from onnx_invert.verify import verify as measure
 
-ModelLike = str | os.PathLike[str] | onnx.ModelProto
 Data = str | os.PathLike[str] | NDArray[Any] | Mapping[str, NDArray[Any]]
 
 SAMPLES = 256
@@ -120,7 +120,7 @@ def invert(
         raise UsageError(f"samples has to be at least 1 and rtol a number from 0 on, not {samples} and {rtol}.")
     started = time.perf_counter()
     with ExitStack() as stack:
-        source = _open(model, stack)
+        source = open_model(model, stack)
         target = Path(output) if output is not None else None
         if target is not None:
             check_target(target, Path(model) if isinstance(model, str | os.PathLike) else None, source.files)
@@ -169,19 +169,7 @@ def explain(
 ) -> Plan:
     """The plan of an inversion, without building anything. Arguments and errors as for `invert`."""
     with ExitStack() as stack:
-        return _plan(_open(model, stack), recover, known, rules or default_rules(), progress)
-
-
-def _open(model: ModelLike, stack: ExitStack) -> Source:
-    if isinstance(model, onnx.ModelProto):
-        return from_proto(model)
-    path = Path(model)
-    if path.suffix == ".keras" or (path.is_dir() and (path / "saved_model.pb").exists()):
-        from onnx_invert.graph.keras import export  # only these files need TensorFlow
-
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="onnx-invert-"))
-        return read(export(path, Path(folder)))
-    return read(path)
+        return _plan(open_model(model, stack), recover, known, rules or default_rules(), progress)
 
 
 def _plan(

@@ -6,23 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from onnx_invert.build import affine
 from onnx_invert.build.clamp import Probe, clamp, hold_in_domain, largest
-from onnx_invert.build.forwards import OLDEST_OPSET, Forwards
+from onnx_invert.build.forwards import Forwards
 from onnx_invert.build.noise import Noise
-from onnx_invert.errors import UsageError
+from onnx_invert.build.versions import ir_version_for
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.plan.plan import Plan
 from onnx_invert.plan.stages import Path, Stage
 from onnx_invert.rules.facts import Convert, Diagonal, Elementwise, Matrix, Paired, Rearrangement, Repeat
-
-OPSET = 17
-"""What is emitted unless the model needs newer: the newest that every runtime still in use loads."""
-
-NEWEST_OPSET = 23
 
 HALF_TYPES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
@@ -58,9 +52,7 @@ def build(
     names = [v.name or "" for v in (*problem.known, *problem.recovered, *problem.given)]
     e = Emitter(plan.paths[0].y.dtype or ir.DataType.FLOAT, reserved=names)
     forwards = Forwards(e, problem, plan)
-    if opset is not None and not OLDEST_OPSET <= opset <= NEWEST_OPSET:
-        raise UsageError(f"--opset {opset}: inverses are written in opset {OLDEST_OPSET} to {NEWEST_OPSET}.")
-    version = forwards.opset(opset, OPSET)
+    version = forwards.opset(opset)
     result = Inverse(ir.Model(ir.Graph([], [], nodes=[]), ir_version=8))
     inputs: dict[ir.Value, ir.Value] = {}
     for path in plan.paths:
@@ -85,7 +77,7 @@ def build(
     )
     result.model = ir.Model(
         graph,
-        ir_version=onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", version)]),
+        ir_version=ir_version_for(version),
         producer_name="onnx-invert",
         metadata_props=dict(metadata or {}),
     )

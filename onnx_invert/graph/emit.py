@@ -6,7 +6,7 @@ constants as initializers: that is the set which runs everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx_invert.errors import ModelError
 
 _COMPARISONS = frozenset({"Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Equal", "Not", "And", "Or", "Xor"})
+_INDICES = frozenset({"Shape", "Size", "ArgMax", "ArgMin", "NonZero"})
 
 Operand = ir.Value | float
 Attribute = int | float | str | Sequence[int]
@@ -36,6 +37,16 @@ class Emitter:
         self._taken: dict[str, int] = dict.fromkeys(reserved, 1)
         self._shared: dict[tuple[ir.DataType, tuple[int, ...], bytes], ir.Value] = {}
 
+    def body(self) -> Emitter:
+        """An emitter for the body of a Loop: nodes of its own; names, weights and constants are shared.
+
+        The body captures what it uses of the graph around it, so that no weight is stored twice.
+        """
+        inner = Emitter(self.dtype)
+        inner.initializers, inner._taken, inner._shared = self.initializers, self._taken, self._shared
+        inner._scope = self._scope
+        return inner
+
     @contextmanager
     def scope(self, name: str, dtype: ir.DataType | None = None) -> Iterator[None]:
         """Name what is emitted inside after `name`; numbers become scalars of `dtype`."""
@@ -53,14 +64,28 @@ class Emitter:
 
     def op(self, op_type: str, *operands: Operand, **attributes: Attribute) -> ir.Value:
         """Append one node with one output and return that output."""
+        return self.ops(op_type, *operands, outputs=1, **attributes)[0]
+
+    def ops(
+        self, op_type: str, *operands: Operand, outputs: int, **attributes: Attribute
+    ) -> tuple[ir.Value, ...]:
+        """Append one node with several outputs of the current type, and return them."""
         inputs = [self.scalar(x) if isinstance(x, int | float) else x for x in operands]
         name = self.unique(f"{self._scope}/{op_type}")
-        node = ir.node(op_type, inputs, attributes=attributes, name=name)
-        output = node.outputs[0]
-        output.name = self.unique(f"{name}:0")
-        output.dtype = ir.DataType.BOOL if op_type in _COMPARISONS else self.dtype
+        node = ir.node(op_type, inputs, attributes=attributes, num_outputs=outputs, name=name)
+        for index, output in enumerate(node.outputs):
+            output.name = self.unique(f"{name}:{index}")
+            output.dtype = self._result(op_type, attributes)
         self.nodes.append(node)
-        return output
+        return tuple(node.outputs)
+
+    def _result(self, op_type: str, attributes: Mapping[str, Attribute]) -> ir.DataType:
+        if op_type in _COMPARISONS:
+            return ir.DataType.BOOL
+        if op_type in _INDICES:
+            return ir.DataType.INT64
+        to = attributes.get("to")
+        return ir.DataType(to) if op_type == "Cast" and isinstance(to, int) else self.dtype
 
     def scalar(self, value: float) -> ir.Value:
         """The scalar initializer `value` in the current floating-point type."""

@@ -6,6 +6,7 @@ A rule states facts; it neither plans nor builds, and never sees another node.
 from __future__ import annotations
 
 from functools import cache, reduce
+from types import ModuleType
 
 from onnx_invert.rules.registry import RuleSet
 
@@ -15,8 +16,15 @@ def default_rules() -> RuleSet:
     """The rules that come with onnx-invert."""
     from onnx_invert.rules import activations, arithmetic, functions, layout, linear, refusals
 
-    families = (activations, arithmetic, functions, layout, linear, refusals)
+    families = (activations, arithmetic, functions, layout, linear, refusals, *derivatives())
     return reduce(RuleSet.union, (family.rules for family in families), RuleSet())
+
+
+def derivatives() -> tuple[ModuleType, ...]:
+    """The families of derivatives."""
+    from onnx_invert.rules.derivatives import moves, pointwise, products
+
+    return (moves, pointwise, products)
 
 
 __all__ = ["RuleSet", "default_rules"]

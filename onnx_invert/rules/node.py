@@ -18,12 +18,14 @@ FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataTyp
 class NodeView:
     """A node of the normalised graph, seen from the operand that is to be recovered.
 
-    `unknown` is that operand's index, `opset` the version of the node's domain that the model imports.
+    `unknown` is that operand's index, `opset` the version of the node's domain that the model imports,
+    `output` the index of the output that it is seen from.
     """
 
     node: ir.Node
     unknown: int
     opset: int
+    output: int = 0
 
     @property
     def name(self) -> str:
@@ -48,8 +50,8 @@ class NodeView:
 
     @property
     def y(self) -> ir.Value:
-        """The first output."""
-        return self.node.outputs[0]
+        """The output that the node is seen from."""
+        return self.node.outputs[self.output]
 
     def constant(self, index: int) -> NDArray[np.generic] | None:
         """The operand's array, or None if it is left out or not constant."""

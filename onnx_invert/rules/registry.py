@@ -17,12 +17,14 @@ from onnx_invert.rules.facts import (
     Branch,
     Chain,
     Derivative,
+    Diagonal,
     Elementwise,
     Emit,
     Interval,
     NoInverse,
     Numeric,
 )
+from onnx_invert.rules.differential import At, DerivativeRule, Differential, Point, scaling
 from onnx_invert.rules.node import NodeView
 
 RuleFunction = Callable[[NodeView], Chain | NoInverse]
@@ -55,6 +57,7 @@ class RuleSet:
 
     rules: dict[tuple[str, str], list[Rule]] = field(default_factory=dict)
     refusals: dict[tuple[str, str], NoInverse] = field(default_factory=dict)
+    derivatives: dict[tuple[str, str], DerivativeRule] = field(default_factory=dict)
 
     def add(self, rule: Rule) -> None:
         """Register `rule`; ValueError if that operator and opset have one."""
@@ -96,6 +99,31 @@ class RuleSet:
             raise ValueError(f"Two refusals for {op_type}.")
         self.refusals[domain, op_type] = NoInverse(reason, remedy)
 
+    def derivative(self, op_type: str, *, domain: str = "") -> Callable[[DerivativeRule], DerivativeRule]:
+        """Decorator: register how an operator is differentiated, at every opset."""
+
+        def register(function: DerivativeRule) -> DerivativeRule:
+            if (domain, op_type) in self.derivatives:
+                raise ValueError(f"Two derivatives for {op_type}.")
+            self.derivatives[domain, op_type] = function
+            return function
+
+        return register
+
+    def differentiate(self, node: NodeView) -> At | NoInverse:
+        """How a node is differentiated by its unknown operand: by its own rule, or as its inverse's facts say."""
+        rule = self.derivatives.get((_plain(node.node.domain), node.op_type))
+        if rule is not None:
+            return rule(node)
+        if self.find(node.node.domain, node.op_type, node.opset) is not None:
+            chain = self.apply(node)
+            if not isinstance(chain, NoInverse) and len(chain) == 1 and isinstance(fact := chain[0], Elementwise):
+                return _slope(fact, node.unknown)
+            if not isinstance(chain, NoInverse) and len(chain) == 1 and isinstance(fact, Diagonal):
+                return _constant_slope(fact)
+        where = f" of domain {node.node.domain!r}" if _plain(node.node.domain) else ""
+        return NoInverse(f"there is no derivative of this operator{where}")
+
     def find(self, domain: str, op_type: str, opset: int) -> Rule | None:
         """The newest rule for the operator that `opset` reaches, or None."""
         for rule in self.rules.get((_plain(domain), op_type), ()):
@@ -105,11 +133,15 @@ class RuleSet:
 
     def union(self, other: RuleSet) -> RuleSet:
         """A new set with the rules of both; ValueError on a duplicate."""
-        joined = RuleSet({key: list(rules) for key, rules in self.rules.items()}, dict(self.refusals))
+        joined = RuleSet(
+            {key: list(rules) for key, rules in self.rules.items()}, dict(self.refusals), dict(self.derivatives)
+        )
         for rule in other:
             joined.add(rule)
         for (domain, op_type), refusal in other.refusals.items():
             joined.refuse(op_type, refusal.reason, refusal.remedy, domain=domain)
+        for (domain, op_type), function in other.derivatives.items():
+            joined.derivative(op_type, domain=domain)(function)
         return joined
 
     def __iter__(self) -> Iterator[Rule]:
@@ -126,6 +158,14 @@ class RuleSet:
             return refusal
         where = f" of domain {node.node.domain!r}" if _plain(node.node.domain) else ""
         return NoInverse(f"there is no rule for this operator{where}", "onnx-invert ops  lists the rules")
+
+
+def _slope(fact: Elementwise, operand: int) -> At:
+    return lambda p: scaling(fact.derivative(p.e, p.input(operand), p.outputs[0]))
+
+
+def _constant_slope(fact: Diagonal) -> At:
+    return lambda p: scaling(p.e.constant(fact.scale, "slope"))
 
 
 def _plain(domain: str) -> str:

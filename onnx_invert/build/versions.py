@@ -1,0 +1,63 @@
+"""Which opset a graph is written in, when it holds copies of the model's own nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx
+import onnx_ir as ir
+
+from onnx_invert.errors import ModelError, UsageError
+
+OPSET = 17
+"""What is emitted unless the model needs newer: the newest that every runtime still in use loads."""
+
+OLDEST_OPSET, NEWEST_OPSET = 13, 23
+"""From 13 on the operators that rules emit have one signature."""
+
+
+def opset_for(nodes: Sequence[ir.Node], model: int, wanted: int | None = None) -> int:
+    """An opset at which copies of `nodes`, from a model of opset `model`, mean what they meant there.
+
+    Raises:
+        UsageError: the `wanted` one is not, or is none that is written.
+        ModelError: none from 13 on is.
+    """
+    if wanted is not None and not OLDEST_OPSET <= wanted <= NEWEST_OPSET:
+        raise UsageError(f"--opset {wanted}: inverses are written in opset {OLDEST_OPSET} to {NEWEST_OPSET}.")
+    if not nodes:
+        return wanted or OPSET
+    for opset in [wanted] if wanted is not None else [OPSET, model]:
+        if opset >= OLDEST_OPSET and all(_same_at(node, model, opset) for node in nodes):
+            return opset
+    first = f"{nodes[0].name!r} ({nodes[0].op_type})"
+    if wanted is not None:
+        raise UsageError(
+            f"--opset {wanted}: the inverse runs {first} forwards, from opset {model}, "
+            f"and its operators changed on the way to {wanted}."
+        )
+    raise ModelError(
+        f"The inverse has to run {first} forwards, from opset {model}. Convert the model to opset "
+        f"{OLDEST_OPSET} or newer first (onnx.version_converter.convert_version)."
+    )
+
+
+def domains_of(nodes: Sequence[ir.Node], imports: dict[str, int]) -> dict[str, int]:
+    """The versions of other domains that copies of `nodes` need."""
+    names = {node.domain for node in nodes} - {"", "ai.onnx"}
+    return {name: version for name, version in imports.items() if name in names}
+
+
+def ir_version_for(opset: int) -> int:
+    """The lowest IR version that carries `opset`, from 8 on."""
+    return max(8, onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)]))
+
+
+def _same_at(node: ir.Node, before: int, after: int) -> bool:
+    """True if the operator has one and the same definition at both opsets of the default domain."""
+    if before == after or node.domain not in {"", "ai.onnx"}:
+        return True
+    if not onnx.defs.has(node.op_type, max_inclusive_version=after, domain=""):
+        return False
+    first, second = (onnx.defs.get_schema(node.op_type, opset, "").since_version for opset in (before, after))
+    return bool(first == second)

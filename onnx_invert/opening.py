@@ -1,0 +1,31 @@
+"""What users hand over as a model: a path of any kind, or a message."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+import onnx
+
+from onnx_invert.graph.read import Source, from_proto, read
+
+ModelLike = str | os.PathLike[str] | onnx.ModelProto
+
+
+def open_model(model: ModelLike, stack: ExitStack) -> Source:
+    """Read a model; what has to be exported first goes into a temporary folder that lives as long as `stack`.
+
+    Raises:
+        FileError, ModelError: it cannot be read, or is unsound.
+    """
+    if isinstance(model, onnx.ModelProto):
+        return from_proto(model)
+    path = Path(model)
+    if path.suffix == ".keras" or (path.is_dir() and (path / "saved_model.pb").exists()):
+        from onnx_invert.graph.keras import export  # only these files need TensorFlow
+
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="onnx-invert-"))
+        return read(export(path, Path(folder)))
+    return read(path)

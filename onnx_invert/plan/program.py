@@ -1,0 +1,111 @@
+"""What runs between unknown tensors and known ones, and how each node of it is differentiated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onnx_invert.errors import Blocker
+from onnx_invert.rules import RuleSet
+from onnx_invert.rules.differential import At
+from onnx_invert.rules.facts import NoInverse
+from onnx_invert.rules.node import FLOATS, NodeView
+
+
+@dataclass(frozen=True)
+class Step:
+    """A node, and how each of its outputs is differentiated by each operand that depends on the unknown."""
+
+    node: ir.Node
+    partials: tuple[tuple[ir.Value, ir.Value, At], ...]
+
+
+@dataclass(frozen=True)
+class Program:
+    """The nodes between unknown tensors and the wanted ones, in the order in which they run.
+
+    `before` are those that need no unknown; they can run once, outside a loop.
+    """
+
+    unknowns: tuple[ir.Value, ...]
+    wanted: tuple[ir.Value, ...]
+    steps: tuple[Step, ...]
+    before: tuple[ir.Node, ...]
+
+    @property
+    def nodes(self) -> list[ir.Node]:
+        """All of them."""
+        return [*self.before, *(step.node for step in self.steps)]
+
+
+def program(
+    unknowns: Sequence[ir.Value], wanted: Sequence[ir.Value], rules: RuleSet, opset: int
+) -> tuple[Program, list[Blocker]]:
+    """What to run and how to differentiate it; and every node that has no derivative."""
+    order, dependent = _between(unknowns, wanted)
+    steps, before, blockers = [], [], list[Blocker]()
+    for node in order:
+        places = [i for i, value in enumerate(node.inputs) if value is not None and value in dependent]
+        if not places:
+            before.append(node)
+            continue
+        if not _is_plain(node):
+            blockers.append(Blocker(node.name or "", node.op_type, "it has a body, which is not differentiated"))
+            continue
+        partials = []
+        used = [
+            (index, output)
+            for index, output in enumerate(node.outputs)
+            if _is_float(output) and (index == 0 or output.uses() or output in wanted)
+        ]
+        for index, output in used:
+            for place in places:
+                operand = node.inputs[place]
+                assert operand is not None
+                if not _is_float(operand):
+                    continue
+                at = rules.differentiate(NodeView(node, place, opset, index))
+                if isinstance(at, NoInverse):
+                    blockers.append(Blocker(node.name or "", node.op_type, at.reason, at.remedy))
+                else:
+                    partials.append((operand, output, at))
+        steps.append(Step(node, tuple(partials)))
+    return Program(tuple(unknowns), tuple(wanted), tuple(steps), tuple(before)), blockers
+
+
+def _between(
+    unknowns: Sequence[ir.Value], wanted: Sequence[ir.Value]
+) -> tuple[list[ir.Node], set[ir.Value]]:
+    """The nodes that make `wanted` from `unknowns` in running order, and the values that depend on an unknown."""
+    known = set(unknowns)
+    found: dict[ir.Node, None] = {}
+    stack = [(maker, False) for value in wanted if value not in known and (maker := value.producer()) is not None]
+    while stack:
+        node, done = stack.pop()
+        if done:
+            found[node] = None
+        elif node not in found:
+            stack.append((node, True))
+            stack.extend(
+                (maker, False)
+                for value in node.inputs
+                if value is not None and value not in known and (maker := value.producer()) is not None
+            )
+    dependent = set(unknowns)
+    for node in found:
+        if node.op_type in {"Shape", "Size"} and node.domain in {"", "ai.onnx"}:
+            continue
+        if any(value in dependent for value in node.inputs if value is not None):
+            dependent.update(node.outputs)
+    return list(found), dependent
+
+
+def _is_float(value: ir.Value) -> bool:
+    return value.dtype is None or value.dtype in FLOATS
+
+
+def _is_plain(node: ir.Node) -> bool:
+    bodies = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+    return not any(attribute.type in bodies for attribute in node.attributes.values())
