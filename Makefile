@@ -6,7 +6,7 @@
 #   make lint     formatting, lint, types, layering, generated pages, lock file
 #   make bench    timings
 #   make docs     write docs/operators.md and docs/cli.md again
-#   make models   train the networks in models/ again (installs TensorFlow)
+#   make models   train the networks in models/ and tests/data/newton/ again (installs TensorFlow)
 #   make clean    remove .venv, caches and the demo's output
 
 PYTHON ?= python3
@@ -56,14 +56,21 @@ bench: $(VENV)/.stamp-test
 docs: $(VENV)/.stamp-demo
 	$(BIN)/python tools/make_docs.py
 
-# The last two read the logits of the first two.
+# widening, widen_shrink and the decoders read the logits of networks made before them.
 models: $(VENV)/.stamp-train
 	$(BIN)/python tools/train_mnist.py --model mnist_mlp --out models/
 	$(BIN)/python tools/train_mnist.py --model seed_mlp --out models/
+	$(BIN)/python tools/train_mnist.py --model mnist_relu --out models/
+	$(BIN)/python tools/train_mnist.py --model mnist_lenet --out models/
+	$(BIN)/python tools/train_mnist.py --model mnist_residual --out models/
 	$(BIN)/python tools/train_small.py --model bijective --out models/
 	$(BIN)/python tools/train_small.py --model autoencoder --out models/
 	$(BIN)/python tools/train_small.py --model widening --out models/
 	$(BIN)/python tools/train_small.py --model widen_shrink --out models/
+	$(BIN)/python tools/train_mnist.py --model mnist_tanh --out tests/data/newton/
+	$(BIN)/python tools/train_mnist.py --model mnist_wide --out tests/data/newton/
+	$(BIN)/python tools/train_decoder.py --model models/mnist_mlp.onnx --out tests/data/newton/
+	$(BIN)/python tools/train_decoder.py --model models/mnist_lenet.onnx --out tests/data/newton/
 
 clean:
 	rm -rf $(VENV) demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist

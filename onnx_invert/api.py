@@ -19,20 +19,24 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_invert._version import __version__
-from onnx_invert.build.inverse import Inverse, build
+from onnx_invert.build.inverse import build
+from onnx_invert.build.newton.inverse import Options, build_newton
 from onnx_invert.errors import NotInvertibleError, UsageError, VerificationError
 from onnx_invert.graph.normalise import normalise
 from onnx_invert.graph.read import Source
 from onnx_invert.graph.write import check_target, restate, save, staged, to_proto
 from onnx_invert.numerics.tolerance import eps
 from onnx_invert.opening import ModelLike, open_model
+from onnx_invert.plan.choice import AnyPlan, choose
 from onnx_invert.plan.guarantee import Guarantee
-from onnx_invert.plan.plan import Plan, Progress, make_plan
+from onnx_invert.plan.newton import NewtonPlan
+from onnx_invert.plan.plan import Plan, Progress
 from onnx_invert.plan.problem import Problem, pose
 from onnx_invert.report import document
 from onnx_invert.rules import RuleSet, default_rules
 from onnx_invert.runtime import Session
-from onnx_invert.samples import Port, cut, load, match
+from onnx_invert.samples import cut, load, match
+from onnx_invert.solving import Choices, ports_of
 from onnx_invert.trips import RoundTrip, round_up
 from onnx_invert.verify import Pair
 from onnx_invert.verify import verify as measure
@@ -50,7 +54,7 @@ class Inversion:
     not keep it. `round_trip` is None if it was not verified, `path` None if it was not written.
     """
 
-    plan: Plan
+    plan: AnyPlan
     guarantee: Guarantee
     round_trip: RoundTrip | None
     report: dict[str, Any]
@@ -81,6 +85,12 @@ def invert(
     *,
     recover: Sequence[str] = (),
     known: Sequence[str] = (),
+    method: str = "auto",
+    iterations: int | None = None,
+    tolerance: float | None = None,
+    unroll: int | None = None,
+    residual: bool = False,
+    bounds: tuple[Any, Any] | None = None,
     opset: int | None = None,
     data: Data | None = None,
     samples: int | None = None,
@@ -98,6 +108,13 @@ def invert(
         recover: names of the inputs to recover; may be left out if one input is floating-point. The
             others stay inputs of the inverse.
         known: names of the outputs to recover them from; all by default.
+        method: "closed-form", "newton" (solves f(x) = y inside the graph), or "auto": closed form where one keeps
+            a promise, Newton where none does.
+        iterations: Newton's at most, 100 by default.
+        tolerance: relative residual at which Newton takes a sample for solved; 32 eps by default.
+        unroll: write out this many of Newton's iterations instead of a Loop, which some runtimes lack.
+        residual: give the inverse one more output, `residual`: ‖f(x) − y‖ / ‖y‖ of each sample.
+        bounds: the least and the greatest x, two numbers or arrays in x's shape: Newton stays within them.
         opset: opset of the inverse, 13 to 23; 17 by default.
         data: inputs to verify on: an array or file for one input, names with arrays or an .npz for
             several. Drawn by default.
@@ -118,15 +135,23 @@ def invert(
     """
     if (samples is not None and samples < 1) or (rtol is not None and not 0 <= rtol < np.inf):
         raise UsageError(f"samples has to be at least 1 and rtol a number from 0 on, not {samples} and {rtol}.")
+    given = Choices(iterations, tolerance, unroll, residual, bounds)
+    given.check(method)
+    if given.needs_newton:
+        method = "newton"
     started = time.perf_counter()
     with ExitStack() as stack:
         source = open_model(model, stack)
         target = Path(output) if output is not None else None
         if target is not None:
             check_target(target, Path(model) if isinstance(model, str | os.PathLike) else None, source.files)
-        plan = _plan(source, recover, known, rules or default_rules(), progress)
+        plan = _plan(source, recover, known, rules or default_rules(), method, progress)
         arrays = _arrays(data, plan)
-        inverse = build(plan, opset=opset, metadata=_metadata(source, plan))
+        if isinstance(plan, NewtonPlan):
+            options = given.options(plan, arrays)
+            inverse = build_newton(plan, options, opset=opset, metadata=_metadata(source, plan, options))
+        else:
+            inverse = build(plan, opset=opset, metadata=_metadata(source, plan))
         if target is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="onnx-invert-"))
             staging = Path(folder) / "inverse.onnx"
@@ -137,21 +162,27 @@ def invert(
         measured = None
         if verify:
             _tell(progress, "verification")
-            pair = _pair(source, plan, inverse, file.path, opset)
+            pair = _pair(source, plan, file.path, opset)
             del inverse
             if target is not None:
                 plan.release()
                 # Graphs are full of cycles: without a collection their weights outlive them.
                 gc.collect()
             batches = None if arrays is None else list(cut(arrays, pair.ports, pair.main, samples))
-            measured = measure(pair, plan.guarantee, plan.images, data=batches, count=samples or SAMPLES, rtol=rtol)
+            solver = isinstance(plan, NewtonPlan)
+            held = rtol if rtol is not None or not solver else tolerance
+            measured = measure(
+                pair, plan.guarantee, plan.images, data=batches, count=samples or SAMPLES, rtol=held, solver=solver
+            )
         failed = measured is not None and not measured.passed
-        guarantee = Guarantee.APPROXIMATE if failed else plan.guarantee
+        partly = measured is not None and measured.unsolved > 0
+        guarantee = Guarantee.APPROXIMATE if failed or partly else plan.guarantee
         report = _report(source, plan, guarantee, measured, time.perf_counter() - started)
         result = Inversion(plan, guarantee, measured, report, None, kept)
         if failed and measured is not None:
             if not force:
                 raise VerificationError(_failure(plan, measured), result)
+        if guarantee is not plan.guarantee:
             _relabel(file.path, kept)
         if target is not None:
             file.commit()
@@ -164,25 +195,31 @@ def explain(
     *,
     recover: Sequence[str] = (),
     known: Sequence[str] = (),
+    method: str = "auto",
     rules: RuleSet | None = None,
     progress: Progress | None = None,
-) -> Plan:
+) -> AnyPlan:
     """The plan of an inversion, without building anything. Arguments and errors as for `invert`."""
     with ExitStack() as stack:
-        return _plan(open_model(model, stack), recover, known, rules or default_rules(), progress)
+        return _plan(open_model(model, stack), recover, known, rules or default_rules(), method, progress)
 
 
 def _plan(
-    source: Source, recover: Sequence[str], known: Sequence[str], rules: RuleSet, progress: Progress | None
-) -> Plan:
+    source: Source,
+    recover: Sequence[str],
+    known: Sequence[str],
+    rules: RuleSet,
+    method: str,
+    progress: Progress | None,
+) -> AnyPlan:
     normalise(source)
     try:
-        return make_plan(pose(source.model, recover, known), rules, progress)
+        return choose(pose(source.model, recover, known), rules, method, progress)
     except NotInvertibleError as error:
         raise NotInvertibleError(error.blockers, source.name) from None
 
 
-def _arrays(data: Data | None, plan: Plan) -> dict[str, NDArray[Any]] | None:
+def _arrays(data: Data | None, plan: AnyPlan) -> dict[str, NDArray[Any]] | None:
     """The data by input name."""
     if data is None:
         return None
@@ -195,32 +232,26 @@ def _arrays(data: Data | None, plan: Plan) -> dict[str, NDArray[Any]] | None:
     return match(load(path), names, path.name)
 
 
-def _pair(source: Source, plan: Plan, inverse: Inverse, path: Path, opset: int | None) -> Pair:
+def _pair(source: Source, plan: AnyPlan, path: Path, opset: int | None) -> Pair:
     problem = plan.problem
-    instrumented = build(plan, opset=opset, instrumented=True)
+    instrumented = None
     shaken = path.with_name("instrumented.onnx")
-    save(instrumented.model, shaken)
+    if isinstance(plan, Plan):
+        instrumented = build(plan, opset=opset, instrumented=True)
+        save(instrumented.model, shaken)
     forward = source.path if source.path is not None else source.data
-    ports = [
-        Port(
-            value.name or "",
-            tuple(d if isinstance(d, int) else d.value or f"?{axis}" for axis, d in enumerate(value.shape or ())),
-            np.dtype((value.dtype or ir.DataType.FLOAT).numpy()),
-        )
-        for value in problem.graph.inputs
-    ]
     return Pair(
         forward=partial(Session, forward, source.name),
         inverse=partial(Session, path, "the inverse"),
-        instrumented=partial(Session, shaken, "the instrumented inverse"),
-        ports=ports,
+        instrumented=partial(Session, shaken, "the instrumented inverse") if instrumented is not None else None,
+        ports=ports_of(problem),
         recovered=[value.name or "" for value in problem.recovered],
         given=[value.name or "" for value in problem.given],
         known=[value.name or "" for value in problem.known],
         dtype=np.dtype((problem.known[0].dtype or ir.DataType.FLOAT).numpy()),
         eps=max(eps(dtype.numpy()) for dtype in plan.dtypes),
-        probes=instrumented.probes,
-        eta=instrumented.eta,
+        probes=instrumented.probes if instrumented is not None else (),
+        eta=instrumented.eta if instrumented is not None else "",
         axes=_sample_axes(problem),
     )
 
@@ -238,13 +269,21 @@ def _sample_axes(problem: Problem) -> dict[str, int]:
     return axes
 
 
-def _metadata(source: Source, plan: Plan) -> dict[str, str]:
-    return {
+def _metadata(source: Source, plan: AnyPlan, options: Options | None = None) -> dict[str, str]:
+    entries = {
         "onnx_invert.version": __version__,
         "onnx_invert.model_sha256": source.sha256,
         "onnx_invert.guarantee": plan.guarantee.value,
-        "onnx_invert.method": "closed-form",
+        "onnx_invert.method": _method(plan),
     }
+    if options is not None:
+        entries["onnx_invert.iterations"] = str(options.unroll or options.iterations)
+        entries["onnx_invert.tolerance"] = f"{options.solved(plan.dtypes[0]):.3g}"
+    return entries
+
+
+def _method(plan: AnyPlan) -> str:
+    return "newton" if isinstance(plan, NewtonPlan) else "closed-form"
 
 
 def _relabel(path: Path, model: ir.Model | None) -> None:
@@ -256,7 +295,7 @@ def _relabel(path: Path, model: ir.Model | None) -> None:
 
 
 def _report(
-    source: Source, plan: Plan, guarantee: Guarantee, measured: RoundTrip | None, seconds: float
+    source: Source, plan: AnyPlan, guarantee: Guarantee, measured: RoundTrip | None, seconds: float
 ) -> dict[str, Any]:
     problem = plan.problem
     return {
@@ -264,7 +303,7 @@ def _report(
         "sha256": source.sha256,
         "guarantee": guarantee.value,
         "planned_guarantee": plan.guarantee.value,
-        "method": "closed-form",
+        "method": _method(plan),
         "recovered": [value.name for value in problem.recovered],
         "known": [value.name for value in problem.known],
         "given": [value.name for value in problem.given],
@@ -279,7 +318,7 @@ def _report(
     }
 
 
-def _failure(plan: Plan, measured: RoundTrip) -> str:
+def _failure(plan: AnyPlan, measured: RoundTrip) -> str:
     """Why the verification failed, with the figures and what to do."""
     lines = [f"The inverse does not keep {plan.guarantee.equation} on all {measured.samples} samples."]
     names = {"x": measured.x, "y": measured.y, "drawn y": measured.drawn}
@@ -296,6 +335,9 @@ def _failure(plan: Plan, measured: RoundTrip) -> str:
                 f"  {name}: the worst error is {trip.worst:.3g}; rounding is amplified "
                 f"{np.median(trip.amplification):.2g} times (median), up to {np.max(trip.amplification):.2g}"
             )
+    if measured.solver:
+        lines.append("  try  realistic inputs with --data, more --iterations, or --force to write it as approximate")
+        return "\n".join(lines)
     if measured.clamped:
         lines.append(f"  {sum(measured.clamped.values())} values lay outside an image: {_listed(measured.clamped)}")
     lines.append(

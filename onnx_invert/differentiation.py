@@ -8,7 +8,8 @@ from contextlib import ExitStack
 import onnx
 import onnx_ir as ir
 
-from onnx_invert.build.jacobian import Layout, rows_of
+from onnx_invert.build.jacobian import rows_of
+from onnx_invert.build.rows import rows
 from onnx_invert.build.tape import Tape, copy, place
 from onnx_invert.build.versions import domains_of, ir_version_for, opset_for
 from onnx_invert.errors import NotInvertibleError, UsageError
@@ -16,6 +17,7 @@ from onnx_invert.graph.emit import Emitter
 from onnx_invert.graph.normalise import normalise
 from onnx_invert.graph.write import to_proto
 from onnx_invert.opening import ModelLike, open_model
+from onnx_invert.plan.layout import Layout
 from onnx_invert.plan.problem import pose
 from onnx_invert.plan.program import program
 from onnx_invert.rules import RuleSet, default_rules
@@ -66,7 +68,7 @@ def jacobian(
         copy(e, steps.before, values)
         tape = Tape.record(e, steps, values, n if forwards else m)
         main = problem.recovered[0]
-        like = layouts[main].rows(e, place(e, main, values))
+        like = rows(e, layouts[main], place(e, main, values))
         found = e.op("Identity", rows_of(e, tape, layouts, forwards=forwards, like=like))
         found.name, found.shape = e.unique("jacobian"), ir.Shape([_samples(main), m, n])
         found.type = ir.TensorType(e.dtype)

@@ -69,6 +69,11 @@ class Trip:
         return 0 if self.strict else int(np.count_nonzero(self._explained & (self.errors > TWO_DIGITS)))
 
     @property
+    def unsolved(self) -> int:
+        """How many samples are broken or lost: those that a solver did not solve."""
+        return self.broken + self.lost
+
+    @property
     def holds(self) -> bool:
         """True if no sample is broken and few are lost. No samples: nothing was shown."""
         return bool(self.errors.size) and self.broken == 0 and self.lost <= MOST_LOST * self.errors.size
@@ -80,7 +85,8 @@ class Trip:
 
 @dataclass(frozen=True)
 class RoundTrip:
-    """What was measured. `clamped` counts values outside an image, per node; `skipped` samples on which
+    """What was measured. `solver` says that the inverse solves equations, so that single samples may stay unsolved;
+    `clamped` counts values outside an image, per node; `skipped` samples on which
     f itself is not finite; `source` says where the samples came from."""
 
     samples: int
@@ -90,6 +96,12 @@ class RoundTrip:
     drawn: Trip | None
     clamped: dict[str, int] = field(default_factory=dict)
     skipped: int = 0
+    solver: bool = False
+
+    @property
+    def unsolved(self) -> int:
+        """The samples of a solver that do not keep what was promised; 0 for a closed form."""
+        return max((trip.unsolved for trip in self.promised), default=0) if self.solver else 0
 
     @property
     def promised(self) -> list[Trip]:
@@ -98,7 +110,9 @@ class RoundTrip:
 
     @property
     def passed(self) -> bool:
-        """True if every promised trip holds."""
+        """True if every promised trip holds; of a solver, if it solves all but a few samples."""
+        if self.solver:
+            return all(trip.errors.size and trip.unsolved <= MOST_LOST * trip.errors.size for trip in self.promised)
         return all(trip.holds for trip in self.promised)
 
     @property

@@ -75,8 +75,11 @@ def verify(
     data: Sequence[Batch] | None = None,
     count: int = 256,
     rtol: float | None = None,
+    solver: bool = False,
 ) -> RoundTrip:
     """Measure the round trips of `pair` against `guarantee`.
+
+    With `solver` the inverse solves equations: which y it can reach is not known, so that none are drawn.
 
     `images` names per known output the box that its values fill, None for part of space; `data` are the
     samples, or None to draw `count`; `rtol` replaces the tolerance.
@@ -91,7 +94,7 @@ def verify(
             f"The model returns NaN or infinity on all {skipped} samples ({source}): give realistic inputs "
             "with --data."
         )
-    drawn = _draw_outputs(pair, outputs, images) if guarantee.promises_every_y else []
+    drawn = _draw_outputs(pair, outputs, images) if guarantee.promises_every_y and not solver else []
     del f
     given = [{name: batch[name] for name in pair.given} for batch in batches]
     given = given * 2 if drawn else given
@@ -127,6 +130,7 @@ def verify(
         drawn=every_y,
         clamped=clamped,
         skipped=skipped,
+        solver=solver,
     )
 
 

@@ -2,11 +2,13 @@
 
 Keras calls things `mnist_mlp_1/fc1_1/Cast/ReadVariableOp:0` and numbers them by session. Here they become
 `fc1/MatMul` and `fc1/Add` with `fc1.weight` and `fc1.bias`, then `act1/LeakyRelu`, and the batch is `N`.
-Nothing but names changes.
+Nothing but names changes, and the order in which the weights are stored.
 """
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +23,14 @@ if TYPE_CHECKING:
     import keras
     from numpy.typing import NDArray
 
-PARAMETERS = {"MatMul": "weight", "Add": "bias"}
+# What the constant inputs of an operator are called, in their order.
+PARAMETERS = {
+    "MatMul": ("weight",),
+    "Conv": ("weight", "bias"),
+    "Add": ("bias",),
+    "Mul": ("scale",),
+    "Reshape": ("shape",),
+}
 
 
 def run(path: Path, x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -61,16 +70,24 @@ def export(model: keras.Model, folder: Path, output_name: str, does: str, sample
 
 
 def rename(graph: onnx.GraphProto, name: str, output_name: str) -> None:
-    """Give every value and node of a chain of dense layers a short name, in place."""
-    weights = {tensor.name for tensor in graph.initializer}
+    """Name every node and value after its Keras layer and operator, in place.
+
+    A layer's second Mul is `norm1/Mul_2`. A scalar, which several layers may share, is named by its value.
+    """
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     names = {graph.output[0].name: output_name}
-    layer = 0
+    seen: Counter[str] = Counter()
     for node in graph.node:
-        layer += node.op_type == "MatMul"
-        kind = PARAMETERS.get(node.op_type)
-        node.name = f"{'fc' if kind else 'act'}{layer}/{node.op_type}"
+        layer = re.sub(r"_\d+$", "", node.name.split("/")[1])
+        node.name = f"{layer}/{node.op_type}"
+        seen[node.name] += 1
+        if seen[node.name] > 1:
+            node.name += f"_{seen[node.name]}"
         names.setdefault(node.output[0], node.name)
-        names |= {value: f"fc{layer}.{kind}" for value in node.input if value in weights}
+        parameters = [value for value in node.input if value in constants]
+        for value, kind in zip(parameters, PARAMETERS.get(node.op_type, ()), strict=False):
+            array = constants[value]
+            names.setdefault(value, f"{layer}.{kind}" if array.ndim else f"constant.{array:.6g}")
     for node in graph.node:
         node.input[:] = [names.get(value, value) for value in node.input]
         node.output[:] = [names[value] for value in node.output]
@@ -89,10 +106,14 @@ def rename(graph: onnx.GraphProto, name: str, output_name: str) -> None:
 
 
 def describe(graph: onnx.GraphProto) -> Iterator[str]:
-    """One line for each weight: its shape, rank, extreme singular values and condition number."""
+    """One line for each weight: its shape, rank, extreme singular values and condition number.
+
+    The kernel of a convolution counts as the matrix that it applies to one patch.
+    """
     for tensor in graph.initializer:
-        matrix = numpy_helper.to_array(tensor)
-        if matrix.ndim == 2:
+        if tensor.name.endswith(".weight"):
+            matrix = numpy_helper.to_array(tensor)
+            matrix = matrix.reshape(len(matrix), -1)
             s = np.linalg.svd(matrix.astype(np.float64), compute_uv=False)
             rank = np.linalg.matrix_rank(matrix)
             yield (

@@ -8,30 +8,31 @@ The same command gives the same bytes on the same machine. Needs the dependency 
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from digits import Digits, load_digits
 from export import export
-from networks import dense_network, start
+from networks import dense_network, lenet, residual_network, start
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import keras
 
 EPOCHS = 60
 BATCH = 50
 
 
-class Spec(NamedTuple):
-    """Layer sizes and the slope of the LeakyReLU between them."""
-
-    sizes: tuple[int, ...]
-    slope: float
-
-
-MODELS = {
-    "mnist_mlp": Spec((784, 128, 64, 10), 0.2),
-    "seed_mlp": Spec((784, 64, 64, 10), 0.3),
+MODELS: dict[str, Callable[..., keras.Model]] = {
+    "mnist_mlp": partial(dense_network, sizes=(784, 128, 64, 10), activation=0.2),
+    "seed_mlp": partial(dense_network, sizes=(784, 64, 64, 10), activation=0.3),
+    "mnist_relu": partial(dense_network, sizes=(784, 128, 64, 10), activation="relu"),
+    "mnist_lenet": partial(lenet, channels=(6, 16), widths=(120, 84, 10)),
+    "mnist_residual": partial(residual_network, sizes=(784, 128, 10), hidden=128, blocks=2),
+    "mnist_tanh": partial(dense_network, sizes=(784, 128, 64, 10), activation="tanh"),
+    "mnist_wide": partial(dense_network, sizes=(784, 1024, 10), activation=0.2),
 }
 
 
@@ -40,7 +41,7 @@ def train(name: str, digits: Digits) -> keras.Model:
     import keras
 
     start(seed=0)
-    model = dense_network(name, "image", *MODELS[name], noise=0.5)
+    model = MODELS[name](name, "image", noise=0.5)
     steps = EPOCHS * (len(digits.x_train) // BATCH)
     model.compile(
         keras.optimizers.AdamW(keras.optimizers.schedules.CosineDecay(2e-3, steps), weight_decay=0.05),

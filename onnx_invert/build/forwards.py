@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 
 from onnx_invert.build.versions import domains_of, opset_for
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.plan.equations import upstream
-from onnx_invert.plan.plan import Plan
 from onnx_invert.plan.problem import Problem
+from onnx_invert.plan.stages import Path
 from onnx_invert.rules.facts import Paired
 
 class Forwards:
     """Copies forward nodes into the inverse, each once, and finds which given inputs they need."""
 
-    def __init__(self, e: Emitter, problem: Problem, plan: Plan) -> None:
+    def __init__(self, e: Emitter, problem: Problem, paths: Sequence[Path]) -> None:
         self._e = e
         self._copies: dict[ir.Value, ir.Value] = {}
         self.inputs: list[ir.Value] = []
         wanted = [
             other
-            for path in plan.paths
+            for path in paths
             for stage in path.stages
             if isinstance(stage.fact, Paired) and (other := stage.nodes[0].inputs[stage.fact.other]) is not None
         ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -51,15 +51,15 @@ def build(
     problem = plan.problem
     names = [v.name or "" for v in (*problem.known, *problem.recovered, *problem.given)]
     e = Emitter(plan.paths[0].y.dtype or ir.DataType.FLOAT, reserved=names)
-    forwards = Forwards(e, problem, plan)
+    forwards = Forwards(e, problem, plan.paths)
     version = forwards.opset(opset)
     result = Inverse(ir.Model(ir.Graph([], [], nodes=[]), ir_version=8))
     inputs: dict[ir.Value, ir.Value] = {}
     for path in plan.paths:
         if path.y not in inputs:
-            inputs[path.y] = _port(path.y)
+            inputs[path.y] = port_of(path.y)
     noise = Noise(e, plan.paths[0].y.dtype or ir.DataType.FLOAT) if instrumented else None
-    walk = _Walk(e, forwards, result.probes, noise)
+    walk = Walk(e, forwards, result.probes, noise)
     outputs = [walk.undo(path, inputs[path.y]) for path in plan.paths]
     if noise is not None:
         inputs[noise.port] = noise.port
@@ -67,24 +67,37 @@ def build(
         made = {output.name: output for node in e.nodes for output in node.outputs}
         made |= {port.name: port for port in inputs.values()}
         outputs += [made[probe.tensor] for probe in result.probes if made[probe.tensor] not in outputs]
-    graph = ir.Graph(
-        [*inputs.values(), *forwards.inputs],
-        outputs,
-        nodes=e.nodes,
-        initializers=[value for value in e.initializers if value.uses()],
-        opset_imports={"": version, **forwards.domains},
-        name="inverse",
-    )
-    result.model = ir.Model(
-        graph,
-        ir_version=ir_version_for(version),
-        producer_name="onnx-invert",
-        metadata_props=dict(metadata or {}),
-    )
+    ports = [*inputs.values(), *forwards.inputs]
+    result.model = assemble(e, ports, outputs, {"": version, **forwards.domains}, metadata)
     return result
 
 
-def _port(value: ir.Value) -> ir.Value:
+def assemble(
+    e: Emitter,
+    inputs: Sequence[ir.Value],
+    outputs: Sequence[ir.Value],
+    opsets: Mapping[str, int],
+    metadata: Mapping[str, str] | None = None,
+    name: str = "inverse",
+) -> ir.Model:
+    """What was emitted as a model; constants that nothing uses are left out."""
+    graph = ir.Graph(
+        inputs,
+        outputs,
+        nodes=e.nodes,
+        initializers=[value for value in e.initializers if value.uses()],
+        opset_imports=dict(opsets),
+        name=name,
+    )
+    return ir.Model(
+        graph,
+        ir_version=ir_version_for(opsets[""]),
+        producer_name="onnx-invert",
+        metadata_props=dict(metadata or {}),
+    )
+
+
+def port_of(value: ir.Value) -> ir.Value:
     """An input or output of the inverse, with the name, type and shape that the forward tensor has."""
     dims = None
     if value.shape is not None:
@@ -97,7 +110,7 @@ def _port(value: ir.Value) -> ir.Value:
     return ir.Value(name=value.name, shape=dims, type=ir.TensorType(value.dtype or ir.DataType.FLOAT))
 
 
-class _Walk:
+class Walk:
     """Goes back along paths, emitting each stage's inverse; affine runs wait until they can be folded."""
 
     def __init__(self, e: Emitter, forwards: Forwards, probes: list[Probe], noise: Noise | None) -> None:
@@ -108,7 +121,16 @@ class _Walk:
         self._at_node = True
 
     def undo(self, path: Path, y: ir.Value) -> ir.Value:
-        """Emit one path backwards; returns the recovered input."""
+        """Emit one path backwards; returns the recovered input, named as an output."""
+        value = self.back(path, y)
+        if value is y or value.name == y.name:
+            value = self._e.op("Identity", value)
+        port = port_of(path.x)
+        value.name, value.shape, value.type = port.name, port.shape, port.type
+        return value
+
+    def back(self, path: Path, y: ir.Value) -> ir.Value:
+        """Emit one path backwards; returns the tensor that it ends at."""
         e, value = self._e, y
         e.dtype = path.y.dtype or ir.DataType.FLOAT
         if self._noise is not None:
@@ -128,12 +150,7 @@ class _Walk:
                 e.dtype = stage.fact.source
             if self._noise is not None and ends_node:
                 value = self._noise.shake(value, stage.x)
-        value = self._flush(value)
-        if value is y or value.name == y.name:
-            value = e.op("Identity", value)
-        port = _port(path.x)
-        value.name, value.shape, value.type = port.name, port.shape, port.type
-        return value
+        return self._flush(value)
 
     def _flush(self, value: ir.Value) -> ir.Value:
         if self._last is None:

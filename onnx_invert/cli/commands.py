@@ -57,6 +57,14 @@ Rtol = Annotated[
         help="Relative tolerance; by default it follows from type and condition.",
     ),
 ]
+Method = Annotated[
+    str,
+    typer.Option(
+        "--method",
+        metavar="M",
+        help="closed-form, newton (solves f(x) = y inside the graph), or auto: closed form where one keeps a promise.",
+    ),
+]
 Report = Annotated[Path | None, typer.Option("--report", metavar="R.json", help="Write a report.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the last line only.")]
 
@@ -84,6 +92,32 @@ def invert(
     ] = None,
     recover: Recover = None,
     known: Known = None,
+    method: Method = "auto",
+    iterations: Annotated[
+        int | None, typer.Option("--iterations", metavar="K", help="Newton iterations at most; 100 by default.")
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            "--tolerance",
+            metavar="R",
+            callback=_finite,
+            help="Relative residual at which Newton takes a sample for solved; 32 eps by default.",
+        ),
+    ] = None,
+    unroll: Annotated[
+        int | None,
+        typer.Option("--unroll", metavar="K", help="Write out K Newton iterations, for runtimes without Loop."),
+    ] = None,
+    residual: Annotated[
+        bool, typer.Option("--residual", help="Add the output residual: ‖f(x) − y‖ / ‖y‖ of each sample (Newton).")
+    ] = False,
+    bounds: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            "--bounds", metavar="LOW HIGH", help="Keep x within these: numbers, or .npy files in x's shape (Newton)."
+        ),
+    ] = None,
     opset: Annotated[
         int | None, typer.Option("--opset", metavar="N", help="Opset of the inverse, 13 to 23; 17 by default.")
     ] = None,
@@ -98,7 +132,7 @@ def invert(
 ) -> None:
     """Invert MODEL and write the inverse (the default command)."""
     from onnx_invert import api
-    from onnx_invert.cli import render
+    from onnx_invert.cli import inputs, render
     from onnx_invert.errors import FileError, UsageError, VerificationError
     from onnx_invert.report import document
 
@@ -114,6 +148,12 @@ def invert(
                 target,
                 recover=recover or (),
                 known=known or (),
+                method=method,
+                iterations=iterations,
+                tolerance=tolerance,
+                unroll=unroll,
+                residual=residual,
+                bounds=None if bounds is None else (inputs.bound(bounds[0]), inputs.bound(bounds[1])),
                 opset=opset,
                 data=data,
                 samples=samples,
@@ -166,13 +206,13 @@ def check(
 
 
 @app.command()
-def explain(model: Model, recover: Recover = None, known: Known = None) -> None:
+def explain(model: Model, recover: Recover = None, known: Known = None, method: Method = "auto") -> None:
     """Print the plan of an inversion, without writing anything."""
     from onnx_invert import api
     from onnx_invert.cli import render
 
     with render.progress(False) as progress:
-        plan = api.explain(model, recover=recover or (), known=known or (), progress=progress)
+        plan = api.explain(model, recover=recover or (), known=known or (), method=method, progress=progress)
     render.plan(plan)
     render.promise(plan)
 

@@ -15,7 +15,9 @@ from onnx_invert.api import Inversion
 from onnx_invert.cli.console import console, shown
 from onnx_invert.comparison import Check
 from onnx_invert.plan.guarantee import Guarantee
-from onnx_invert.plan.plan import Plan, Progress
+from onnx_invert.plan.choice import AnyPlan
+from onnx_invert.plan.newton import NewtonPlan
+from onnx_invert.plan.plan import Progress
 from onnx_invert.trips import RoundTrip, Trip
 
 
@@ -48,7 +50,7 @@ def message(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def plan(plan: Plan) -> None:
+def plan(plan: AnyPlan) -> None:
     """The table of a plan, in the order in which the inverse runs."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("node", "op", "forward shapes", "undone as", "rank", "cond.", "lost", "note"):
@@ -78,7 +80,7 @@ def _condition(value: float | None) -> str:
     return f"{value:.3g}" if np.isfinite(value) else "∞"
 
 
-def promise(plan: Plan) -> None:
+def promise(plan: AnyPlan) -> None:
     """What the plan promises, in a few lines."""
     console().print()
     problem = plan.problem
@@ -91,18 +93,35 @@ def promise(plan: Plan) -> None:
         lines.append(f"left out   {', '.join(value.name or '' for value in problem.unused)} (not needed)")
     lines.append(f"guarantee  {plan.guarantee.value}: {plan.guarantee.equation}{_where(plan)}")
     lines += [f"if         {requirement}" for requirement in plan.requirements]
-    lines.append(f"method     closed form, condition {_condition(plan.condition)}{_better(plan)}")
+    if isinstance(plan, NewtonPlan):
+        lines += _solver(plan)
+    else:
+        lines.append(f"method     closed form, condition {_condition(plan.condition)}{_better(plan)}")
     console().print(shown("\n".join(lines)), soft_wrap=True)
 
 
-def _where(plan: Plan) -> str:
+def _solver(plan: NewtonPlan) -> list[str]:
+    """How large the equations are, and what they cost."""
+    sizes = ", then ".join(f"{s.m} equations for {s.n} unknowns" for s in plan.systems)
+    itemsize = plan.dtypes[0].itemsize
+    memory = plan.memory(itemsize)
+    each = f"{memory / 1e6:.3g} MB" if memory >= 1e5 else f"{memory / 1e3:.3g} kB"
+    return [
+        f"method     Newton: solves {sizes}{_better(plan)}",
+        f"cost       an iteration takes about {plan.passes} forward passes; at most {each} of memory for a sample",
+    ]
+
+
+def _where(plan: AnyPlan) -> str:
+    if isinstance(plan, NewtonPlan):
+        return "; measured on samples, not proven"
     boxes = [f"{name} in {image}" for name, image in plan.images.items() if image is not None and not image.is_reals]
     if plan.guarantee in {Guarantee.LEFT, Guarantee.GENERALIZED}:
         return "; a y that no x gives is moved to one that some x gives"
     return f", for {' and '.join(boxes)}" if boxes else ", for every y"
 
 
-def _better(plan: Plan) -> str:
+def _better(plan: AnyPlan) -> str:
     if plan.guarantee.promises_x:
         return ""
     lost = sum(row.lost for row in plan.rows)
@@ -134,7 +153,7 @@ def trips(measured: RoundTrip) -> None:
                 f"{trip.median:.2g}",
                 f"{trip.worst:.2g}",
                 _tolerances(trip) if trip.promised else "",
-                _verdict(trip),
+                _verdict(trip, solver=measured.solver),
             )
     out = console()
     out.print()
@@ -154,9 +173,12 @@ def _tolerances(trip: Trip) -> str:
     return f"{high:.2g}" if high <= 10 * low else f"{low:.1g} … {high:.1g}"
 
 
-def _verdict(trip: Trip) -> str:
+def _verdict(trip: Trip, *, solver: bool) -> str:
     if not trip.promised:
         return "not promised"
+    if solver:
+        count = trip.errors.size
+        return f"{count - trip.unsolved} of {count} samples solved" if trip.unsolved else f"holds on all {count} samples"
     if not trip.holds:
         return "FAILS"
     return f"holds; {trip.lost} of {trip.errors.size} samples lost to rounding" if trip.lost else "holds"
@@ -168,7 +190,12 @@ def last_line(inversion: Inversion, *, failed: bool) -> None:
     if measured is None:
         _line(f"NOT VERIFIED  {inversion.guarantee.value} planned{_written(inversion)}")
         return
-    _line(f"{'FAILED' if failed else 'PASSED'}  {inversion.guarantee.value}{_figures(measured)}{_written(inversion)}")
+    share = ""
+    if measured.solver:
+        solved = measured.samples - measured.unsolved
+        share = f", {'verified' if not measured.unsolved else 'solved'} on {solved} of {measured.samples} samples"
+    verdict = "FAILED" if failed else "PASSED"
+    _line(f"{verdict}  {inversion.guarantee.value}{share}{_figures(measured)}{_written(inversion)}")
 
 
 def _figures(measured: RoundTrip) -> str:

@@ -95,6 +95,14 @@ class Emitter:
         """A vector initializer of int64: a shape, axes, a permutation."""
         return self._share(np.asarray(values, dtype=np.int64), "ints")
 
+    def count(self, value: int) -> ir.Value:
+        """A scalar initializer of int64: a number of iterations."""
+        return self._share(np.asarray(value, dtype=np.int64), "ints")
+
+    def truth(self, value: bool) -> ir.Value:
+        """A scalar initializer of truth."""
+        return self._share(np.asarray(value, dtype=np.bool_), "ints")
+
     def constant(self, array: NDArray[np.generic], name: str) -> ir.Value:
         """An initializer in the current floating-point type; the array is not copied when it fits."""
         array = self._cast(array)

@@ -94,7 +94,7 @@ class Plan:
     @property
     def rows(self) -> list[Row]:
         """The plan as a table, in the order in which the inverse runs."""
-        return [row for path in self.paths for row in _rows(self.problem, self.rules, path)]
+        return [row for path in self.paths for row in table_rows(self.problem, self.rules, path)]
 
     @property
     def requirements(self) -> list[str]:
@@ -144,7 +144,8 @@ def _distinct(blockers: Sequence[Blocker]) -> list[Blocker]:
     return list(dict.fromkeys(blockers))
 
 
-def _rows(problem: Problem, rules: RuleSet, path: Path) -> list[Row]:
+def table_rows(problem: Problem, rules: RuleSet, path: Path) -> list[Row]:
+    """The lines of one path, in the order in which it is undone."""
     groups: dict[tuple[ir.Node, ...], list[Stage]] = {}
     for stage in path.stages:
         groups.setdefault(stage.nodes, []).append(stage)

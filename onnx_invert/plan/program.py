@@ -78,7 +78,10 @@ def program(
 def _between(
     unknowns: Sequence[ir.Value], wanted: Sequence[ir.Value]
 ) -> tuple[list[ir.Node], set[ir.Value]]:
-    """The nodes that make `wanted` from `unknowns` in running order, and the values that depend on an unknown."""
+    """The nodes that make `wanted` from `unknowns` in running order, and the values that need an unknown to run.
+
+    That a shape needs only an unknown's shape makes no difference here: it is no float, and has no derivative.
+    """
     known = set(unknowns)
     found: dict[ir.Node, None] = {}
     stack = [(maker, False) for value in wanted if value not in known and (maker := value.producer()) is not None]
@@ -95,8 +98,6 @@ def _between(
             )
     dependent = set(unknowns)
     for node in found:
-        if node.op_type in {"Shape", "Size"} and node.domain in {"", "ai.onnx"}:
-            continue
         if any(value in dependent for value in node.inputs if value is not None):
             dependent.update(node.outputs)
     return list(found), dependent

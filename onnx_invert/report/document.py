@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from onnx_invert.graph.atomic import replacing
-from onnx_invert.plan.plan import Plan
+from onnx_invert.plan.choice import AnyPlan
 from onnx_invert.trips import RoundTrip, Trip
 
 Json = dict[str, Any]
 
 
-def plan_rows(plan: Plan) -> list[Json]:
+def plan_rows(plan: AnyPlan) -> list[Json]:
     """The plan's table; null for what an operation does not have, and for an unbounded condition."""
     return [
         {
@@ -46,6 +46,7 @@ def round_trip(measured: RoundTrip) -> Json:
         "drawn_y_error": None if measured.drawn is None else _trip(measured.drawn),
         "clamped": measured.clamped,
         "tolerance": number(measured.tolerance),
+        "unsolved": measured.unsolved,
         "passed": measured.passed,
     }
 

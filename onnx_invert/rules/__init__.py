@@ -22,9 +22,17 @@ def default_rules() -> RuleSet:
 
 def derivatives() -> tuple[ModuleType, ...]:
     """The families of derivatives."""
-    from onnx_invert.rules.derivatives import moves, pointwise, products
+    from onnx_invert.rules.derivatives import (
+        elements,
+        indexing,
+        moves,
+        operands,
+        pointwise,
+        products,
+        reductions,
+    )
 
-    return (moves, pointwise, products)
+    return (elements, indexing, moves, operands, pointwise, products, reductions)
 
 
 __all__ = ["RuleSet", "default_rules"]

@@ -69,6 +69,22 @@ def scaling(slope: ir.Value) -> Differential:
     return Differential(lambda e, t: e.op("Mul", t, slope), lambda e, c: e.op("Mul", c, slope))
 
 
+def composed(*parts: Differential) -> Differential:
+    """One map after the other, in the order in which tangents pass them."""
+
+    def push(e: Emitter, t: ir.Value) -> ir.Value:
+        for part in parts:
+            t = part.push(e, t)
+        return t
+
+    def pull(e: Emitter, c: ir.Value) -> ir.Value:
+        for part in reversed(parts):
+            c = part.pull(e, c)
+        return c
+
+    return Differential(push, pull)
+
+
 def flat(point: Point) -> None:
     """The derivative of what is constant between its jumps."""
 
@@ -128,8 +144,9 @@ class Broadcast:
         shapes = static(node, value, node.y)
         if isinstance(shapes, NoInverse):
             return shapes
-        axes = repeated_axes(*shapes)
-        return axes if isinstance(axes, NoInverse) else Broadcast(*shapes, tuple(axes))
+        x, y = shapes
+        axes = repeated_axes(x, y)
+        return axes if isinstance(axes, NoInverse) else Broadcast(x, y, tuple(axes))
 
     def lift(self, e: Emitter, t: ir.Value) -> ir.Value:
         """(S, *x) with as many axes as (S, *y): it then broadcasts by itself against a full tensor."""
@@ -164,12 +181,11 @@ class Broadcast:
 
 
 def weighted(broadcast: Broadcast, weight: ir.Value) -> Differential:
-    """dy = weight · dx with x broadcast to y; `weight` broadcasts to y as well."""
-    plain = Differential(
+    """dy = weight · dx with x broadcast to y; `weight` broadcasts to y as well, and is full where x is repeated."""
+    return Differential(
         lambda e, t: e.op("Mul", broadcast.lift(e, t), weight),
         lambda e, c: broadcast.reduce(e, e.op("Mul", c, weight)),
     )
-    return plain
 
 
 def ones_like(e: Emitter, value: ir.Value) -> ir.Value:
@@ -185,6 +201,7 @@ __all__ = [
     "Differential",
     "Linear",
     "Point",
+    "composed",
     "flat",
     "ones_like",
     "repeated_axes",

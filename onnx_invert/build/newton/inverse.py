@@ -1,0 +1,258 @@
+"""The inverse model of a Newton plan: closed-form ends, then systems of equations, each solved in a Loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnx_invert.build.forwards import Forwards
+from onnx_invert.build.inverse import Inverse, Walk, assemble, port_of
+from onnx_invert.build.newton import dense, krylov
+from onnx_invert.build.newton.iteration import Settings, State, length
+from onnx_invert.build.newton.loop import iterate
+from onnx_invert.build.newton.objective import Coordinates, Objective
+from onnx_invert.build.rows import joined, rows, split, tensor
+from onnx_invert.build.tape import copy, place
+from onnx_invert.build.versions import domains_of, opset_for
+from onnx_invert.errors import UsageError
+from onnx_invert.graph.emit import Emitter
+from onnx_invert.numerics.tolerance import eps
+from onnx_invert.plan.equations import upstream
+from onnx_invert.plan.layout import Layout
+from onnx_invert.plan.newton import NewtonPlan, System
+
+Array = NDArray[np.float64]
+
+RESIDUAL = "residual"
+"""The output that `--residual` adds."""
+
+ITERATIONS = 100
+"""A smooth network takes 10 to 20; the rest is for samples that start again."""
+
+ANCHORS = 4
+"""How often a sample that stalls may start again."""
+
+SOLVED, ROUND_OFF = 32.0, 2.0
+"""In units of eps: a residual below the first is a solution, as the verification has it; below the second there is
+nothing left to gain."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user can say of the solver. `bounds` are the ends (n) of the recovered numbers; `spreads` per
+    system those of its known numbers (m), in whose units they are compared."""
+
+    iterations: int = ITERATIONS
+    tolerance: float | None = None
+    unroll: int | None = None
+    residual: bool = False
+    bounds: tuple[Array, Array] | None = None
+    spreads: Sequence[Array] = field(default_factory=list)
+
+    def solved(self, dtype: ir.DataType) -> float:
+        """The relative residual of a solution."""
+        return self.tolerance if self.tolerance is not None else SOLVED * eps(dtype.numpy())
+
+
+def build_newton(
+    plan: NewtonPlan, options: Options, *, opset: int | None = None, metadata: Mapping[str, str] | None = None
+) -> Inverse:
+    """Emit the inverse that `plan` describes: inputs and outputs as for a closed form, and `residual` (N) if asked.
+
+    Raises:
+        UsageError: an opset that does not fit, or `unroll` where products with the Jacobian are taken.
+    """
+    return _Build(plan, options).run(opset, metadata)
+
+
+def build_probe(plan: NewtonPlan) -> ir.Model:
+    """The model from its inputs to the tensors that the systems know: their spread on samples sets the units."""
+    problem = plan.problem
+    e = Emitter(problem.known[0].dtype or ir.DataType.FLOAT, [value.name or "" for value in problem.graph.inputs])
+    ports = {value: port_of(value) for value in problem.graph.inputs}
+    values = dict(ports)
+    wanted = [value for system in plan.systems for value in system.wanted]
+    nodes = upstream(wanted)
+    copy(e, nodes, values)
+    outputs = []
+    for index, value in enumerate(wanted):
+        output = e.op("Identity", place(e, value, values))
+        output.name, output.shape, output.type = f"known_{index}", value.shape, value.type
+        outputs.append(output)
+    version = opset_for(nodes, problem.opset)
+    domains = domains_of(nodes, problem.graph.opset_imports)
+    return assemble(e, list(ports.values()), outputs, {"": version, **domains}, name="probe")
+
+
+class _Build:
+    """Emits one inverse. Tensors of the model are mapped to the graph's own in one place, so that no weight and no
+    forward node outside a loop is there twice."""
+
+    def __init__(self, plan: NewtonPlan, options: Options) -> None:
+        problem = plan.problem
+        self._plan, self._options = plan, options
+        names = [value.name or "" for value in (*problem.known, *problem.recovered, *problem.given)]
+        self._e = Emitter(problem.known[0].dtype or ir.DataType.FLOAT, [*names, RESIDUAL])
+        self._nodes = upstream(problem.known)
+        used = {value for node in self._nodes for value in node.inputs}
+        self._given = {value: port_of(value) for value in problem.given if value in used}
+        self._values: dict[ir.Value, ir.Value] = dict(self._given)
+
+    def run(self, opset: int | None, metadata: Mapping[str, str] | None) -> Inverse:
+        """The whole graph."""
+        e, plan = self._e, self._plan
+        problem = plan.problem
+        version = opset_for(self._nodes, problem.opset, opset)
+        result = Inverse(ir.Model(ir.Graph([], [], nodes=[]), ir_version=8))
+        ports = {path.y: port_of(path.y) for path in plan.ends}
+        walk = Walk(e, Forwards(e, problem, plan.ends), result.probes, None)
+        layouts = [system.layouts for system in plan.systems]
+        known = [
+            rows(e, layouts[0][path.x], walk.back(path, ports[path.y]) if path.stages else ports[path.y])
+            for path in plan.ends
+        ]
+        target = joined(e, known)
+        for index, system in enumerate(plan.systems):
+            target = self._solve(index, system, target)
+        outputs = []
+        last = plan.systems[-1]
+        sizes = [last.layouts[value].size for value in last.unknowns]
+        recovered: dict[ir.Value, ir.Value] = {}
+        for value, part in zip(last.unknowns, split(e, target, sizes), strict=True):
+            output = e.op("Identity", tensor(e, last.layouts[value], part))
+            port = port_of(value)
+            output.name, output.shape, output.type = port.name, port.shape, port.type
+            recovered[value] = output
+            outputs.append(output)
+        if self._options.residual:
+            outputs.append(self._residual(recovered, ports))
+        opsets = {"": version, **domains_of(self._nodes, problem.graph.opset_imports)}
+        result.model = assemble(e, [*ports.values(), *self._given.values()], outputs, opsets, metadata)
+        return result
+
+    def _solve(self, index: int, system: System, known: ir.Value) -> ir.Value:
+        """The unknowns of a system as rows (N, n), from its known numbers (N, m)."""
+        e, options = self._e, self._options
+        self._prepare(system)
+        final = index == len(self._plan.systems) - 1
+        bounds = options.bounds if final else None
+        with e.scope("solve" if final else f"solve_{index}"):
+            coordinates, decode = _coordinates(e, system, bounds)
+            spread = options.spreads[index] if options.spreads else np.ones(system.m)
+            scale = e.constant(1 / spread[None, :], "scale")
+            objective = Objective(system.program, system.layouts, self._values, coordinates, scale)
+            target = e.op("Mul", known, scale)
+            # A target near 0 is measured against a thousandth of the spread, as the verification does.
+            norm = e.op("Max", length(e, target), 1e-3 * system.m**0.5)
+            unit = eps(e.dtype.numpy())
+            settings = Settings(
+                iterations=options.unroll or options.iterations,
+                solved=options.solved(e.dtype),
+                floor=ROUND_OFF * unit,
+                anchors=_anchors(coordinates.size, bounds),
+                huge=float(np.finfo(e.dtype.numpy()).max) / 16,
+            )
+            method = dense if system.is_dense else krylov
+            if method is krylov and options.unroll is not None:
+                raise UsageError(
+                    f"--unroll: the system of {system.m} equations for {system.n} unknowns is solved by conjugate "
+                    "gradients, which need a Loop."
+                )
+            first = method.start(e, objective, target, settings)
+            batch = _batch(system)
+
+            def body(inner: Emitter, values: list[ir.Value]) -> tuple[list[ir.Value], ir.Value]:
+                after, busy = method.step(inner, objective, target, norm, State.of(values), settings)
+                return after.flat(), busy
+
+            found = iterate(
+                e,
+                first.flat(),
+                method.shapes(objective, batch),
+                body,
+                most=settings.iterations,
+                unroll=options.unroll is not None,
+            )
+            return decode(State.of(found).best)
+
+    def _prepare(self, system: System) -> None:
+        """Run once what needs no unknown, and take over the weights."""
+        e, program = self._e, system.program
+        copy(e, [node for node in program.before if node.outputs[0] not in self._values], self._values)
+        for step in program.steps:
+            _take_weights(e, [step.node], self._values)
+
+    def _residual(self, recovered: Mapping[ir.Value, ir.Value], ports: Mapping[ir.Value, ir.Value]) -> ir.Value:
+        """‖f(x) − y‖ / ‖y‖ of each sample (N), the largest over several outputs; f is run once more on x."""
+        e = self._e
+        _take_weights(e, self._nodes, self._values)
+        values = {**self._values, **recovered}
+        copy(e, [node for node in self._nodes if node.outputs[0] not in values], values)
+        worst: ir.Value | None = None
+        for value, port in ports.items():
+            layout = Layout.of(value)
+            y = rows(e, layout, port)
+            difference = length(e, e.op("Sub", rows(e, layout, values[value]), y))
+            tiny = float(np.finfo(e.dtype.numpy()).tiny)
+            relative = e.op("Div", difference, e.op("Max", length(e, y), tiny))
+            worst = relative if worst is None else e.op("Max", worst, relative)
+        assert worst is not None
+        output = e.op("Squeeze", worst, e.ints([1]))
+        output.name, output.shape = RESIDUAL, ir.Shape([_batch(self._plan.systems[0])])
+        return output
+
+
+def _take_weights(e: Emitter, nodes: Iterable[ir.Node], values: dict[ir.Value, ir.Value]) -> None:
+    for node in nodes:
+        for value in node.inputs:
+            if value is not None and value.const_value is not None:
+                place(e, value, values)
+
+
+def _batch(system: System) -> int | str:
+    """The size of the axis of samples: a symbol, or 1."""
+    value = system.wanted[0]
+    if not system.layouts[value].batched:
+        return 1
+    dim = list(value.shape or ())[0]
+    return dim if isinstance(dim, int) else dim.value or "N"
+
+
+def _coordinates(e: Emitter, system: System, bounds: tuple[Array, Array] | None):  # type: ignore[no-untyped-def]
+    """What is iterated over, and how it becomes the unknowns (N, n).
+
+    With a front h = x W + b, W = U S Vᵀ, the least-norm x lies in the span of U: v = x U has the same norm, and
+    h = v S Vᵀ + b. So the loop sees W's rank instead of n. With bounds x itself is iterated over, around the point
+    of the bounds that is nearest to 0.
+    """
+    front = system.front
+    if bounds is not None:
+        low, high = bounds
+        ends = {"low": e.constant(low[None, :], "low"), "high": e.constant(high[None, :], "high")}
+        nearest = np.clip(np.zeros(system.n), low, high)
+        coordinates = Coordinates(system.n, e.constant(nearest[None, :], "origin"), None, **ends)
+        if front is not None:
+            weight, shift = e.constant(front.weight, "weight"), e.constant(front.shift[None, :], "shift")
+            coordinates = Coordinates(coordinates.size, coordinates.origin, None, **ends, weight=weight, shift=shift)
+        return coordinates, lambda v: coordinates.held(e, v)
+    if front is None:
+        return Coordinates(system.n), lambda v: v
+    left, values, right = np.linalg.svd(front.weight, full_matrices=False)
+    kept = values > values.max(initial=0.0) * max(front.weight.shape) * np.finfo(np.float64).eps
+    basis = e.constant(values[kept, None] * right[kept], "basis")
+    back = e.constant(left[:, kept].T, "back")
+    shift = e.constant(front.shift[None, :], "shift")
+    return Coordinates(int(np.count_nonzero(kept)), shift, basis), lambda v: e.op("MatMul", v, back)
+
+
+def _anchors(size: int, bounds: tuple[Array, Array] | None) -> Array:
+    """Where to start again: standard normal numbers, or anywhere within the bounds."""
+    rng = np.random.default_rng(size)
+    if bounds is None:
+        return rng.standard_normal((ANCHORS, size))
+    low, high = bounds
+    return rng.uniform(0, 1, (ANCHORS, size)) * (high - low) + low - np.clip(np.zeros(size), low, high)

@@ -1,0 +1,106 @@
+"""Steps of Gauss–Newton from products with the Jacobian alone, where both sides are too large to hold it.
+
+The system of dense.py is solved by conjugate gradients, on J Jᵀ + αI or JᵀJ + αI, whichever is smaller: each of
+its steps takes one product with J and one with Jᵀ. It stops when every sample's system is solved to `FORCING`;
+Gauss–Newton corrects the rest in its next step.
+Source: R. Dembo, S. Eisenstat & T. Steihaug, Inexact Newton Methods, SIAM J. Numer. Anal. 19, 1982; M. Hutchinson,
+A stochastic estimator of the trace, 1990.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_invert.build.newton.iteration import Settings, State, advance, initial, length
+from onnx_invert.build.newton.loop import iterate
+from onnx_invert.build.newton.objective import Local, Objective
+from onnx_invert.graph.emit import Emitter
+from onnx_invert.plan.newton import MOST_PRODUCTS
+
+FORCING = 1e-3
+"""The relative residual to which a linear system is solved: each Gauss–Newton step then gains up to three digits."""
+
+
+def start(e: Emitter, objective: Objective, target: ir.Value, settings: Settings) -> State:
+    """The state before the first step; nothing is kept beside the common part."""
+    return initial(e, target, objective.coordinates.size, settings.huge)
+
+
+def shapes(objective: Objective, samples: int | str) -> list[list[int | str]]:
+    """The shapes of the state."""
+    return State.shapes(samples, objective.coordinates.size)
+
+
+def step(
+    e: Emitter, objective: Objective, target: ir.Value, norm: ir.Value, state: State, settings: Settings
+) -> tuple[State, ir.Value]:
+    """One iteration; the new state and, per sample, 1.0 while there is something left to do (N, 1)."""
+    local = objective.at(e, state.v, 1)
+    residual = e.op("Sub", target, local.value)
+    trial = e.op("Add", state.v, direction(e, objective, local, residual, state))
+    error = length(e, e.op("Sub", target, objective.value(e, trial)))
+    return advance(e, state, trial, error, (), norm, settings)
+
+
+def direction(e: Emitter, objective: Objective, local: Local, residual: ir.Value, state: State) -> ir.Value:
+    """The step (N, r) from the state's v."""
+    m, r = objective.outputs, objective.coordinates.size
+    wide = m <= r
+
+    def push(b: Emitter, v: ir.Value) -> ir.Value:
+        return b.op("Squeeze", local.push(b, b.op("Unsqueeze", v, b.ints([0]))), b.ints([0]))
+
+    def pull(b: Emitter, y: ir.Value) -> ir.Value:
+        return b.op("Squeeze", local.pull(b, b.op("Unsqueeze", y, b.ints([0]))), b.ints([0]))
+
+    away = e.op("Mul", e.op("Sub", state.v, state.anchor), state.phase)
+    right = e.op("Add", residual, push(e, away))
+    if not wide:
+        right = pull(e, right)
+    damping = e.op("Mul", _mean_eigenvalue(e, pull, m, min(m, r), like=residual), state.damping)
+
+    def product(b: Emitter, p: ir.Value) -> ir.Value:
+        q = push(b, pull(b, p)) if wide else pull(b, push(b, p))
+        return b.op("Add", q, b.op("Mul", p, damping))
+
+    found = _conjugate_gradients(e, product, right, min(m, r))
+    if wide:
+        found = pull(e, found)
+    return e.op("Sub", found, away)
+
+
+def _mean_eigenvalue(e: Emitter, pull, m: int, size: int, *, like: ir.Value) -> ir.Value:  # type: ignore[no-untyped-def]
+    """The trace of J Jᵀ over its size, estimated from ‖Jᵀu‖² for one u of random signs (N, 1)."""
+    signs = e.constant(np.random.default_rng(m).choice([-1.0, 1.0], (1, m)), "signs")
+    u = e.op("Add", e.op("Mul", like, 0.0), signs)
+    return e.op("Mul", _dot(e, *[pull(e, u)] * 2), 1 / size)
+
+
+def _conjugate_gradients(e: Emitter, product, right: ir.Value, size: int) -> ir.Value:  # type: ignore[no-untyped-def]
+    """z (N, k) with product(z) = right."""
+    tiny = float(np.finfo(e.dtype.numpy()).tiny)
+    goal = e.op("Mul", _dot(e, right, right), FORCING**2)
+    zero = e.op("Mul", right, 0.0)
+
+    def body(b: Emitter, values: list[ir.Value]) -> tuple[list[ir.Value], ir.Value]:
+        z, rest, p = values
+        q = product(b, p)
+        square = _dot(b, rest, rest)
+        rate = b.op("Div", square, b.op("Max", _dot(b, p, q), tiny))
+        z = b.op("Add", z, b.op("Mul", p, rate))
+        rest = b.op("Sub", rest, b.op("Mul", q, rate))
+        after = _dot(b, rest, rest)
+        p = b.op("Add", rest, b.op("Mul", p, b.op("Div", after, b.op("Max", square, tiny))))
+        busy = b.op("Cast", b.op("Greater", after, goal), to=int(b.dtype))
+        return [z, rest, p], busy
+
+    samples = "samples"
+    shape: list[int | str] = [samples, size]
+    return iterate(e, [zero, right, right], [shape] * 3, body, most=min(MOST_PRODUCTS, 2 * size), unroll=False)[0]
+
+
+def _dot(e: Emitter, a: ir.Value, b: ir.Value) -> ir.Value:
+    return e.op("ReduceSum", e.op("Mul", a, b), e.ints([1]), keepdims=1)
+
+

@@ -1,0 +1,64 @@
+"""A bounded iteration, as one Loop in the form that most runtimes run, or written out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import onnx_ir as ir
+
+from onnx_invert.graph.emit import Emitter
+
+Body = Callable[[Emitter, list[ir.Value]], tuple[list[ir.Value], ir.Value]]
+"""From the state to the next one, and a tensor that is above 1/2 somewhere while the iteration is to go on."""
+
+
+def iterate(
+    e: Emitter, initial: Sequence[ir.Value],
+    shapes: Sequence[Sequence[int | str]],
+    body: Body,
+    *,
+    most: int,
+    unroll: bool,
+) -> list[ir.Value]:
+    """Run `body` up to `most` times; the last state. `shapes` are those of the state, for runtimes that need them.
+
+    The Loop has a trip count and a condition that a node of its body makes; its states go through an Identity on
+    both sides, because some runtimes confuse a state with a tensor that the body captures.
+    """
+    if unroll:
+        values = list(initial)
+        for _ in range(most):
+            values, _busy = body(e, values)
+        return values
+    inner = e.body()
+    step = ir.Value(name=e.unique("step"), shape=ir.Shape([]), type=ir.TensorType(ir.DataType.INT64))
+    go = ir.Value(name=e.unique("go"), shape=ir.Shape([]), type=ir.TensorType(ir.DataType.BOOL))
+    ports = [_like(e, value, shape, "state") for value, shape in zip(initial, shapes, strict=True)]
+    after, busy = body(inner, list(ports))
+    busy = inner.op("ReduceMax", busy, keepdims=0)
+    again = inner.op("Greater", busy, 0.5)
+    again.shape = ir.Shape([])
+    outs = [inner.op("Identity", value) for value in after]
+    for out, shape in zip(outs, shapes, strict=True):
+        out.shape, out.type = ir.Shape(shape), ir.TensorType(e.dtype)
+    graph = ir.Graph([step, go, *ports], [again, *outs], nodes=inner.nodes, name=e.unique("iteration"))
+    starts = [e.op("Identity", value) for value in initial]
+    loop = ir.Node(
+        "",
+        "Loop",
+        [e.count(most), e.truth(True), *starts],
+        attributes=[ir.AttrGraph("body", graph)],
+        num_outputs=len(outs),
+        name=e.unique(f"{e.scope_name}/Loop"),
+    )
+    for output, shape in zip(loop.outputs, shapes, strict=True):
+        output.name, output.shape, output.type = e.unique("state"), ir.Shape(shape), ir.TensorType(e.dtype)
+    e.add_node(loop)
+    return [e.op("Identity", output) for output in loop.outputs]
+
+
+def _like(e: Emitter, value: ir.Value, shape: Sequence[int | str], name: str) -> ir.Value:
+    return ir.Value(name=e.unique(name), shape=ir.Shape(shape), type=ir.TensorType(value.dtype or e.dtype))
+
+
+__all__ = ["Body", "iterate"]

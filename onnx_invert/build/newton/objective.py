@@ -1,0 +1,182 @@
+"""The equations that are solved: F(v) = t, v the coordinates of the unknown, and their derivatives at a point.
+
+    start = h0 + v B           the front: prior and first affine layers in one; or v itself
+    start = clip(start)        where x has bounds
+    F(v)  = f(start) / scale   the rest of the model, each output in units of its own spread
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_invert.build.rows import joined, rows, seeded_rows, seeded_tensor, split, tensor, zeros
+from onnx_invert.build.tape import Tape, copy
+from onnx_invert.graph.emit import Emitter
+from onnx_invert.plan.layout import Layout
+from onnx_invert.plan.program import Program
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """start = origin + v @ basis; with bounds then held in [low, high] and taken through the front, @ weight + shift.
+
+    All are tensors of the graph around. `size` is r, the length of v; `origin` (N, k) or (1, k), None for 0; `basis`
+    (r, k), None for the identity; `weight` (k, l) and `shift` (1, l) come after the bounds.
+    """
+
+    size: int
+    origin: ir.Value | None = None
+    basis: ir.Value | None = None
+    low: ir.Value | None = None
+    high: ir.Value | None = None
+    weight: ir.Value | None = None
+    shift: ir.Value | None = None
+
+    def free(self, e: Emitter, v: ir.Value) -> ir.Value:
+        """Before the bounds."""
+        value = v if self.basis is None else e.op("MatMul", v, self.basis)
+        return value if self.origin is None else e.op("Add", value, self.origin)
+
+    def held(self, e: Emitter, v: ir.Value) -> ir.Value:
+        """Within the bounds."""
+        value = self.free(e, v)
+        if self.low is not None and self.high is not None:
+            value = e.op("Min", e.op("Max", value, self.low), self.high)
+        return value
+
+    def decode(self, e: Emitter, v: ir.Value) -> ir.Value:
+        """start."""
+        value = self.held(e, v)
+        if self.weight is not None and self.shift is not None:
+            value = e.op("Add", e.op("MatMul", value, self.weight), self.shift)
+        return value
+
+    def inside(self, e: Emitter, v: ir.Value) -> ir.Value | None:
+        """1 where a number is within the bounds, ends included, and 0 beyond; None without bounds."""
+        if self.low is None or self.high is None:
+            return None
+        value = self.free(e, v)
+        beyond = e.op("Or", e.op("Less", value, self.low), e.op("Greater", value, self.high))
+        return e.op("Sub", e.scalar(1.0), e.op("Cast", beyond, to=int(e.dtype)))
+
+    def push(self, e: Emitter, tangent: ir.Value, inside: ir.Value | None) -> ir.Value:
+        """Tangents of v to those of start."""
+        value = tangent if self.basis is None else e.op("MatMul", tangent, self.basis)
+        if inside is not None:
+            value = e.op("Mul", value, inside)
+        return value if self.weight is None else e.op("MatMul", value, self.weight)
+
+    def pull(self, e: Emitter, cotangent: ir.Value, inside: ir.Value | None) -> ir.Value:
+        """Cotangents of start to those of v."""
+        value = cotangent
+        if self.weight is not None:
+            value = e.op("MatMul", value, e.op("Transpose", self.weight, perm=[1, 0]))
+        if inside is not None:
+            value = e.op("Mul", value, inside)
+        return value if self.basis is None else e.op("MatMul", value, e.op("Transpose", self.basis, perm=[1, 0]))
+
+
+@dataclass(frozen=True)
+class Objective:
+    """F, to be emitted in any body. `values` maps the model's tensors to those of the graph around (given inputs,
+    what does not depend on the unknown, weights); `scale` (m) is 1 / spread."""
+
+    program: Program
+    layouts: Mapping[ir.Value, Layout]
+    values: Mapping[ir.Value, ir.Value]
+    coordinates: Coordinates
+    scale: ir.Value
+
+    @property
+    def outputs(self) -> int:
+        """m."""
+        return sum(self.layouts[value].size for value in self.program.wanted)
+
+    @property
+    def starts(self) -> list[int]:
+        """The sizes of the tensors that v decodes to."""
+        return [self.layouts[value].size for value in self.program.unknowns]
+
+    def at(self, e: Emitter, v: ir.Value, seeds: int) -> Local:
+        """Evaluate and linearise at v (N, r)."""
+        tape = Tape.record(e, self.program, self._tensors(e, self.coordinates.decode(e, v)), seeds)
+        return Local(self, v, self._scaled(e, tape.values), self.coordinates.inside(e, v), tape)
+
+    def value(self, e: Emitter, v: ir.Value) -> ir.Value:
+        """F(v) (N, m) alone."""
+        found = self._tensors(e, self.coordinates.decode(e, v))
+        copy(e, (step.node for step in self.program.steps), found)
+        return self._scaled(e, found)
+
+    def _tensors(self, e: Emitter, start: ir.Value) -> dict[ir.Value, ir.Value]:
+        found = dict(self.values)
+        for value, part in zip(self.program.unknowns, split(e, start, self.starts), strict=True):
+            found[value] = tensor(e, self.layouts[value], part)
+        return found
+
+    def _scaled(self, e: Emitter, found: Mapping[ir.Value, ir.Value]) -> ir.Value:
+        parts = [rows(e, self.layouts[value], found[value]) for value in self.program.wanted]
+        return e.op("Mul", joined(e, parts), self.scale)
+
+
+@dataclass(frozen=True)
+class Local:
+    """F and its derivative at v: `value` (N, m), products with J (N, m, r) in both directions, J itself."""
+
+    objective: Objective
+    v: ir.Value
+    value: ir.Value
+    inside: ir.Value | None
+    tape: Tape
+
+    def push(self, e: Emitter, tangent: ir.Value) -> ir.Value:
+        """J ẇ: (S, N, r) → (S, N, m)."""
+        o, seeds = self.objective, self.tape.seeds
+        start = o.coordinates.push(e, tangent, self.inside)
+        parts = split(e, start, o.starts)
+        tangents = {
+            value: seeded_tensor(e, o.layouts[value], part, seeds)
+            for value, part in zip(o.program.unknowns, parts, strict=True)
+        }
+        found = self.tape.push(e, tangents)
+        return e.op("Mul", self._rows(e, found, o.program.wanted), o.scale)
+
+    def pull(self, e: Emitter, cotangent: ir.Value) -> ir.Value:
+        """Jᵀ ȳ: (S, N, m) → (S, N, r)."""
+        o, seeds = self.objective, self.tape.seeds
+        scaled = e.op("Mul", cotangent, o.scale)
+        sizes = [o.layouts[value].size for value in o.program.wanted]
+        cotangents = {
+            value: seeded_tensor(e, o.layouts[value], part, seeds)
+            for value, part in zip(o.program.wanted, split(e, scaled, sizes), strict=True)
+        }
+        start = self._rows(e, self.tape.pull(e, cotangents), o.program.unknowns)
+        return o.coordinates.pull(e, start, self.inside)
+
+    def _rows(self, e: Emitter, found: Mapping[ir.Value, ir.Value], wanted: Sequence[ir.Value]) -> ir.Value:
+        o, seeds = self.objective, self.tape.seeds
+        return joined(
+            e,
+            [
+                seeded_rows(e, o.layouts[value], found[value], seeds)
+                if value in found
+                else zeros(e, self.v, before=(seeds,), after=(o.layouts[value].size,))
+                for value in wanted
+            ],
+        )
+
+    def jacobian(self, e: Emitter) -> ir.Value:
+        """J (N, m, r), from whichever side has fewer numbers."""
+        o = self.objective
+        m, r = o.outputs, o.coordinates.size
+        if m <= r:
+            unit = e.constant(np.eye(m)[:, None, :], "unit")
+            seeds = e.op("Add", unit, zeros(e, self.v, before=(1,), after=(1,)))
+            return e.op("Transpose", self.pull(e, seeds), perm=[1, 0, 2])
+        unit = e.constant(np.eye(r)[:, None, :], "unit")
+        seeds = e.op("Add", unit, zeros(e, self.v, before=(1,), after=(1,)))
+        return e.op("Transpose", self.push(e, seeds), perm=[1, 2, 0])

@@ -1,0 +1,44 @@
+"""How tensors hold samples: along the first axis, or one sample as a whole."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onnx_invert.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a tensor of the model holds its samples: `sizes` are those of one sample, `batched` says whether the
+    first axis counts samples. A tensor without such an axis is one sample as a whole."""
+
+    sizes: tuple[int, ...]
+    batched: bool
+
+    @staticmethod
+    def of(value: ir.Value) -> Layout:
+        """Read off the shape.
+
+        Raises:
+            ModelError: the rank, or a size other than that of the first axis, is known only at run time.
+        """
+        dims = None if value.shape is None else list(value.shape)
+        if dims is None:
+            raise ModelError(f"The rank of {value.name!r} is unknown: give the model's inputs a shape.")
+        batched = bool(dims) and not isinstance(dims[0], int)
+        rest = dims[1:] if batched else dims
+        unknown = [str(dim.value or "?") for dim in rest if not isinstance(dim, int)]
+        if unknown:
+            raise ModelError(
+                f"The sizes {', '.join(unknown)} of {value.name!r} are known only at run time: fix them "
+                "(onnxruntime.tools.make_dynamic_shape_fixed does)."
+            )
+        return Layout(tuple(int(dim) for dim in rest), batched)  # type: ignore[arg-type]
+
+    @property
+    def size(self) -> int:
+        """The numbers in one sample."""
+        return math.prod(self.sizes)

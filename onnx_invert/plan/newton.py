@@ -1,0 +1,352 @@
+"""The plan of an inverse that solves f(x) = y: what is peeled off, where it is cut, how large the systems are.
+
+Ends that have an inverse for every y (a final sigmoid, a scaler) are undone in closed form first; a final Softmax is
+compared by its logarithm. What is left is cut at its narrowest tensor h, where h is smaller than both x and y: then
+h is found from y first, as a least-squares problem, and x from h. Nothing is proven of such an inverse: its
+guarantee is what would hold if every system is solved, and is given only for the samples on which it was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_invert.errors import Blocker, ModelError, NotInvertibleError
+from onnx_invert.plan.equations import Solve
+from onnx_invert.plan.front import Front, find_front
+from onnx_invert.plan.guarantee import Guarantee, judge
+from onnx_invert.plan.layout import Layout
+from onnx_invert.plan.plan import Row, table_rows
+from onnx_invert.plan.problem import Problem, describe
+from onnx_invert.plan.program import Program, program
+from onnx_invert.plan.stages import Path, Stage, measure
+from onnx_invert.rules import RuleSet
+from onnx_invert.rules.differential import flat
+from onnx_invert.rules.facts import Branch, Diagonal, Elementwise, NoInverse
+from onnx_invert.rules.interval import POSITIVE, REALS
+from onnx_invert.rules.node import FLOATS, NodeView
+
+LARGEST_DENSE = 256
+"""Above this many equations and unknowns the Jacobian is not held: its products are taken instead."""
+
+WIDE_TYPES = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
+
+
+@dataclass(frozen=True)
+class System:
+    """Equations program(unknowns) = wanted, as one sample has them: m of them for n unknowns."""
+
+    program: Program
+    layouts: dict[ir.Value, Layout]
+    front: Front | None
+    unknowns: tuple[ir.Value, ...]
+
+    @property
+    def wanted(self) -> tuple[ir.Value, ...]:
+        """The known tensors."""
+        return self.program.wanted
+
+    @property
+    def m(self) -> int:
+        """How many equations."""
+        return sum(self.layouts[value].size for value in self.wanted)
+
+    @property
+    def n(self) -> int:
+        """How many unknowns."""
+        return sum(self.layouts[value].size for value in self.unknowns)
+
+    @property
+    def is_dense(self) -> bool:
+        """True if the Jacobian is held."""
+        return min(self.m, self.n) <= LARGEST_DENSE
+
+    @property
+    def nodes(self) -> list[ir.Node]:
+        """The nodes of the model that it undoes."""
+        front = self.front.nodes if self.front is not None else ()
+        return [*front, *(step.node for step in self.program.steps)]
+
+    @property
+    def numbers(self) -> int:
+        """The numbers in all tensors of one sample that its nodes make."""
+        total = 0
+        for node in self.nodes:
+            for output in node.outputs:
+                dims = list(output.shape or ())
+                total += int(np.prod([dim for dim in dims if isinstance(dim, int)]))
+        return total
+
+
+@dataclass
+class NewtonPlan:
+    """How the recovered inputs follow from the known outputs by solving equations.
+
+    `ends` holds per known output the closed-form way back to the tensor that the equations know it by; `systems`
+    are solved in this order, each for what the next one knows.
+    """
+
+    problem: Problem
+    ends: list[Path]
+    systems: list[System]
+    rules: RuleSet
+    guarantee: Guarantee = field(init=False)
+
+    def __post_init__(self) -> None:
+        n, m = self.systems[-1].n, self.systems[0].m
+        narrowest = min(min(system.m, system.n) for system in self.systems)
+        self.guarantee = Guarantee.of(n == narrowest and m > n, m == narrowest)
+        if self.guarantee is Guarantee.BIJECTION:
+            self.guarantee = Guarantee.RIGHT
+
+    @property
+    def paths(self) -> list[Path]:
+        """The ends, under the name that every plan has for its paths."""
+        return self.ends
+
+    @property
+    def condition(self) -> float | None:
+        """None: it changes from point to point."""
+        return None
+
+    @property
+    def passes(self) -> int:
+        """What one iteration costs, in forward passes: one, and one for each column or row of the Jacobian."""
+        return sum(1 + (min(s.m, s.n) if s.is_dense else 2 * MOST_PRODUCTS) for s in self.systems)
+
+    def memory(self, itemsize: int) -> int:
+        """Bytes that one sample takes at most while a system is solved, beside the weights.
+
+        All tensors of an iteration, as if none made room for the next: forward values and slopes, their tangents
+        once per seed in two stages of one operation, J three times (state, trial, scaled) and turned, and the
+        system with its right-hand side twice.
+        """
+        return itemsize * max(_numbers(system) for system in self.systems)
+
+    @property
+    def rows(self) -> list[Row]:
+        """The plan as a table, in the order in which the inverse runs."""
+        ends = [row for path in self.ends if path.stages for row in table_rows(self.problem, self.rules, path)]
+        return [*ends, *(self._row(system) for system in self.systems)]
+
+    def _row(self, system: System) -> Row:
+        nodes = system.nodes
+        names = [node.name or "" for node in nodes]
+        ends = [describe(value).split(" ", 1)[-1] for value in (*system.unknowns[:1], *system.wanted[:1])]
+        how = "Gauss–Newton" if system.is_dense else "Gauss–Newton by conjugate gradients"
+        return Row(
+            node=names[0] if len(names) == 1 else f"{names[0]} … {names[-1]}",
+            op="+".join(dict.fromkeys(node.op_type for node in nodes)),
+            rule=f"f(x) = y solved: {how}",
+            shapes=f"{ends[0]} → {ends[1]}",
+            guarantee=Guarantee.of(system.m > system.n, system.m <= system.n),
+            rank=None,
+            condition=None,
+            lost=max(0, system.n - system.m),
+            note=f"{system.m} equations for {system.n} unknowns",
+        )
+
+    @property
+    def images(self) -> dict[str, Any]:
+        """Of no output is it known which values f reaches."""
+        return {value.name or "": None for value in self.problem.known}
+
+    @property
+    def requirements(self) -> list[str]:
+        """None beyond what the guarantee says."""
+        return []
+
+    @property
+    def dtypes(self) -> list[ir.DataType]:
+        """The types that the equations run through."""
+        values = (*self.problem.known, *self.problem.recovered)
+        return list(dict.fromkeys(value.dtype for value in values if value.dtype is not None))
+
+    def release(self) -> None:
+        """Let go of the weights; what is needed to describe the plan stays."""
+        for path in self.ends:
+            for stage in path.stages:
+                stage.release()
+        for value in self.problem.graph.initializers.values():
+            value.const_value = None
+
+
+MOST_PRODUCTS = 150
+"""Steps of conjugate gradients at most, for one linear system. In float32 they lose their orthogonality before."""
+
+
+def _numbers(system: System) -> int:
+    small = min(system.m, system.n)
+    seeds = small if system.is_dense else 1
+    front = system.front
+    r = min(system.n, front.weight.shape[1]) if front is not None else system.n
+    inner = system.numbers + system.m + r
+    matrices = 5 * system.m * r + 4 * small * (small + 1) if system.is_dense else 0
+    return inner * (3 + 3 * seeds) + matrices + 8 * (r + system.m) + system.n
+
+
+def make_newton_plan(problem: Problem, rules: RuleSet) -> NewtonPlan:
+    """Peel, cut and measure.
+
+    Raises:
+        NotInvertibleError: with every node that has no derivative, or why there are no equations.
+        ModelError: sizes that are known only at run time.
+    """
+    _check_types(problem)
+    ends = [_peel(problem, rules, value) for value in problem.known]
+    wanted = tuple(path.x for path in ends)
+    unknowns = problem.recovered
+    whole, blockers = program(unknowns, wanted, rules, problem.opset)
+    if not blockers:
+        blockers = _flat_outputs(whole)
+    if blockers:
+        raise NotInvertibleError(list(dict.fromkeys(blockers)))
+    cut = _bottleneck(whole)
+    stages = [(unknowns, wanted)] if cut is None else [((cut,), wanted), (unknowns, (cut,))]
+    return NewtonPlan(problem, ends, [_system(problem, rules, x, t) for x, t in stages], rules)
+
+
+def _check_types(problem: Problem) -> None:
+    blockers = []
+    for value in (*problem.recovered, *problem.known):
+        if value.dtype not in WIDE_TYPES:
+            kind = value.dtype.name.lower() if value.dtype is not None else "of unknown type"
+            remedy = "convert the model to float32" if value.dtype in FLOATS else "--from  names a floating-point output"
+            blockers.append(Blocker(value.name or "", "tensor", f"it is {kind}: equations need float32 or 64", remedy))
+    kinds = {value.dtype for value in (*problem.recovered, *problem.known)}
+    if not blockers and len(kinds) > 1:
+        names = ", ".join(describe(value) for value in (*problem.recovered, *problem.known))
+        blockers.append(Blocker(names, "tensor", "they are of different types", "use one type throughout"))
+    if blockers:
+        raise NotInvertibleError(blockers)
+
+
+def _system(problem: Problem, rules: RuleSet, unknowns: tuple[ir.Value, ...], wanted: tuple[ir.Value, ...]) -> System:
+    front = None
+    if len(unknowns) == 1:
+        front = find_front(unknowns[0], rules, problem.opset, frozenset(wanted))
+    starts = unknowns if front is None else (front.value,)
+    steps, _ = program(starts, wanted, rules, problem.opset)
+    layouts = {value: Layout.of(value) for value in (*unknowns, *starts, *wanted)}
+    batched = {layout.batched for layout in layouts.values()}
+    if len(batched) > 1:
+        rows = ", ".join(describe(value) for value in layouts)
+        raise ModelError(f"Some of these tensors hold a batch and some do not, so that samples cannot be told: {rows}.")
+    return System(steps, layouts, front, unknowns)
+
+
+def _peel(problem: Problem, rules: RuleSet, y: ir.Value) -> Path:
+    """Go back from a known output through nodes that can be undone for every value they make."""
+    solves: list[Solve] = []
+    stages: list[Stage] = []
+    value = y
+    while (node := value.producer()) is not None and value not in problem.recovered:
+        places = [i for i, v in enumerate(node.inputs) if v is not None and v in problem.dependent]
+        if len(places) != 1 or len(node.outputs) != 1 or not _only(value, y):
+            break
+        if node.op_type == "Softmax" and not solves:
+            value, stage = _logarithm(node)
+            stages.append(stage)
+            break
+        chain = rules.apply(NodeView(node, places[0], problem.opset))
+        if isinstance(chain, NoInverse) or not all(_is_open(fact) for fact in chain):
+            break
+        solves.append(Solve(node, places[0]))
+        stages[:0] = [Stage(fact, (node,), places[0]) for fact in chain]
+        operand = node.inputs[places[0]]
+        assert operand is not None
+        value = operand
+    while stages and isinstance(stages[0].fact, Diagonal):
+        # A shift or scale alone gains nothing; the equations take it as it is.
+        first = stages[0].nodes[0]
+        if any(isinstance(stage.fact, Elementwise) for stage in stages if first in stage.nodes):
+            break
+        stages = [stage for stage in stages if first not in stage.nodes]
+        solves = [solve for solve in solves if solve.node is not first]
+        value = first.outputs[0]
+    for stage in stages:
+        measure(stage)
+    judge(stages)
+    return Path(value, y, tuple(reversed(solves)), stages)
+
+
+def _only(value: ir.Value, y: ir.Value) -> bool:
+    """True if nothing but the next node back towards `y` uses the tensor."""
+    uses = len(value.uses())
+    return uses == 0 if value is y else uses == 1 and not value.is_graph_output()
+
+
+def _is_open(fact: object) -> bool:
+    """True if the fact is undone for every y it makes, whatever x was: a bijection of the line onto its image."""
+    if isinstance(fact, Elementwise):
+        return len(fact.branches) == 1 and fact.principal.domain.is_reals
+    return isinstance(fact, Diagonal) and bool(np.all(fact.scale != 0))
+
+
+def _logarithm(node: ir.Node) -> tuple[ir.Value, Stage]:
+    """LogSoftmax in place of a final Softmax, and the stage y = exp of it."""
+    twin = ir.Node("", "LogSoftmax", [node.inputs[0]], attributes=list(node.attributes.values()), name=node.name)
+    value, y = twin.outputs[0], node.outputs[0]
+    value.name, value.shape, value.type = f"log({y.name})", y.shape, y.type
+    fact = Elementwise(
+        np.exp,
+        lambda e, x, out: out,
+        (Branch(REALS, POSITIVE, lambda e, out: e.op("Log", out)),),
+    )
+    return value, Stage(fact, (node,))
+
+
+def _flat_outputs(whole: Program) -> list[Blocker]:
+    """Outputs that do not move with any unknown: rounded, counted, compared."""
+    moved = set(whole.unknowns)
+    stops: dict[ir.Value, ir.Node] = {}
+    for step in whole.steps:
+        for x, y, at in step.partials:
+            if x in moved and at is not flat:
+                moved.add(y)
+        for output in step.node.outputs:
+            if output not in moved and any(v in moved for v in step.node.inputs if v is not None):
+                stops[output] = step.node
+    if any(value in moved for value in whole.wanted):
+        return []
+    return [
+        Blocker(node.name or "", node.op_type, "it is flat between jumps: nothing tells which way to change its input")
+        for node in dict.fromkeys(stops.values())
+    ]
+
+
+def _bottleneck(whole: Program) -> ir.Value | None:
+    """The first of the narrowest tensors that every way from x to y leads through, if it is narrower than both."""
+    last: dict[ir.Value, int] = {}
+    made = set(whole.unknowns)
+    for index, step in enumerate(whole.steps):
+        last |= {value: index for value in step.node.inputs if value is not None and value in made}
+        made.update(step.node.outputs)
+    last |= dict.fromkeys(whole.wanted, len(whole.steps))
+    live = {value for value in whole.unknowns if value in last}
+    best: ir.Value | None = None
+    smallest = min(_size(whole.unknowns), _size(whole.wanted))
+    for index, step in enumerate(whole.steps):
+        live |= {value for value in step.node.outputs if value in last}
+        live = {value for value in live if last[value] > index}
+        if len(live) == 1:
+            (value,) = live
+            size = _size((value,))
+            if value.dtype in WIDE_TYPES and 0 < size < smallest:
+                best, smallest = value, size
+    return best
+
+
+def _size(values: Sequence[ir.Value]) -> int:
+    """The numbers in one sample of all tensors together; 0 where a size is unknown."""
+    total = 0
+    for value in values:
+        try:
+            total += Layout.of(value).size
+        except ModelError:
+            return 0
+    return total

@@ -1,0 +1,152 @@
+"""What a user chooses of the solver, made into numbers: bounds as arrays, the units of the equations from samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnx_invert.build.newton.inverse import ITERATIONS, Options, build_probe
+from onnx_invert.errors import UsageError
+from onnx_invert.graph.write import to_proto
+from onnx_invert.plan.choice import Method
+from onnx_invert.plan.newton import NewtonPlan
+from onnx_invert.plan.problem import Problem, describe
+from onnx_invert.runtime import Session
+from onnx_invert.samples import DISTRIBUTIONS, Batch, Port, cut, draw
+from onnx_invert.trips import by_sample
+
+SAMPLES = 256
+"""Samples that the spread of the known numbers is taken from."""
+
+LEAST_SPREAD = 1e-3
+"""Of the widest: an output that hardly moves is not blown up beyond this, nor is one that does not move at all."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The solver's options as `invert` takes them."""
+
+    iterations: int | None = None
+    tolerance: float | None = None
+    unroll: int | None = None
+    residual: bool = False
+    bounds: tuple[Any, Any] | None = None
+
+    @property
+    def needs_newton(self) -> bool:
+        """True if something was chosen that only the solver can keep to."""
+        return self.bounds is not None
+
+    def check(self, method: str) -> None:
+        """Refuse what makes no sense, before any work.
+
+        Raises:
+            UsageError: a method that there is not, a number out of range, or a choice that closed forms do not have.
+        """
+        if method not in get_args(Method):
+            raise UsageError(f"--method {method}: it is one of {', '.join(get_args(Method))}.")
+        if self.iterations is not None and self.iterations < 1:
+            raise UsageError(f"--iterations {self.iterations}: at least one is needed.")
+        if self.unroll is not None and self.unroll < 1:
+            raise UsageError(f"--unroll {self.unroll}: at least one iteration is needed.")
+        if self.iterations is not None and self.unroll is not None:
+            raise UsageError("--unroll K says how many iterations there are; leave --iterations out.")
+        if self.tolerance is not None and not 0 < self.tolerance < math.inf:
+            raise UsageError(f"--tolerance {self.tolerance:g}: it is a number above 0.")
+        if method == "closed-form" and self.needs_newton:
+            raise UsageError("--method closed-form keeps no bounds: leave --bounds out, or take --method newton.")
+
+    def options(self, plan: NewtonPlan, data: Batch | None) -> Options:
+        """For one plan; `data` are inputs of the model, None to draw them.
+
+        Raises:
+            UsageError: bounds that do not fit.
+        """
+        return Options(
+            iterations=self.iterations or ITERATIONS,
+            tolerance=self.tolerance,
+            unroll=self.unroll,
+            residual=self.residual,
+            bounds=None if self.bounds is None else _ends(plan, self.bounds),
+            spreads=_spreads(plan, data),
+        )
+
+
+def ports_of(problem: Problem) -> list[Port]:
+    """The model's inputs as the drawing needs them."""
+    return [
+        Port(
+            value.name or "",
+            tuple(d if isinstance(d, int) else d.value or f"?{axis}" for axis, d in enumerate(value.shape or ())),
+            np.dtype((value.dtype or ir.DataType.FLOAT).numpy()),
+        )
+        for value in problem.graph.inputs
+    ]
+
+
+def _ends(plan: NewtonPlan, bounds: tuple[Any, Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The bounds as one number for each recovered number."""
+    system = plan.systems[-1]
+    layouts = [system.layouts[value] for value in system.unknowns]
+    ends = []
+    for name, end in zip(("lower", "upper"), bounds, strict=True):
+        array = np.asarray(end, dtype=np.float64)
+        parts = []
+        for value, layout in zip(system.unknowns, layouts, strict=True):
+            try:
+                parts.append(np.broadcast_to(array, layout.sizes).reshape(-1))
+            except ValueError:
+                raise UsageError(
+                    f"--bounds: the {name} one has shape {array.shape}; {describe(value)} takes one number, or "
+                    f"{layout.sizes}."
+                ) from None
+        ends.append(np.concatenate(parts))
+    low, high = ends
+    if not np.all(np.isfinite(low)) or not np.all(np.isfinite(high)) or np.any(low >= high):
+        count = int(np.sum(~(np.isfinite(low) & np.isfinite(high) & (low < high))))
+        raise UsageError(f"--bounds: {count} of {low.size} lower ends are not below the upper ones, or not finite.")
+    return low, high
+
+
+def _spreads(plan: NewtonPlan, data: Batch | None) -> list[NDArray[np.float64]]:
+    """Per system the standard deviation of its known numbers over samples, held off zero."""
+    ports = ports_of(plan.problem)
+    main = plan.problem.recovered[0].name or ""
+    session = Session(to_proto(build_probe(plan)).SerializeToString(), "the model up to its equations")
+    if data is None:
+        best: list[dict[str, NDArray[Any]]] = []
+        for index in range(len(DISTRIBUTIONS)):
+            best = [_run(session, batch) for batch in draw(ports, SAMPLES, index, main)]
+            if all(np.isfinite(array).all() for found in best for array in found.values()):
+                break
+    else:
+        best = [_run(session, batch) for batch in cut(data, ports, main, SAMPLES)]
+    names = iter(session.outputs)
+    return [_spread(system_rows(best, [next(names) for _ in system.wanted], system.m)) for system in plan.systems]
+
+
+def _run(session: Session, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return session.run({name: array for name, array in batch.items() if name in session.names})
+
+
+def system_rows(found: Sequence[Mapping[str, NDArray[Any]]], names: Sequence[str], m: int) -> NDArray[np.float64]:
+    """The known numbers (samples, m) of a system, from the outputs of several runs."""
+    parts = []
+    for outputs in found:
+        arrays = [outputs[name] for name in names]
+        count = sum(array.size for array in arrays) // m
+        parts.append(np.concatenate([by_sample(array, count) for array in arrays], axis=1))
+    return np.concatenate(parts).astype(np.float64)
+
+
+def _spread(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    rows = rows[np.isfinite(rows).all(axis=1)]
+    spread = np.std(rows, axis=0) if len(rows) > 1 else np.ones(rows.shape[1])
+    widest = float(np.max(spread, initial=0.0))
+    return np.maximum(spread, LEAST_SPREAD * widest) if widest > 0 else np.ones(rows.shape[1])
