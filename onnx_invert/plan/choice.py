@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal, get_args
 
 from onnx_invert.errors import Blocker, ModelError, NotInvertibleError, UsageError
@@ -42,6 +43,5 @@ def choose(
 
 
 def _both(closed: tuple[Blocker, ...], newton: tuple[Blocker, ...]) -> list[Blocker]:
-    """Why there is no closed form; then, of the nodes that are not named there, why Newton does not help."""
-    named = {blocker.node for blocker in closed}
-    return [*closed, *(blocker for blocker in newton if blocker.node not in named)]
+    """Why there is no closed form; then why Newton's method, which would need none, does not help."""
+    return [*closed, *(replace(b, reason=f"nor can Newton's method take it: {b.reason}") for b in newton)]

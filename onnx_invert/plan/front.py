@@ -88,7 +88,8 @@ def _affine(node: ir.Node, place: int, rules: RuleSet, opset: int) -> list[Diago
             parts.append(fact)
         elif isinstance(fact, Matrix):
             rows = fact.side == "right" and fact.weight.ndim == 2
-            if not rows or len(x) != 2 or len(y) != 2:  # on other ranks it maps each vector of a sample
+            # On other ranks, and where the rows are no samples, it maps each vector of a sample.
+            if not rows or len(x) != 2 or len(y) != 2 or not (isinstance(x[0], str) or x[0] == 1):
                 return None
             parts.append(fact)
         elif isinstance(fact, Convert | Rearrangement | Repeat) or fact is not None:

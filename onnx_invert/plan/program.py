@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnx_invert.errors import Blocker
+from onnx_invert.plan.stages import is_drawn
 from onnx_invert.rules import RuleSet
 from onnx_invert.rules.differential import At
 from onnx_invert.rules.facts import NoInverse
@@ -48,11 +49,15 @@ def program(
     steps, before, blockers = [], [], list[Blocker]()
     for node in order:
         places = [i for i, value in enumerate(node.inputs) if value is not None and value in dependent]
+        if not _is_plain(node):
+            blockers.append(Blocker(node.name or "", node.op_type, "it has a body, which is not run inside a solver"))
+            continue
+        if is_drawn(node):
+            reason = "what it makes is drawn anew at every run: the equations would change from step to step"
+            blockers.append(Blocker(node.name or "", node.op_type, reason, "export the model for inference"))
+            continue
         if not places:
             before.append(node)
-            continue
-        if not _is_plain(node):
-            blockers.append(Blocker(node.name or "", node.op_type, "it has a body, which is not differentiated"))
             continue
         partials = []
         used = [

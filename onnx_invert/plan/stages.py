@@ -153,7 +153,7 @@ def _not_available(problem: Problem, other: ir.Value, sound: set[ir.Node]) -> st
         if maker in sound or maker in seen:
             continue
         seen.add(maker)
-        if _is_drawn(maker):
+        if is_drawn(maker):
             return f"its operand {other.name!r} is drawn anew at every run, by {maker.name!r} ({maker.op_type})"
         if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in maker.attributes.values()):
             return f"its operand {other.name!r} comes out of the body of {maker.name!r} ({maker.op_type})"
@@ -166,7 +166,7 @@ def _not_available(problem: Problem, other: ir.Value, sound: set[ir.Node]) -> st
     return ""
 
 
-def _is_drawn(node: ir.Node) -> bool:
+def is_drawn(node: ir.Node) -> bool:
     """True if the node's output is random: a generator, or an operation in training mode."""
     if node.op_type in DRAWN:
         return True

@@ -26,13 +26,20 @@ def derivatives() -> tuple[ModuleType, ...]:
         elements,
         indexing,
         moves,
+        normalisations,
         operands,
         pointwise,
+        pooling,
         products,
         reductions,
+        resampling,
+        windows,
     )
 
-    return (elements, indexing, moves, operands, pointwise, products, reductions)
+    return (
+        *(elements, indexing, moves, normalisations, operands, pointwise, pooling, products, reductions, resampling),
+        windows,
+    )
 
 
 __all__ = ["RuleSet", "default_rules"]

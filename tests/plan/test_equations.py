@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from closed_form import explain, invert
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
 from onnx import parser
 
-from onnx_invert import ModelError, NotInvertibleError, UsageError, explain, invert
+from onnx_invert import ModelError, NotInvertibleError, UsageError
 from onnx_invert.plan.equations import equations, order
 from onnx_invert.plan.problem import pose
 

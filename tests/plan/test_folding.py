@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+from closed_form import explain, invert
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from onnx_invert import Guarantee, NotInvertibleError, explain, invert
+from onnx_invert import Guarantee, NotInvertibleError
 from onnx_invert.build.affine import Step, fold, undo_diagonal, undo_matrix
 from onnx_invert.rules.facts import Diagonal
 

@@ -51,8 +51,8 @@ def direction(e: Emitter, objective: Objective, state: State) -> ir.Value:
     """The step (N, r) from the state's v."""
     m, r = objective.outputs, objective.coordinates.size
     residual, jacobian = state.extra
-    # In units of the largest entry of J, so that squares neither vanish nor overflow.
-    top = e.op("ReduceMax", e.op("Abs", jacobian), axes=[1, 2], keepdims=1)
+    # In units of the mean entry of J, so that squares neither vanish nor overflow.
+    top = e.op("Mul", e.op("ReduceSum", e.op("Abs", jacobian), e.ints([1, 2]), keepdims=1), 1 / (m * r))
     top = e.op("Max", top, float(np.finfo(e.dtype.numpy()).tiny) * 2**20)
     jacobian = e.op("Div", jacobian, top)
     turned = e.op("Transpose", jacobian, perm=[0, 2, 1])

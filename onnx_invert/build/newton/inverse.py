@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,6 +20,7 @@ from onnx_invert.build.tape import copy, place
 from onnx_invert.build.versions import domains_of, opset_for
 from onnx_invert.errors import UsageError
 from onnx_invert.graph.emit import Emitter
+from onnx_invert.numerics.prior import Prior
 from onnx_invert.numerics.tolerance import eps
 from onnx_invert.plan.equations import upstream
 from onnx_invert.plan.layout import Layout
@@ -44,7 +45,7 @@ nothing left to gain."""
 @dataclass(frozen=True)
 class Options:
     """What the user can say of the solver. `bounds` are the ends (n) of the recovered numbers; `spreads` per
-    system those of its known numbers (m), in whose units they are compared."""
+    system those of its known numbers (m), in whose units they are compared. `prior` says what is plausible for x."""
 
     iterations: int = ITERATIONS
     tolerance: float | None = None
@@ -52,6 +53,7 @@ class Options:
     residual: bool = False
     bounds: tuple[Array, Array] | None = None
     spreads: Sequence[Array] = field(default_factory=list)
+    prior: Prior | None = None
 
     def solved(self, dtype: ir.DataType) -> float:
         """The relative residual of a solution."""
@@ -141,7 +143,8 @@ class _Build:
         final = index == len(self._plan.systems) - 1
         bounds = options.bounds if final else None
         with e.scope("solve" if final else f"solve_{index}"):
-            coordinates, decode = _coordinates(e, system, bounds)
+            prior = options.prior if final else None
+            coordinates, decode = _coordinates(e, system, bounds, prior, known)
             spread = options.spreads[index] if options.spreads else np.ones(system.m)
             scale = e.constant(1 / spread[None, :], "scale")
             objective = Objective(system.program, system.layouts, self._values, coordinates, scale)
@@ -153,7 +156,7 @@ class _Build:
                 iterations=options.unroll or options.iterations,
                 solved=options.solved(e.dtype),
                 floor=ROUND_OFF * unit,
-                anchors=_anchors(coordinates.size, bounds),
+                anchors=_anchors(coordinates.size, bounds if prior is None else None),
                 huge=float(np.finfo(e.dtype.numpy()).max) / 16,
             )
             method = dense if system.is_dense else krylov
@@ -222,31 +225,70 @@ def _batch(system: System) -> int | str:
     return dim if isinstance(dim, int) else dim.value or "N"
 
 
-def _coordinates(e: Emitter, system: System, bounds: tuple[Array, Array] | None):  # type: ignore[no-untyped-def]
+def _coordinates(
+    e: Emitter,
+    system: System,
+    bounds: tuple[Array, Array] | None,
+    prior: Prior | None,
+    known: ir.Value,
+) -> tuple[Coordinates, Callable[[ir.Value], ir.Value]]:
     """What is iterated over, and how it becomes the unknowns (N, n).
 
-    With a front h = x W + b, W = U S Vᵀ, the least-norm x lies in the span of U: v = x U has the same norm, and
-    h = v S Vᵀ + b. So the loop sees W's rank instead of n. With bounds x itself is iterated over, around the point
-    of the bounds that is nearest to 0.
+    The unknowns are x = m + w A: m from the prior, A its factor (0 and I without one). With a front h = x W + b and
+    A W = U S Vᵀ, the least-norm w lies in the span of U: v = w U has the same norm, h = m W + b + v S Vᵀ and
+    x = m + v Uᵀ A. So the loop sees the rank of A W instead of n. With bounds w itself is iterated over and x held
+    within them, around the point of the bounds that is nearest to 0 where there is no prior.
     """
     front = system.front
+    origin = None if prior is None else _expected(e, prior, known)
+    factor = None if prior is None else prior.factor
     if bounds is not None:
         low, high = bounds
-        ends = {"low": e.constant(low[None, :], "low"), "high": e.constant(high[None, :], "high")}
-        nearest = np.clip(np.zeros(system.n), low, high)
-        coordinates = Coordinates(system.n, e.constant(nearest[None, :], "origin"), None, **ends)
-        if front is not None:
-            weight, shift = e.constant(front.weight, "weight"), e.constant(front.shift[None, :], "shift")
-            coordinates = Coordinates(coordinates.size, coordinates.origin, None, **ends, weight=weight, shift=shift)
-        return coordinates, lambda v: coordinates.held(e, v)
+        if origin is None:
+            origin = e.constant(np.clip(np.zeros(system.n), low, high)[None, :], "origin")
+        bounded = Coordinates(
+            size=system.n if factor is None else len(factor),
+            origin=origin,
+            basis=None if factor is None else e.constant(factor, "factor"),
+            low=e.constant(low[None, :], "low"),
+            high=e.constant(high[None, :], "high"),
+            weight=None if front is None else e.constant(front.weight, "weight"),
+            shift=None if front is None else e.constant(front.shift[None, :], "shift"),
+        )
+        return bounded, lambda v: bounded.held(e, v)
     if front is None:
-        return Coordinates(system.n), lambda v: v
-    left, values, right = np.linalg.svd(front.weight, full_matrices=False)
-    kept = values > values.max(initial=0.0) * max(front.weight.shape) * np.finfo(np.float64).eps
-    basis = e.constant(values[kept, None] * right[kept], "basis")
-    back = e.constant(left[:, kept].T, "back")
+        basis = None if factor is None else e.constant(factor, "factor")
+        free = Coordinates(system.n if factor is None else len(factor), origin, basis)
+        return free, lambda v: free.free(e, v)
+    reached = front.weight if factor is None else factor @ front.weight
+    left, values, right = np.linalg.svd(reached, full_matrices=False)
+    kept = values > values.max(initial=0.0) * max(reached.shape) * np.finfo(np.float64).eps
+    back = left[:, kept].T if factor is None else left[:, kept].T @ factor
     shift = e.constant(front.shift[None, :], "shift")
-    return Coordinates(int(np.count_nonzero(kept)), shift, basis), lambda v: e.op("MatMul", v, back)
+    start = shift if origin is None else e.op("Add", e.op("MatMul", origin, e.constant(front.weight, "weight")), shift)
+    basis = e.constant(values[kept, None] * right[kept], "basis")
+    returned = e.constant(back, "back")
+
+    def decode(v: ir.Value) -> ir.Value:
+        x = e.op("MatMul", v, returned)
+        return x if origin is None else e.op("Add", x, origin)
+
+    return Coordinates(int(np.count_nonzero(kept)), start, basis), decode
+
+
+def _expected(e: Emitter, prior: Prior, known: ir.Value) -> ir.Value:
+    """m(y) as rows (N, n), or (1, n) where it is constant."""
+    mean = e.constant(prior.mean[None, :], "mean")
+    regression = prior.regression
+    if regression is None:
+        return mean
+    centred = e.op("Sub", known, e.constant(regression.center[None, :], "center"))
+    z = e.op("Mul", centred, e.constant(1 / regression.scale[None, :], "rate"))
+    inner = e.op("Add", e.op("MatMul", z, e.constant(regression.directions, "directions")),
+                 e.constant(regression.offsets[None, :], "offsets"))
+    bent = e.op("MatMul", e.op("Max", inner, 0.0), e.constant(regression.weights, "weights"))
+    straight = e.op("MatMul", z, e.constant(regression.linear, "linear"))
+    return e.op("Add", e.op("Add", straight, bent), mean)
 
 
 def _anchors(size: int, bounds: tuple[Array, Array] | None) -> Array:

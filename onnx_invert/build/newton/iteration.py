@@ -173,8 +173,8 @@ def _widened(e: Emitter, truth: ir.Value, rank: int) -> ir.Value:
 
 
 def length(e: Emitter, rows: ir.Value) -> ir.Value:
-    """The norm of each row (N, 1), in units of its largest entry: squares of small numbers are 0."""
-    top = e.op("ReduceMax", e.op("Abs", rows), axes=[1], keepdims=1)
+    """The norm of each row (N, 1), in units of its sum: squares of small numbers are 0."""
+    top = e.op("ReduceSum", e.op("Abs", rows), e.ints([1]), keepdims=1)
     top = e.op("Max", top, float(np.finfo(e.dtype.numpy()).tiny))
     unit = e.op("Div", rows, top)
     return e.op("Mul", top, e.op("Sqrt", e.op("ReduceSum", e.op("Mul", unit, unit), e.ints([1]), keepdims=1)))

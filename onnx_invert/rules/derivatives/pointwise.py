@@ -94,7 +94,8 @@ def _strictly_between(e: Emitter, value: ir.Value, low: float, high: float) -> i
 
 
 SLOPES: dict[str, tuple[str, Slope]] = {
-    "Relu": ("1 where x > 0, else 0", lambda e, x, y: number(e, e.op("Greater", x, 0.0))),
+    # From the right at 0: a solver that begins at x = 0 could not leave it otherwise.
+    "Relu": ("1 where x ≥ 0, else 0", lambda e, x, y: number(e, e.op("Not", e.op("Less", x, 0.0)))),
     "Abs": ("sign(x), 0 at 0", lambda e, x, y: e.op("Sign", x)),
     "Exp": ("y", lambda e, x, y: y),
     "Log": ("1 / x", lambda e, x, y: _over(e, x)),
