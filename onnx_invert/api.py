@@ -187,9 +187,8 @@ def invert(
         guarantee = Guarantee.APPROXIMATE if failed or partly else plan.guarantee
         report = _report(source, plan, guarantee, measured, time.perf_counter() - started)
         result = Inversion(plan, guarantee, measured, report, None, kept)
-        if failed and measured is not None:
-            if not force:
-                raise VerificationError(_failure(plan, measured), result)
+        if failed and measured is not None and not force:
+            raise VerificationError(_failure(plan, measured), result)
         if guarantee is not plan.guarantee:
             _relabel(file.path, kept)
         if target is not None:

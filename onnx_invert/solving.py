@@ -154,9 +154,12 @@ def _fit(plan: NewtonPlan, data: Mapping[str, NDArray[Any]], *, conditional: boo
             part = {name: np.asarray(array[start : start + CHUNK]) for name, array in data.items()}
             for batch in cut(part, ports, recovered[0], None):
                 known = system_rows([_run(session, batch)], names, system.m)
-                yield known, np.concatenate(
-                    [by_sample(batch[name], len(known)) for name in recovered], axis=1
-                ).astype(np.float64)
+                yield (
+                    known,
+                    np.concatenate([by_sample(batch[name], len(known)) for name in recovered], axis=1).astype(
+                        np.float64
+                    ),
+                )
 
     try:
         return fit(chunks, conditional=conditional)

@@ -29,5 +29,5 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(scope="session")
 def models() -> Path:
-    """The folder of the six shipped networks."""
+    """The folder of the shipped networks."""
     return ROOT / "models"

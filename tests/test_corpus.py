@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from closed_form import invert
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from closed_form import invert
 
 from onnx_invert import Guarantee, NotInvertibleError, UsageError
 

@@ -12,10 +12,10 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from closed_form import invert
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
-from closed_form import invert
 from random_networks import ACTIVATIONS, Network, random_network
 from round_trips import Trips, measure, reproduces
 

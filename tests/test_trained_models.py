@@ -102,12 +102,11 @@ def test_names_are_read_by_people(name):
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_accuracy(name, digits):
-    """As stated, but for the one digit of 1,000 that rounding on another machine may tip over."""
+    """As stated. No test digit's two largest logits lie closer than 2e-4, so rounding on another machine tips none."""
     logits = run(name, digits.x_test)
     accuracy = (logits.argmax(axis=1) == digits.y_test).mean()
     assert len(logits) == 1000
-    assert accuracy >= CLASSIFIERS[name].figure - 0.001
-    assert accuracy >= 0.94
+    assert accuracy >= CLASSIFIERS[name].figure
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)

@@ -13,6 +13,7 @@ from onnx_invert.plan.problem import Problem
 from onnx_invert.plan.stages import Path
 from onnx_invert.rules.facts import Paired
 
+
 class Forwards:
     """Copies forward nodes into the inverse, each once, and finds which given inputs they need."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import onnx_ir as ir
@@ -23,15 +24,10 @@ def unit_seeds(e: Emitter, like: ir.Value, sizes: Sequence[int]) -> list[ir.Valu
     zero = zeros(e, like, before=(1,), after=(1,))
     identity = np.eye(total)
     ends = np.cumsum([0, *sizes])
-    return [
-        e.op("Add", e.constant(identity[:, None, start:stop], "unit"), zero)
-        for start, stop in zip(ends[:-1], ends[1:], strict=True)
-    ]
+    return [e.op("Add", e.constant(identity[:, None, start:stop], "unit"), zero) for start, stop in pairwise(ends)]
 
 
-def rows_of(
-    e: Emitter, tape: Tape, layouts: Mapping[ir.Value, Layout], *, forwards: bool, like: ir.Value
-) -> ir.Value:
+def rows_of(e: Emitter, tape: Tape, layouts: Mapping[ir.Value, Layout], *, forwards: bool, like: ir.Value) -> ir.Value:
     """The Jacobian of the tape as (samples, m, n); by one tangent per unknown number with `forwards`, else by one
     cotangent per wanted number. `tape.seeds` is that number."""
     program: Program = tape.program

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import onnx_ir as ir
@@ -57,7 +58,4 @@ def split(e: Emitter, value: ir.Value, sizes: Sequence[int]) -> list[ir.Value]:
     if len(sizes) == 1:
         return [value]
     ends = np.cumsum([0, *sizes]).tolist()
-    return [
-        e.op("Slice", value, e.ints([start]), e.ints([stop]), e.ints([-1]))
-        for start, stop in zip(ends[:-1], ends[1:], strict=True)
-    ]
+    return [e.op("Slice", value, e.ints([start]), e.ints([stop]), e.ints([-1])) for start, stop in pairwise(ends)]

@@ -114,7 +114,9 @@ def invert(
     ] = False,
     prior: Annotated[
         Path | None,
-        typer.Option("--prior", metavar="DATA.npy|DATA.npz", help="Inputs of the model: return a plausible x (Newton)."),
+        typer.Option(
+            "--prior", metavar="DATA.npy|DATA.npz", help="Inputs of the model: return a plausible x (Newton)."
+        ),
     ] = None,
     prior_kind: Annotated[
         str,

@@ -14,8 +14,8 @@ from rich.text import Text
 from onnx_invert.api import Inversion
 from onnx_invert.cli.console import console, shown
 from onnx_invert.comparison import Check
-from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.plan.choice import AnyPlan
+from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.plan.newton import NewtonPlan
 from onnx_invert.plan.plan import Progress
 from onnx_invert.trips import RoundTrip, Trip
@@ -103,7 +103,7 @@ def promise(plan: AnyPlan) -> None:
 def _solver(plan: NewtonPlan) -> list[str]:
     """How large the equations are, and what they cost."""
     sizes = ", then ".join(f"{s.m} equations for {s.n} unknowns" for s in plan.systems)
-    itemsize = plan.dtypes[0].itemsize
+    itemsize = int(plan.dtypes[0].itemsize)
     memory = plan.memory(itemsize)
     each = f"{memory / 1e6:.3g} MB" if memory >= 1e5 else f"{memory / 1e3:.3g} kB"
     return [
@@ -178,7 +178,9 @@ def _verdict(trip: Trip, *, solver: bool) -> str:
         return "not promised"
     if solver:
         count = trip.errors.size
-        return f"{count - trip.unsolved} of {count} samples solved" if trip.unsolved else f"holds on all {count} samples"
+        return (
+            f"{count - trip.unsolved} of {count} samples solved" if trip.unsolved else f"holds on all {count} samples"
+        )
     if not trip.holds:
         return "FAILS"
     return f"holds; {trip.lost} of {trip.errors.size} samples lost to rounding" if trip.lost else "holds"

@@ -19,6 +19,10 @@ _COMPARISONS = frozenset({"Less", "LessOrEqual", "Greater", "GreaterOrEqual", "E
 _INDICES = frozenset({"Shape", "Size", "ArgMax", "ArgMin", "NonZero"})
 
 Operand = ir.Value | float
+
+SHARED = 1 << 14
+"""Numbers up to which equal constants are found and stored once: identities, masks, units of a loop written out."""
+
 Attribute = int | float | str | Sequence[int]
 
 
@@ -66,9 +70,7 @@ class Emitter:
         """Append one node with one output and return that output."""
         return self.ops(op_type, *operands, outputs=1, **attributes)[0]
 
-    def ops(
-        self, op_type: str, *operands: Operand, outputs: int, **attributes: Attribute
-    ) -> tuple[ir.Value, ...]:
+    def ops(self, op_type: str, *operands: Operand, outputs: int, **attributes: Attribute) -> tuple[ir.Value, ...]:
         """Append one node with several outputs of the current type, and return them."""
         inputs = [self.scalar(x) if isinstance(x, int | float) else x for x in operands]
         name = self.unique(f"{self._scope}/{op_type}")
@@ -106,7 +108,7 @@ class Emitter:
     def constant(self, array: NDArray[np.generic], name: str) -> ir.Value:
         """An initializer in the current floating-point type; the array is not copied when it fits."""
         array = self._cast(array)
-        if array.size <= 16:
+        if array.size <= SHARED:
             return self._share(array, name)
         return self._register(array, f"{self._scope}/{name}")
 

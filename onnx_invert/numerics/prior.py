@@ -85,9 +85,7 @@ def fit(chunks: Chunks, *, conditional: bool) -> Prior:
     weights = vectors @ (turned / (values + ridge)[:, None])
     m = blank.center.size
     offset = mean - feature_mean @ weights
-    regression = Regression(
-        blank.center, blank.scale, weights[:m], blank.directions, blank.offsets, weights[m:]
-    )
+    regression = Regression(blank.center, blank.scale, weights[:m], blank.directions, blank.offsets, weights[m:])
 
     def residuals() -> Iterable[tuple[Array, Array]]:
         for y, x in chunks():

@@ -15,9 +15,7 @@ Method = Literal["auto", "closed-form", "newton"]
 AnyPlan = Plan | NewtonPlan
 
 
-def choose(
-    problem: Problem, rules: RuleSet, method: str = "auto", progress: Progress | None = None
-) -> AnyPlan:
+def choose(problem: Problem, rules: RuleSet, method: str = "auto", progress: Progress | None = None) -> AnyPlan:
     """The plan of `method`; "auto" takes Newton only where no closed form keeps a promise.
 
     Raises:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from onnx_invert.plan.layout import Layout
 from onnx_invert.rules import RuleSet
-from onnx_invert.rules.facts import Array, Convert, Diagonal, Matrix, NoInverse, Rearrangement, Repeat
+from onnx_invert.rules.facts import Array, Diagonal, Matrix, NoInverse
 from onnx_invert.rules.node import NodeView
 
 _KEEP_ORDER = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"})
@@ -18,7 +18,7 @@ _KEEP_ORDER = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity
 
 @dataclass(frozen=True)
 class Front:
-    """value = x @ weight + shift for one sample x (n), flattened; `weight` (n, k) in float64, `nodes` what it replaces."""
+    """value = x @ weight + shift for one sample x (n), flattened; `weight` (n, k), `nodes` what it replaces."""
 
     value: ir.Value
     weight: NDArray[np.float64]
@@ -92,7 +92,7 @@ def _affine(node: ir.Node, place: int, rules: RuleSet, opset: int) -> list[Diago
             if not rows or len(x) != 2 or len(y) != 2 or not (isinstance(x[0], str) or x[0] == 1):
                 return None
             parts.append(fact)
-        elif isinstance(fact, Convert | Rearrangement | Repeat) or fact is not None:
+        else:
             return None
     return parts
 

@@ -215,7 +215,9 @@ def _check_types(problem: Problem) -> None:
     for value in (*problem.recovered, *problem.known):
         if value.dtype not in WIDE_TYPES:
             kind = value.dtype.name.lower() if value.dtype is not None else "of unknown type"
-            remedy = "convert the model to float32" if value.dtype in FLOATS else "--from  names a floating-point output"
+            remedy = (
+                "convert the model to float32" if value.dtype in FLOATS else "--from  names a floating-point output"
+            )
             blockers.append(Blocker(value.name or "", "tensor", f"it is {kind}: equations need float32 or 64", remedy))
     kinds = {value.dtype for value in (*problem.recovered, *problem.known)}
     if not blockers and len(kinds) > 1:
@@ -235,7 +237,9 @@ def _system(problem: Problem, rules: RuleSet, unknowns: tuple[ir.Value, ...], wa
     batched = {layout.batched for layout in layouts.values()}
     if len(batched) > 1:
         rows = ", ".join(describe(value) for value in layouts)
-        raise ModelError(f"Some of these tensors hold a batch and some do not, so that samples cannot be told: {rows}.")
+        raise ModelError(
+            f"Some of these tensors hold a batch and some do not, so that samples cannot be told: {rows}."
+        )
     return System(steps, layouts, front, unknowns)
 
 
@@ -250,6 +254,7 @@ def _peel(problem: Problem, rules: RuleSet, y: ir.Value) -> Path:
             break
         if node.op_type == "Softmax" and not solves:
             value, stage = _logarithm(node)
+            solves.append(Solve(node, places[0]))
             stages.append(stage)
             break
         chain = rules.apply(NodeView(node, places[0], problem.opset))

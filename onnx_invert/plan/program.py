@@ -80,9 +80,7 @@ def program(
     return Program(tuple(unknowns), tuple(wanted), tuple(steps), tuple(before)), blockers
 
 
-def _between(
-    unknowns: Sequence[ir.Value], wanted: Sequence[ir.Value]
-) -> tuple[list[ir.Node], set[ir.Value]]:
+def _between(unknowns: Sequence[ir.Value], wanted: Sequence[ir.Value]) -> tuple[list[ir.Node], set[ir.Value]]:
     """The nodes that make `wanted` from `unknowns` in running order, and the values that need an unknown to run.
 
     That a shape needs only an unknown's shape makes no difference here: it is no float, and has no derivative.

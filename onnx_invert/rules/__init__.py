@@ -16,11 +16,11 @@ def default_rules() -> RuleSet:
     """The rules that come with onnx-invert."""
     from onnx_invert.rules import activations, arithmetic, functions, layout, linear, refusals
 
-    families = (activations, arithmetic, functions, layout, linear, refusals, *derivatives())
+    families = (activations, arithmetic, functions, layout, linear, refusals, *derivative_families())
     return reduce(RuleSet.union, (family.rules for family in families), RuleSet())
 
 
-def derivatives() -> tuple[ModuleType, ...]:
+def derivative_families() -> tuple[ModuleType, ...]:
     """The families of derivatives."""
     from onnx_invert.rules.derivatives import (
         elements,

@@ -188,6 +188,15 @@ def weighted(broadcast: Broadcast, weight: ir.Value) -> Differential:
     )
 
 
+def second(e: Emitter, weight: ir.Value) -> ir.Value:
+    """A weight for use in the other direction, folded to a constant by every runtime.
+
+    OpenVINO packs a constant once; where it is square, or a convolution has as many channels in as out, what is
+    packed for one direction would be taken for the other too, without a word.
+    """
+    return e.op("Max", weight, weight)
+
+
 def ones_like(e: Emitter, value: ir.Value) -> ir.Value:
     """A tensor of ones in the shape of `value`, for broadcasting to sizes that are known only at run time."""
     shape = e.op("Shape", value)
@@ -206,6 +215,7 @@ __all__ = [
     "ones_like",
     "repeated_axes",
     "scaling",
+    "second",
     "static",
     "targets",
     "weighted",

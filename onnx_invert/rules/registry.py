@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from onnx_invert.rules.differential import At, DerivativeRule, scaling
 from onnx_invert.rules.facts import (
     REALS,
     Array,
@@ -24,7 +25,6 @@ from onnx_invert.rules.facts import (
     NoInverse,
     Numeric,
 )
-from onnx_invert.rules.differential import At, DerivativeRule, Differential, Point, scaling
 from onnx_invert.rules.node import NodeView
 
 RuleFunction = Callable[[NodeView], Chain | NoInverse]

@@ -59,6 +59,19 @@ class LpNormalization(OpRun):
         return (x / np.sum(np.abs(x) ** p, axis=axis, keepdims=True) ** (1 / p),)
 
 
+class GroupNormalization(OpRun):
+    """In float64; the reference's own rounds to float32."""
+
+    op_domain = ""
+
+    def _run(self, x, scale, bias, num_groups=None, epsilon=None, stash_type=None):
+        groups = x.reshape(len(x), num_groups, -1)
+        d = groups - groups.mean(axis=2, keepdims=True)
+        y = (d / np.sqrt((d**2).mean(axis=2, keepdims=True) + epsilon)).reshape(x.shape)
+        channels = (-1, *[1] * (x.ndim - 2))
+        return (y * scale.reshape(channels) + bias.reshape(channels),)
+
+
 class GlobalMaxPool(OpRun):
     """Of any rank; the reference's own is right for images of two axes alone."""
 
@@ -77,7 +90,7 @@ class GlobalLpPool(OpRun):
         return (np.sum(np.abs(x) ** p, axis=tuple(range(2, x.ndim)), keepdims=True) ** (1 / p),)
 
 
-OURS += [ConvTranspose, LRN, LpNormalization, GlobalMaxPool, GlobalLpPool]
+OURS += [ConvTranspose, LRN, LpNormalization, GroupNormalization, GlobalMaxPool, GlobalLpPool]
 
 
 def session(model):
@@ -147,7 +160,10 @@ def at_old_opset(op, opset, x, y, *constants, **attributes):
     node = ir.Node("", op, values, outputs=[made], attributes=ir.convenience.convert_attributes(attributes))
     at = default_rules().differentiate(NodeView(node, 0, opset))
     found = []
-    for direction, seed in (("push", np.eye(x.size).reshape(-1, *x.shape)), ("pull", np.eye(y.size).reshape(-1, *y.shape))):
+    for direction, seed in (
+        ("push", np.eye(x.size).reshape(-1, *x.shape)),
+        ("pull", np.eye(y.size).reshape(-1, *y.shape)),
+    ):
         e = Emitter(ir.DataType.DOUBLE)
         point = [ir.Value(name=v.name, shape=v.shape, type=v.type) for v in (*values, made)]
         tangent = ir.Value(name="t", shape=ir.Shape(seed.shape), type=ir.TensorType(ir.DataType.DOUBLE))

@@ -8,7 +8,9 @@ from finite_differences import X, check, draw, hold, ints, jacobians, one_node, 
 import onnx_invert
 
 # Away from the kinks, on both sides of them.
-SPREAD = np.array([[-4.2, -1.7, -0.9, -0.3, 0.2, 0.45], [0.7, 1.3, 2.1, 3.4, 5.2, -2.6], [0.1, -0.1, 0.9, -0.6, 1.1, 0.6]])
+SPREAD = np.array(
+    [[-4.2, -1.7, -0.9, -0.3, 0.2, 0.45], [0.7, 1.3, 2.1, 3.4, 5.2, -2.6], [0.1, -0.1, 0.9, -0.6, 1.1, 0.6]]
+)
 INSIDE = SPREAD / 6
 ABOVE = np.abs(SPREAD) + 1.1
 
@@ -36,7 +38,10 @@ def test_functions_of_one_element(op):
         ("Selu", 17, {"alpha": 1.2, "gamma": -0.8}),
         *(("ThresholdedRelu", 17, {"alpha": alpha}) for alpha in (0.0, -1.0, 2.0)),
         ("Shrink", 17, {"lambd": 1.0, "bias": 0.3}),
-        *(("HardSigmoid", 17, {"alpha": alpha, "beta": beta}) for alpha, beta in ((0.3, 0.1), (-0.2, 0.5), (1.0, 0.0))),
+        *(
+            ("HardSigmoid", 17, {"alpha": alpha, "beta": beta})
+            for alpha, beta in ((0.3, 0.1), (-0.2, 0.5), (1.0, 0.0))
+        ),
         ("Mish", 18, {}),
         ("Gelu", 20, {}),
         ("Gelu", 20, {"approximate": "tanh"}),
@@ -102,7 +107,7 @@ def test_the_tanh_form_of_gelu_stays_finite(x):
     [
         ("Sqrt", (), 0.0),
         ("Abs", (), 0.0),
-        ("Relu", (), 0.0),
+        ("Relu", (), 1.0),
         *(("Pow", (np.array(p),), slope) for p, slope in ((2.0, 0), (3.0, 0), (1.0, 1), (0.5, 0), (0.0, 0), (1.5, 0))),
         ("Pow", (np.array([2.0]),), 0.0),
     ],
@@ -223,7 +228,7 @@ def test_mod(b):
 
 
 def test_mean():
-    check("Mean", X(draw(3, 4)), X(draw(3, 4)), draw(3, 4))
+    check("Mean", X(draw(3, 4)), X(draw(3, 4)), draw(1, 4))
 
 
 @pytest.mark.parametrize("alpha", [0.4, 2.0, -1.5])
@@ -248,7 +253,7 @@ def test_what_comes_of_comparisons_is_flat():
     [
         ("Cast", (), {"to": onnx.TensorProto.FLOAT}, "it changes double to float"),
         ("Shrink", (), {"lambd": -1.0}, "its lambd is -1"),
-        ("Bernoulli", (), {}, "there is no derivative of this operator"),
+        ("Bernoulli", (), {}, "drawn anew at every run"),
     ],
 )
 def test_refusals(op, operands, attributes, reason):

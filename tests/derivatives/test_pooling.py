@@ -113,7 +113,8 @@ def test_ties_over_the_image():
 LENET = """
     <ir_version: 8, opset_import: ["" : 17]>
     g (double[N,1,12,12] x) => (double[N,4] y)
-    <double[3,1,3,3] w1, double[3] b1, double[4,3,2,2] w2, double[4] b2, double[16,4] d, double[4] c, int64[2] t = {-1, 16}> {
+    <double[3,1,3,3] w1, double[3] b1, double[4,3,2,2] w2, double[4] b2, double[16,4] d, double[4] c,
+     int64[2] t = {-1, 16}> {
         a1 = Conv(x, w1, b1)
         r1 = Relu(a1)
         p1 = MaxPool<kernel_shape=[2, 2], strides=[2, 2]>(r1)

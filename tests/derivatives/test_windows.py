@@ -1,9 +1,11 @@
 """Convolutions and transposed convolutions against differences, in float64 and in onnxruntime's float32."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx.parser
 import pytest
-from differences import filled_in, in_onnxruntime
+from differences import apart, filled_in, hold_in_onnxruntime, in_onnxruntime, session
 from finite_differences import X, check, draw, hold, one_node, run
 
 import onnx_invert
@@ -42,7 +44,11 @@ TRANSPOSED = {
     "same, upper": ((1, 3, 3), (1, 2, 4, 3), {"auto_pad": "SAME_UPPER", "strides": [3, 2]}),
     "same, lower": ((1, 3, 3), (1, 2, 4, 3), {"auto_pad": "SAME_LOWER", "strides": [3, 2]}),
     "valid": ((1, 3, 3), (1, 2, 4, 3), {"auto_pad": "VALID", "strides": [3, 2]}),
-    "output shape, upper": ((1, 3, 3), (1, 2, 4, 4), {"auto_pad": "SAME_UPPER", "strides": [2, 2], "output_shape": [7, 6]}),
+    "output shape, upper": (
+        (1, 3, 3),
+        (1, 2, 4, 4),
+        {"auto_pad": "SAME_UPPER", "strides": [2, 2], "output_shape": [7, 6]},
+    ),
 }
 
 # onnx's reference evaluator leaves these out; onnxruntime is the oracle.
@@ -120,6 +126,23 @@ def test_the_weight_is_stored_once():
         assert sum(np.prod(tensor.dims) == 90 for tensor in derivative.graph.initializer) == 1
 
 
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
+def test_as_many_channels_in_openvino(op):
+    """It packs a constant once, for the direction in which it is used first."""
+    openvino = pytest.importorskip("openvino")
+    model, values = one_node(op, X(draw(2, 4, 5, 5)), draw(4, 4, 3, 3), dtype=np.float32, pads=[1, 1, 1, 1])
+    model.graph.node.append(onnx.helper.make_node("Tanh", ["y0"], ["z"], name="tanh"))
+    model.graph.output[0].name = "z"
+    core = openvino.Core()
+    for mode in ("forward", "reverse"):
+        derivative = onnx_invert.jacobian(model, mode=mode)
+        compiled = core.compile_model(
+            core.read_model(derivative.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+        )
+        (expected,) = session(derivative).run(None, values)
+        np.testing.assert_allclose(compiled(list(values.values()))[0], expected, atol=1e-5)
+
+
 def test_refusals():
     with pytest.raises(NotInvertibleError, match="its weight depends on what is unknown"):
         onnx_invert.jacobian(onnx.parser.parse_model(MODEL.format(h=3)), wrt=["v"])
@@ -147,3 +170,21 @@ NETWORK = """
 
 def test_conv_batch_norm_silu_average_pool():
     hold(filled_in(NETWORK), {"x": draw(2, 2, 8, 8)})
+
+
+KERAS = Path(__file__).parent.parent / "data" / "keras"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("avgpool_same_s1", "bn_conv", "conv1d_same", "conv2dT_valid_s2", "conv2d_2x2_s2_patch", "conv2d_dilated"),
+        *("conv2d_same_s2", "conv2d_valid_s2", "dense_log_softmax", "dense_softmax", "gap", "groupnorm", "layernorm"),
+        *("maxpool", "separable", "upsample_bilinear", "zeropad"),
+    ],
+)
+def test_keras_exports(name):
+    model = onnx.load(KERAS / f"{name}.onnx")
+    x = model.graph.input[0]
+    shape = [dim.dim_value or 2 for dim in x.type.tensor_type.shape.dim]
+    hold_in_onnxruntime(model, {x.name: apart(*shape).astype(np.float32)}, rtol=2e-3)

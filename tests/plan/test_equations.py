@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from closed_form import explain, invert
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from closed_form import explain, invert
 from onnx import parser
 
 from onnx_invert import ModelError, NotInvertibleError, UsageError

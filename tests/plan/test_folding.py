@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from closed_form import explain, invert
 import numpy as np
 import onnx
 import pytest
+from closed_form import explain, invert
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 

@@ -3,8 +3,8 @@
 import numpy as np
 import onnx
 import pytest
-from closed_form import explain
 from cases import away_from_zero, draw, floats, positive
+from closed_form import explain
 from onnx import TensorProto
 
 from onnx_invert import NotInvertibleError

@@ -34,8 +34,9 @@ RESIDUAL = "residual"
 ITERATIONS = 100
 """A smooth network takes 10 to 20; the rest is for samples that start again."""
 
-ANCHORS = 4
-"""How often a sample that stalls may start again."""
+SCALES = (0.03, 0.1, 0.3, 1.0, 0.1, 0.3)
+"""How far from the first anchor a sample that stalls starts again, in standard deviations: near it first, where
+activations are not saturated yet."""
 
 SOLVED, ROUND_OFF = 32.0, 2.0
 """In units of eps: a residual below the first is a solution, as the verification has it; below the second there is
@@ -221,7 +222,7 @@ def _batch(system: System) -> int | str:
     value = system.wanted[0]
     if not system.layouts[value].batched:
         return 1
-    dim = list(value.shape or ())[0]
+    dim = next(iter(value.shape or ()))
     return dim if isinstance(dim, int) else dim.value or "N"
 
 
@@ -284,17 +285,20 @@ def _expected(e: Emitter, prior: Prior, known: ir.Value) -> ir.Value:
         return mean
     centred = e.op("Sub", known, e.constant(regression.center[None, :], "center"))
     z = e.op("Mul", centred, e.constant(1 / regression.scale[None, :], "rate"))
-    inner = e.op("Add", e.op("MatMul", z, e.constant(regression.directions, "directions")),
-                 e.constant(regression.offsets[None, :], "offsets"))
+    inner = e.op(
+        "Add",
+        e.op("MatMul", z, e.constant(regression.directions, "directions")),
+        e.constant(regression.offsets[None, :], "offsets"),
+    )
     bent = e.op("MatMul", e.op("Max", inner, 0.0), e.constant(regression.weights, "weights"))
     straight = e.op("MatMul", z, e.constant(regression.linear, "linear"))
     return e.op("Add", e.op("Add", straight, bent), mean)
 
 
 def _anchors(size: int, bounds: tuple[Array, Array] | None) -> Array:
-    """Where to start again: standard normal numbers, or anywhere within the bounds."""
+    """Where to start again: normal numbers, or anywhere within the bounds."""
     rng = np.random.default_rng(size)
     if bounds is None:
-        return rng.standard_normal((ANCHORS, size))
+        return np.asarray(rng.standard_normal((len(SCALES), size)) * np.array(SCALES)[:, None])
     low, high = bounds
-    return rng.uniform(0, 1, (ANCHORS, size)) * (high - low) + low - np.clip(np.zeros(size), low, high)
+    return np.asarray(rng.uniform(low, high, (len(SCALES), size)) - np.clip(np.zeros(size), low, high))

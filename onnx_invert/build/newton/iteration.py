@@ -72,7 +72,8 @@ class State:
     @staticmethod
     def of(values: list[ir.Value]) -> State:
         """Back from `flat`."""
-        return State(*values[:9], extra=tuple(values[9:]))
+        v, anchor, error, damping, phase, stall, tries, best, best_error, *extra = values
+        return State(v, anchor, error, damping, phase, stall, tries, best, best_error, tuple(extra))
 
     @staticmethod
     def shapes(samples: int | str, r: int) -> list[list[int | str]]:

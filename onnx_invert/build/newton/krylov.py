@@ -17,6 +17,7 @@ from onnx_invert.build.newton.loop import iterate
 from onnx_invert.build.newton.objective import Local, Objective
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.plan.newton import MOST_PRODUCTS
+from onnx_invert.rules.differential import Linear
 
 FORCING = 1e-3
 """The relative residual to which a linear system is solved: each Gauss–Newton step then gains up to three digits."""
@@ -70,14 +71,14 @@ def direction(e: Emitter, objective: Objective, local: Local, residual: ir.Value
     return e.op("Sub", found, away)
 
 
-def _mean_eigenvalue(e: Emitter, pull, m: int, size: int, *, like: ir.Value) -> ir.Value:  # type: ignore[no-untyped-def]
+def _mean_eigenvalue(e: Emitter, pull: Linear, m: int, size: int, *, like: ir.Value) -> ir.Value:
     """The trace of J Jᵀ over its size, estimated from ‖Jᵀu‖² for one u of random signs (N, 1)."""
     signs = e.constant(np.random.default_rng(m).choice([-1.0, 1.0], (1, m)), "signs")
     u = e.op("Add", e.op("Mul", like, 0.0), signs)
     return e.op("Mul", _dot(e, *[pull(e, u)] * 2), 1 / size)
 
 
-def _conjugate_gradients(e: Emitter, product, right: ir.Value, size: int) -> ir.Value:  # type: ignore[no-untyped-def]
+def _conjugate_gradients(e: Emitter, product: Linear, right: ir.Value, size: int) -> ir.Value:
     """z (N, k) with product(z) = right."""
     tiny = float(np.finfo(e.dtype.numpy()).tiny)
     goal = e.op("Mul", _dot(e, right, right), FORCING**2)
@@ -102,5 +103,3 @@ def _conjugate_gradients(e: Emitter, product, right: ir.Value, size: int) -> ir.
 
 def _dot(e: Emitter, a: ir.Value, b: ir.Value) -> ir.Value:
     return e.op("ReduceSum", e.op("Mul", a, b), e.ints([1]), keepdims=1)
-
-

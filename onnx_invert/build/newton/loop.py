@@ -13,7 +13,8 @@ Body = Callable[[Emitter, list[ir.Value]], tuple[list[ir.Value], ir.Value]]
 
 
 def iterate(
-    e: Emitter, initial: Sequence[ir.Value],
+    e: Emitter,
+    initial: Sequence[ir.Value],
     shapes: Sequence[Sequence[int | str]],
     body: Body,
     *,

@@ -1,8 +1,8 @@
 """The equations that are solved: F(v) = t, v the coordinates of the unknown, and their derivatives at a point.
 
-    start = h0 + v B           the front: prior and first affine layers in one; or v itself
-    start = clip(start)        where x has bounds
-    F(v)  = f(start) / scale   the rest of the model, each output in units of its own spread
+start = h0 + v B           the front: prior and first affine layers in one; or v itself
+start = clip(start)        where x has bounds
+F(v)  = f(start) / scale   the rest of the model, each output in units of its own spread
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from onnx_invert.build.tape import Tape, copy
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.plan.layout import Layout
 from onnx_invert.plan.program import Program
+from onnx_invert.rules.differential import second
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,14 @@ class Coordinates:
         """Cotangents of start to those of v."""
         value = cotangent
         if self.weight is not None:
-            value = e.op("MatMul", value, e.op("Transpose", self.weight, perm=[1, 0]))
+            value = e.op("MatMul", value, e.op("Transpose", second(e, self.weight), perm=[1, 0]))
         if inside is not None:
             value = e.op("Mul", value, inside)
-        return value if self.basis is None else e.op("MatMul", value, e.op("Transpose", self.basis, perm=[1, 0]))
+        return (
+            value
+            if self.basis is None
+            else e.op("MatMul", value, e.op("Transpose", second(e, self.basis), perm=[1, 0]))
+        )
 
 
 @dataclass(frozen=True)

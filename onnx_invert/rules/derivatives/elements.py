@@ -107,7 +107,7 @@ def scatter_nd(node: NodeView) -> At | NoInverse:
 
 def elements_places(shape: Shape, indices: NDArray[np.generic], axis: int) -> Indices:
     """Which elements GatherElements takes, in row-major order."""
-    grid = list(np.indices(indices.shape))
+    grid: list[Indices] = [np.asarray(places) for places in np.indices(indices.shape)]
     grid[axis] = indices.astype(np.int64) % int(shape[axis])
     return np.asarray(_numbered(shape)[tuple(grid)])
 

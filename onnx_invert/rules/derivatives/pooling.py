@@ -71,7 +71,7 @@ class Grid:
         """
         rank = len(self.sizes)
         cut = {}
-        for axis in range(rank):
+        for axis in reversed(range(rank)):
             places, size = self.places(axis), self.windows.sizes[axis]
             if self.is_image(axis):
                 cut[first + axis] = (0, size - len(places))

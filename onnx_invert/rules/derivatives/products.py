@@ -16,6 +16,7 @@ from onnx_invert.rules.differential import (
     flat,
     ones_like,
     repeated_axes,
+    second,
     static,
     weighted,
 )
@@ -131,7 +132,7 @@ def matmul(node: NodeView) -> At | NoInverse:
 
         def pull(e: Emitter, c: ir.Value) -> ir.Value:
             c = _unsqueezed(e, c, [*row, *column])
-            turned = e.op("Transpose", other, perm=[*range(rank - 2), rank - 1, rank - 2])
+            turned = e.op("Transpose", second(e, other), perm=[*range(rank - 2), rank - 1, rank - 2])
             x = e.op("MatMul", c, turned) if left else e.op("MatMul", turned, c)
             return _squeezed(e, broadcast.reduce(e, x), own)
 
@@ -176,7 +177,7 @@ def gemm(node: NodeView) -> At | NoInverse:
             return scaled(e, e.op("MatMul", t, w) if left else e.op("MatMul", w, t))
 
         def pull(e: Emitter, c: ir.Value) -> ir.Value:
-            w = turned(e, other, not other_flip, [1, 0])
+            w = turned(e, second(e, other), not other_flip, [1, 0])
             x = e.op("MatMul", c, w) if left else e.op("MatMul", w, c)
             return scaled(e, turned(e, x, flip, [0, 2, 1]))
 

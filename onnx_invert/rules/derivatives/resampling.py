@@ -100,7 +100,8 @@ class Sampling:
     def _places(self, size: int, count: int, scale: float) -> Matrix:
         # Which of two places is the nearest may be a matter of rounding: it is done as runtimes do it, in float32.
         kind = np.float32 if self.mode == "nearest" else np.float64
-        i, scale = np.arange(count, dtype=kind), kind(scale)
+        i: NDArray[np.floating] = np.arange(count, dtype=kind)
+        scale = float(kind(scale))
         match self.coordinates:
             case "asymmetric":
                 return np.asarray(i / scale)

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.rules.derivatives.picks import padded
-from onnx_invert.rules.differential import At, Differential, Point, ones_like, static, targets
+from onnx_invert.rules.differential import At, Differential, Point, ones_like, second, static, targets
 from onnx_invert.rules.facts import NoInverse
 from onnx_invert.rules.node import NodeView, Shape
 from onnx_invert.rules.registry import RuleSet
@@ -156,7 +156,7 @@ def conv(node: NodeView) -> At | NoInverse:
         (x[0], weight[1] * group, *windows.sizes),
         (y[0], weight[0], *windows.counts),
         lambda p, e, t: windows.slide(e, t, p.input(1), group),
-        lambda p, e, c: windows.spread(e, c, p.input(1), group),
+        lambda p, e, c: windows.spread(e, c, second(e, p.input(1)), group),
     )
 
 
@@ -185,7 +185,7 @@ def conv_transpose(node: NodeView) -> At | NoInverse:
         (x[0], weight[0], *windows.counts),
         (y[0], weight[1] * group, *windows.sizes),
         lambda p, e, t: slid.spread(e, t, p.input(1), group),
-        lambda p, e, c: slid.slide(e, c, p.input(1), group),
+        lambda p, e, c: slid.slide(e, c, second(e, p.input(1)), group),
     )
 
 

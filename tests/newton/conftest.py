@@ -1,0 +1,6 @@
+"""Run models and measure relative residuals."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent.parent / "tools"))

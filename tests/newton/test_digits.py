@@ -1,0 +1,58 @@
+"""The digit networks: residuals of float32's last digits, and priors that find the digit."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from digits import load_digits
+from solving import residuals, run
+
+from onnx_invert import Guarantee, invert
+
+ROOT = Path(__file__).parent.parent.parent
+NETWORKS = {
+    "mlp": ROOT / "models/mnist_mlp.onnx",
+    "relu": ROOT / "models/mnist_relu.onnx",
+    "residual": ROOT / "models/mnist_residual.onnx",
+    "tanh": ROOT / "tests/data/newton/mnist_tanh.onnx",
+    "wide": ROOT / "tests/data/newton/mnist_wide.onnx",
+}
+TEST = 200
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_digits()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_sample_to_the_last_digits(name, digits):
+    x = digits.x_test[:: len(digits.x_test) // TEST]
+    inversion = invert(NETWORKS[name], method="newton", data=x, residual=True)
+    assert inversion.guarantee is Guarantee.RIGHT
+    y = run(NETWORKS[name], image=x)[0]
+    back, _ = run(inversion.model, logits=y)
+    assert residuals(run(NETWORKS[name], image=back)[0], y).max() < 2e-6
+
+
+def test_lenet_with_its_windows(digits):
+    path = ROOT / "models/mnist_lenet.onnx"
+    inversion = invert(path, data=digits.x_test[::40], prior=digits.x_train, force=True)
+    assert inversion.round_trip.unsolved == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "bounds", "most"),
+    [("gaussian", None, 0.042), ("conditional", None, 0.032), ("conditional", (0, 1), 0.0305)],
+)
+def test_a_prior_finds_the_digit(kind, bounds, most, digits):
+    """Mean squared error per pixel to 200 test digits; the variance of the digits is 0.068."""
+    x = digits.x_test[:: len(digits.x_test) // TEST]
+    path = NETWORKS["mlp"]
+    inversion = invert(path, prior=digits.x_train, prior_kind=kind, bounds=bounds, data=x)
+    assert inversion.guarantee is Guarantee.RIGHT
+    back = run(inversion.model, logits=run(path, image=x)[0])[0]
+    assert np.mean(np.square(back - x)) < most
+    if bounds is not None:
+        assert back.min() >= 0
+        assert back.max() <= 1

@@ -1,0 +1,81 @@
+"""Priors against scikit-learn: shrinkage, ridge strength by cross-validation, chunks that change nothing."""
+
+import numpy as np
+import pytest
+from sklearn.covariance import LedoitWolf
+from sklearn.linear_model import Ridge, RidgeCV
+
+from onnx_invert.numerics.prior import fit
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((400, 6)) @ RNG.standard_normal((6, 12)) + 0.1 * RNG.standard_normal((400, 12)) + 3
+Y = np.tanh(X[:, :3] - 3) + 0.1 * RNG.standard_normal((400, 3))
+
+
+def whole(y=Y, x=X):
+    return lambda: [(y, x)]
+
+
+def test_the_covariance_is_ledoit_and_wolfs():
+    prior = fit(whole(), conditional=False)
+    np.testing.assert_allclose(prior.mean, X.mean(axis=0))
+    np.testing.assert_allclose(prior.factor.T @ prior.factor, LedoitWolf().fit(X).covariance_, rtol=1e-9, atol=1e-12)
+
+
+def test_chunks_change_nothing():
+    pieces = [(Y[i : i + 64], X[i : i + 64]) for i in range(0, len(X), 64)]
+    for conditional in (False, True):
+        one, many = fit(whole(), conditional=conditional), fit(lambda: iter(pieces), conditional=conditional)
+        np.testing.assert_allclose(one.expected(Y), many.expected(Y), rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(
+            one.factor.T @ one.factor, many.factor.T @ many.factor, rtol=1e-6, atol=1e-6 * np.square(one.factor).sum()
+        )
+
+
+def test_the_regression_is_ridge_at_a_strength_that_cross_validation_takes():
+    prior = fit(whole(), conditional=True)
+    features = prior.regression.features(Y)
+    strengths = np.logspace(-10, 6, 161)
+    chosen = RidgeCV(alphas=strengths).fit(features, X)  # leave-one-out, which cross-validation generalises
+    expected = Ridge(alpha=chosen.alpha_).fit(features, X).predict(features)
+    ours = np.mean(np.square(prior.expected(Y) - X))
+    theirs = np.mean(np.square(expected - X))
+    assert ours == pytest.approx(theirs, rel=0.1)
+
+
+def test_left_out_residuals_are_those_of_fits_without_the_sample():
+    small_y, small_x = Y[:40], X[:40]
+    prior = fit(whole(small_y, small_x), conditional=True)
+    features = prior.regression.features(small_y)
+    # The strength follows from the fit itself: (ΦᵀΦ + λ) B = ΦᵀX for centred Φ and X.
+    centred, target = features - features.mean(axis=0), small_x - small_x.mean(axis=0)
+    weights = np.vstack([prior.regression.linear, prior.regression.weights])
+    gap = centred.T @ target - centred.T @ centred @ weights
+    strength = float(np.sum(gap * weights) / np.sum(weights * weights))
+    left = []
+    for i in range(40):
+        kept = np.arange(40) != i
+        model = Ridge(alpha=strength).fit(features[kept], small_x[kept])
+        left.append(small_x[i] - model.predict(features[i : i + 1])[0])
+    trace = np.trace(prior.factor.T @ prior.factor)
+    assert trace == pytest.approx(np.mean(np.sum(np.square(left), axis=1)), rel=0.02)
+
+
+def test_every_direction_can_move():
+    flat = X.copy()
+    flat[:, 4] = 1.0
+    few = fit(whole(Y[:5], flat[:5]), conditional=False)
+    assert np.linalg.matrix_rank(few.factor) == 12
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (X[:1], "1 samples"),
+        (np.where(X > 7, np.nan, X), "not finite"),
+        (np.zeros((3, 5000)), "5000 numbers"),
+    ],
+)
+def test_bad_data(x, message):
+    with pytest.raises(ValueError, match=message):
+        fit(whole(Y[: len(x)], x), conditional=False)
