@@ -159,6 +159,8 @@ def invert(
             options = given.options(plan, arrays)
             inverse = build_newton(plan, options, opset=opset, metadata=_metadata(source, plan, options))
         else:
+            if residual:
+                raise UsageError("--residual: this inverse is a closed form, which has no residual output yet.")
             inverse = build(plan, opset=opset, metadata=_metadata(source, plan))
         if target is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="onnx-invert-"))

@@ -58,6 +58,11 @@ def test_a_closed_form_is_preferred():
     assert newton(model).report["method"] == "newton"
 
 
+def test_a_closed_form_does_not_drop_the_residual_in_silence():
+    with pytest.raises(UsageError, match="--residual"):
+        invert(layers(normal(6, 4), "LeakyRelu", width=6), residual=True)
+
+
 def test_relu_alone_starts_at_its_kink():
     inversion = invert(layers("Relu", width=5))
     assert inversion.round_trip.unsolved == 0
