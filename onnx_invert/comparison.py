@@ -93,7 +93,9 @@ def check(
     if data is not None:
         arrays = match(load(Path(data)), [port.name for port in ports], Path(data).name)
         batches = list(cut(arrays, ports, pair.main, samples))
-    measured = verify(pair, claim or Guarantee.RIGHT, {}, data=batches, count=samples or 256, rtol=rtol)
+    # A solver's claim is for the y that some x gives; which those are is not known, so that none are drawn.
+    solver = claim is not None and g.metadata.get("onnx_invert.method") == "newton"
+    measured = verify(pair, claim or Guarantee.RIGHT, {}, data=batches, count=samples or 256, rtol=rtol, solver=solver)
     found = _shown(measured)
     if claim is None:
         # Nothing was promised: what is drawn directly is told, and only the weakest promise decides.

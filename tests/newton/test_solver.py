@@ -63,6 +63,15 @@ def test_a_closed_form_does_not_drop_the_residual_in_silence():
         invert(layers(normal(6, 4), "LeakyRelu", width=6), residual=True)
 
 
+def test_check_holds_a_solver_to_what_it_claims(tmp_path):
+    onnx.save(layers(normal(8, 40) / 3, "Tanh", normal(40, 4, seed=1), width=8), tmp_path / "f.onnx")
+    newton(tmp_path / "f.onnx", output=tmp_path / "g.onnx", residual=True)
+    result = onnx_invert.check(tmp_path / "f.onnx", tmp_path / "g.onnx")
+    assert result.claim is Guarantee.RIGHT
+    assert result.passed
+    assert result.round_trip.drawn is None
+
+
 def test_relu_alone_starts_at_its_kink():
     inversion = invert(layers("Relu", width=5))
     assert inversion.round_trip.unsolved == 0
