@@ -150,6 +150,7 @@ def invert(
         if target is not None:
             check_target(target, Path(model) if isinstance(model, str | os.PathLike) else None, source.files)
         plan = _plan(source, recover, known, rules or default_rules(), method, progress)
+        planned = plan.guarantee.value
         arrays = _arrays(data, plan)
         if isinstance(plan, NewtonPlan):
             if prior is not None:
@@ -184,6 +185,10 @@ def invert(
             measured = measure(
                 pair, plan.guarantee, plan.images, data=batches, count=samples or SAMPLES, rtol=held, solver=solver
             )
+            if solver and plan.guarantee is Guarantee.LEFT and measured.only_x_fails:
+                # More equations than unknowns, and yet not one-to-one: every reachable y is reproduced, by another x.
+                measured = replace(measured, x=replace(measured.x, promised=False))
+                plan.guarantee = Guarantee.GENERALIZED
         failed = measured is not None and not measured.passed
         partly = measured is not None and measured.unsolved > 0
         guarantee = Guarantee.APPROXIMATE if failed or partly else plan.guarantee
@@ -191,8 +196,8 @@ def invert(
         result = Inversion(plan, guarantee, measured, report, None, kept)
         if failed and measured is not None and not force:
             raise VerificationError(_failure(plan, measured), result)
-        if guarantee is not plan.guarantee:
-            _relabel(file.path, kept)
+        if guarantee.value != planned:
+            _relabel(file.path, kept, guarantee)
         if target is not None:
             file.commit()
             result.path = target
@@ -302,9 +307,9 @@ def _method(plan: AnyPlan) -> str:
     return "newton" if isinstance(plan, NewtonPlan) else "closed-form"
 
 
-def _relabel(path: Path, model: ir.Model | None) -> None:
+def _relabel(path: Path, model: ir.Model | None, guarantee: Guarantee) -> None:
     """A file that failed must not carry the guarantee that was planned."""
-    entry = {"onnx_invert.guarantee": Guarantee.APPROXIMATE.value}
+    entry = {"onnx_invert.guarantee": guarantee.value}
     restate(path, entry)
     if model is not None:
         model.metadata_props.update(entry)

@@ -104,6 +104,12 @@ class RoundTrip:
         return max((trip.unsolved for trip in self.promised), default=0) if self.solver else 0
 
     @property
+    def only_x_fails(self) -> bool:
+        """True of a solver that reproduces all y but a few, by other x than they came from."""
+        count = self.y.errors.size
+        return count > 0 and self.y.unsolved <= MOST_LOST * count < self.x.unsolved
+
+    @property
     def promised(self) -> list[Trip]:
         """The trips that the guarantee promises."""
         return [trip for trip in (self.x, self.y, self.drawn) if trip is not None and trip.promised]

@@ -72,6 +72,16 @@ def test_check_holds_a_solver_to_what_it_claims(tmp_path):
     assert result.round_trip.drawn is None
 
 
+def test_more_equations_and_yet_not_one_to_one():
+    """ReLU at the end of 6-7: with every negative value gone x does not come back, and all y do."""
+    weight = normal(6, 7)
+    inversion = newton(layers(weight, "Relu", np.eye(7), width=6))
+    assert inversion.guarantee in {Guarantee.GENERALIZED, Guarantee.APPROXIMATE}
+    assert not inversion.round_trip.x.promised
+    stated = {p.key: p.value for p in inversion.model.metadata_props}["onnx_invert.guarantee"]
+    assert stated == inversion.guarantee.value == inversion.report["guarantee"]
+
+
 def test_relu_alone_starts_at_its_kink():
     inversion = invert(layers("Relu", width=5))
     assert inversion.round_trip.unsolved == 0

@@ -36,7 +36,10 @@ ITERATIONS = 100
 
 SCALES = (0.03, 0.1, 0.3, 1.0, 0.1, 0.3)
 """How far from the first anchor a sample that stalls starts again, in standard deviations: near it first, where
-activations are not saturated yet."""
+activations are not saturated yet. More iterations than these need go through them again."""
+
+PER_ANCHOR = 16
+"""Iterations that one start takes, about."""
 
 SOLVED, ROUND_OFF = 32.0, 2.0
 """In units of eps: a residual below the first is a solution, as the verification has it; below the second there is
@@ -157,7 +160,9 @@ class _Build:
                 iterations=options.unroll or options.iterations,
                 solved=options.solved(e.dtype),
                 floor=ROUND_OFF * unit,
-                anchors=_anchors(coordinates.size, bounds if prior is None else None),
+                anchors=_anchors(
+                    coordinates.size, bounds if prior is None else None, options.iterations // PER_ANCHOR
+                ),
                 huge=float(np.finfo(e.dtype.numpy()).max) / 16,
             )
             method = dense if system.is_dense else krylov
@@ -295,10 +300,11 @@ def _expected(e: Emitter, prior: Prior, known: ir.Value) -> ir.Value:
     return e.op("Add", e.op("Add", straight, bent), mean)
 
 
-def _anchors(size: int, bounds: tuple[Array, Array] | None) -> Array:
+def _anchors(size: int, bounds: tuple[Array, Array] | None, wanted: int) -> Array:
     """Where to start again: normal numbers, or anywhere within the bounds."""
     rng = np.random.default_rng(size)
+    count = max(len(SCALES), wanted)
     if bounds is None:
-        return np.asarray(rng.standard_normal((len(SCALES), size)) * np.array(SCALES)[:, None])
+        return np.asarray(rng.standard_normal((count, size)) * np.resize(SCALES, count)[:, None])
     low, high = bounds
-    return np.asarray(rng.uniform(low, high, (len(SCALES), size)) - np.clip(np.zeros(size), low, high))
+    return np.asarray(rng.uniform(low, high, (count, size)) - np.clip(np.zeros(size), low, high))
