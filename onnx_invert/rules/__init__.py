@@ -23,11 +23,13 @@ def default_rules() -> RuleSet:
 def derivative_families() -> tuple[ModuleType, ...]:
     """The families of derivatives."""
     from onnx_invert.rules.derivatives import (
+        einsum,
         elements,
         indexing,
         moves,
         normalisations,
         operands,
+        pipelines,
         pointwise,
         pooling,
         products,
@@ -37,8 +39,8 @@ def derivative_families() -> tuple[ModuleType, ...]:
     )
 
     return (
-        *(elements, indexing, moves, normalisations, operands, pointwise, pooling, products, reductions, resampling),
-        windows,
+        *(einsum, elements, indexing, moves, normalisations, operands, pipelines, pointwise, pooling, products),
+        *(reductions, resampling, windows),
     )
 
 
