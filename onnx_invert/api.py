@@ -150,7 +150,7 @@ def invert(
         if target is not None:
             check_target(target, Path(model) if isinstance(model, str | os.PathLike) else None, source.files)
         plan = _plan(source, recover, known, rules or default_rules(), method, progress)
-        planned = plan.guarantee.value
+        reached = plan.guarantee
         arrays = _arrays(data, plan)
         if isinstance(plan, NewtonPlan):
             if prior is not None:
@@ -188,15 +188,15 @@ def invert(
             if solver and plan.guarantee is Guarantee.LEFT and measured.only_x_fails:
                 # More equations than unknowns, and yet not one-to-one: every reachable y is reproduced, by another x.
                 measured = replace(measured, x=replace(measured.x, promised=False))
-                plan.guarantee = Guarantee.GENERALIZED
+                reached = Guarantee.GENERALIZED
         failed = measured is not None and not measured.passed
         partly = measured is not None and measured.unsolved > 0
-        guarantee = Guarantee.APPROXIMATE if failed or partly else plan.guarantee
+        guarantee = Guarantee.APPROXIMATE if failed or partly else reached
         report = _report(source, plan, guarantee, measured, time.perf_counter() - started)
         result = Inversion(plan, guarantee, measured, report, None, kept)
         if failed and measured is not None and not force:
             raise VerificationError(_failure(plan, measured), result)
-        if guarantee.value != planned:
+        if guarantee is not plan.guarantee:
             _relabel(file.path, kept, guarantee)
         if target is not None:
             file.commit()

@@ -35,7 +35,8 @@ def jacobian(
 
     Its inputs are the model's; its only output is `jacobian` (N, m, n): m numbers of the outputs `of` and n of the
     inputs `wrt`, each flattened and side by side, in float32 or float64 as the model. Where a function has a kink
-    (ReLU at 0) it is the derivative of one side.
+    (ReLU at 0) it is the derivative of one side. A sample's outputs may depend on its own inputs alone: of a model
+    that mixes the samples of a batch the result is not the Jacobian.
 
     Args:
         model: a path or a ModelProto.

@@ -8,7 +8,7 @@ left over because its tensors were already determined.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -150,20 +150,21 @@ def _choice(problem: Problem) -> str:
     return f"--from NAME  with one of: {', '.join(value.name or '' for value in problem.known)}"
 
 
-def upstream(values: Iterable[ir.Value]) -> list[ir.Node]:
-    """The nodes that make `values`, each once, in the order in which they run."""
+def upstream(values: Iterable[ir.Value], known: Container[ir.Value] = ()) -> list[ir.Node]:
+    """The nodes that make `values`, each once, in the order in which they run; what is `known` needs none."""
+
+    def makers(wanted: Iterable[ir.Value | None]) -> Iterator[tuple[ir.Node, bool]]:
+        for value in wanted:
+            if value is not None and value not in known and (maker := value.producer()) is not None:
+                yield maker, False
+
     found: dict[ir.Node, None] = {}
-    makers = [maker for value in values if (maker := value.producer()) is not None]
-    stack = [(maker, False) for maker in reversed(makers)]
+    stack = list(makers(values))[::-1]
     while stack:
         node, done = stack.pop()
         if done:
             found[node] = None
         elif node not in found:
             stack.append((node, True))
-            stack.extend(
-                (producer, False)
-                for operand in node.inputs
-                if operand is not None and (producer := operand.producer()) is not None
-            )
+            stack.extend(makers(node.inputs))
     return list(found)

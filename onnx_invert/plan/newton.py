@@ -20,7 +20,7 @@ from onnx_invert.plan.equations import Solve
 from onnx_invert.plan.front import Front, find_front
 from onnx_invert.plan.guarantee import Guarantee, judge
 from onnx_invert.plan.layout import Layout
-from onnx_invert.plan.plan import Row, table_rows
+from onnx_invert.plan.plan import Row, release_weights, table_rows
 from onnx_invert.plan.problem import Problem, describe
 from onnx_invert.plan.program import Program, program
 from onnx_invert.plan.stages import Path, Stage, measure
@@ -168,11 +168,7 @@ class NewtonPlan:
 
     def release(self) -> None:
         """Let go of the weights; what is needed to describe the plan stays."""
-        for path in self.ends:
-            for stage in path.stages:
-                stage.release()
-        for value in self.problem.graph.initializers.values():
-            value.const_value = None
+        release_weights(self.problem, self.ends)
 
 
 MOST_PRODUCTS = 150
@@ -182,9 +178,8 @@ MOST_PRODUCTS = 150
 def _numbers(system: System) -> int:
     small = min(system.m, system.n)
     seeds = small if system.is_dense else 1
-    front = system.front
-    r = min(system.n, front.weight.shape[1]) if front is not None else system.n
-    inner = system.numbers + system.m + r
+    r = system.n  # with bounds or a prior the loop sees all of x, whatever the front
+    inner = system.numbers + system.m + 2 * r
     matrices = 5 * system.m * r + 4 * small * (small + 1) if system.is_dense else 0
     return inner * (3 + 3 * seeds) + matrices + 8 * (r + system.m) + system.n
 

@@ -64,11 +64,7 @@ class Plan:
 
     def release(self) -> None:
         """Let go of all weights, the model's included; the table stays."""
-        for path in self.paths:
-            for stage in path.stages:
-                stage.release()
-        for value in self.problem.graph.initializers.values():
-            value.const_value = None
+        release_weights(self.problem, self.paths)
 
     @property
     def condition(self) -> float:
@@ -100,6 +96,15 @@ class Plan:
     def requirements(self) -> list[str]:
         """Conditions under which the guarantee holds: on given inputs, on the range of narrower types."""
         return [text for path in self.paths for stage in path.stages if (text := _requirement(stage))]
+
+
+def release_weights(problem: Problem, paths: Sequence[Path]) -> None:
+    """Let go of the weights of a model and of its paths' stages."""
+    for path in paths:
+        for stage in path.stages:
+            stage.release()
+    for value in problem.graph.initializers.values():
+        value.const_value = None
 
 
 def make_plan(problem: Problem, rules: RuleSet, progress: Progress | None = None) -> Plan:

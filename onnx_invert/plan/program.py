@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnx_invert.errors import Blocker
+from onnx_invert.plan.equations import upstream
 from onnx_invert.plan.stages import is_drawn
 from onnx_invert.rules import RuleSet
 from onnx_invert.rules.differential import At
@@ -85,25 +86,12 @@ def _between(unknowns: Sequence[ir.Value], wanted: Sequence[ir.Value]) -> tuple[
 
     That a shape needs only an unknown's shape makes no difference here: it is no float, and has no derivative.
     """
-    known = set(unknowns)
-    found: dict[ir.Node, None] = {}
-    stack = [(maker, False) for value in wanted if value not in known and (maker := value.producer()) is not None]
-    while stack:
-        node, done = stack.pop()
-        if done:
-            found[node] = None
-        elif node not in found:
-            stack.append((node, True))
-            stack.extend(
-                (maker, False)
-                for value in node.inputs
-                if value is not None and value not in known and (maker := value.producer()) is not None
-            )
+    found = upstream(wanted, set(unknowns))
     dependent = set(unknowns)
     for node in found:
         if any(value in dependent for value in node.inputs if value is not None):
             dependent.update(node.outputs)
-    return list(found), dependent
+    return found, dependent
 
 
 def _is_float(value: ir.Value) -> bool:
