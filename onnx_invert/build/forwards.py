@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
+from onnx_invert.build.tape import copy
 from onnx_invert.build.versions import domains_of, opset_for
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.plan.equations import upstream
@@ -29,14 +30,18 @@ class Forwards:
         ]
         nodes = upstream(wanted)
         self._nodes, self._opset, self._imports = nodes, problem.opset, problem.graph.opset_imports
-        used = set(wanted) | {v for node in nodes for v in node.inputs if v is not None}
+        used = dict.fromkeys(
+            [*wanted, *(v for node in nodes for v in node.inputs if v is not None)]
+        )  # in a fixed order
         for value in problem.given:
             if value in used:
                 port = ir.Value(name=value.name, shape=value.shape, type=value.type)
                 self._copies[value] = port
                 self.inputs.append(port)
-        for node in nodes:
-            self._copy(node)
+        for value in used:
+            if value.const_value is not None:
+                self.value(value)
+        copy(e, nodes, self._copies, "given")
 
     def opset(self, wanted: int | None) -> int:
         """An opset at which the copies mean what they meant in the model; errors as for `opset_for`."""
@@ -54,19 +59,3 @@ class Forwards:
             assert tensor is not None
             self._copies[forward] = self._e.weight(tensor, f"given/{forward.name}")
         return self._copies[forward]
-
-    def _copy(self, node: ir.Node) -> None:
-        inputs = [None if value is None else self.value(value) for value in node.inputs]
-        copy = ir.Node(
-            node.domain,
-            node.op_type,
-            inputs,
-            attributes=list(node.attributes.values()),
-            num_outputs=len(node.outputs),
-            name=self._e.unique(f"given/{node.name}"),
-        )
-        for mine, theirs in zip(copy.outputs, node.outputs, strict=True):
-            mine.name = self._e.unique(f"given/{theirs.name}")
-            mine.type, mine.shape = theirs.type, theirs.shape
-            self._copies[theirs] = mine
-        self._e.add_node(copy)

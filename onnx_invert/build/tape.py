@@ -17,7 +17,7 @@ from onnx_invert.plan.program import Program
 from onnx_invert.rules.differential import Differential, Point
 
 
-def copy(e: Emitter, nodes: Iterable[ir.Node], values: dict[ir.Value, ir.Value]) -> None:
+def copy(e: Emitter, nodes: Iterable[ir.Node], values: dict[ir.Value, ir.Value], prefix: str = "forward") -> None:
     """Emit `nodes` as they are. `values` maps tensors of the model to those of the graph, and grows."""
     for node in nodes:
         inputs = [None if value is None else place(e, value, values) for value in node.inputs]
@@ -27,11 +27,11 @@ def copy(e: Emitter, nodes: Iterable[ir.Node], values: dict[ir.Value, ir.Value])
             inputs,
             attributes=list(node.attributes.values()),
             num_outputs=len(node.outputs),
-            name=e.unique(f"forward/{node.name}"),
+            name=e.unique(f"{prefix}/{node.name}"),
         )
         for mine, theirs in zip(twin.outputs, node.outputs, strict=True):
-            mine.name = e.unique(f"forward/{theirs.name}") if theirs.name else theirs.name
-            mine.type = theirs.type
+            mine.name = e.unique(f"{prefix}/{theirs.name}") if theirs.name else theirs.name
+            mine.type, mine.shape = theirs.type, theirs.shape
             values[theirs] = mine
         e.add_node(twin)
 
