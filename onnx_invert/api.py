@@ -22,6 +22,7 @@ from onnx_invert._version import __version__
 from onnx_invert.build.inverse import build
 from onnx_invert.build.newton.inverse import Options, build_newton
 from onnx_invert.errors import NotInvertibleError, UsageError, VerificationError
+from onnx_invert.graph.concrete import settle
 from onnx_invert.graph.normalise import normalise
 from onnx_invert.graph.read import Source
 from onnx_invert.graph.write import check_target, restate, save, staged, to_proto
@@ -227,6 +228,7 @@ def _plan(
     progress: Progress | None,
 ) -> AnyPlan:
     normalise(source)
+    settle(source.model, source.name)
     try:
         return choose(pose(source.model, recover, known), rules, method, progress)
     except NotInvertibleError as error:

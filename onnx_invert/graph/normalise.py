@@ -26,6 +26,10 @@ NOT_FOLDED = frozenset(
 )
 
 
+COMPUTED = "/computed"
+"""What is added to the name of a tensor that turned out to be constant."""
+
+
 def normalise(source: Source) -> None:
     """Bring `source.model` into the form that rules expect, in place.
 
@@ -44,13 +48,13 @@ def normalise(source: Source) -> None:
     passes.RemoveInitializersFromInputsPass()(model)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     _remove_unused(model.graph)
-    _name_nodes(model.graph)
+    name_nodes(model.graph)
     _name_sizes(model.graph)
-    _fold(model)
-    _infer_shapes(model, source.name)
-    if _shapes_to_constants(model.graph):
-        _fold(model)
-        _infer_shapes(model, source.name)
+    fold(model)
+    infer_shapes(model, source.name)
+    if shapes_to_constants(model.graph):
+        fold(model)
+        infer_shapes(model, source.name)
     _remove_unused(model.graph)
 
 
@@ -68,7 +72,7 @@ def _remove_unused(graph: ir.Graph) -> None:
             del graph.initializers[name]
 
 
-def _name_nodes(graph: ir.Graph) -> None:
+def name_nodes(graph: ir.Graph) -> None:
     """Give every node a name of its own: messages and plans go by it."""
     taken: set[str] = set()
     for index, node in enumerate(graph):
@@ -92,7 +96,7 @@ def _name_sizes(graph: ir.Graph) -> None:
         )
 
 
-def _infer_shapes(model: ir.Model, name: str) -> None:
+def infer_shapes(model: ir.Model, name: str) -> None:
     """Infer shapes from the inputs and weights alone.
 
     What the file claims about inner tensors and outputs is put aside: exporters leave it vague, or wrong
@@ -144,7 +148,7 @@ def _c_api_infer(model: ir.Model) -> dict[ir.Value, ir.Value]:
     }
 
 
-def _shapes_to_constants(graph: ir.Graph) -> bool:
+def shapes_to_constants(graph: ir.Graph) -> bool:
     """Replace Shape and Size of tensors whose shape is fixed by their value."""
     changed = False
     for node in list(graph):
@@ -159,12 +163,12 @@ def _shapes_to_constants(graph: ir.Graph) -> bool:
         else:
             start, end = node.attributes.get("start"), node.attributes.get("end")
             array = dims[start.as_int() if start else 0 : end.as_int() if end else len(dims)]
-        _replace(graph, node.outputs[0], array)
+        replace(graph, node.outputs[0], array)
         changed = True
     return changed
 
 
-def _fold(model: ir.Model) -> None:
+def fold(model: ir.Model) -> None:
     """Compute every node that depends on constants alone, all in one run of onnx's reference evaluator."""
     graph = model.graph
     known: set[ir.Value] = set(graph.initializers.values())
@@ -194,7 +198,7 @@ def _fold(model: ir.Model) -> None:
         if value is not None and value.const_value is not None
     }
     for value, array in zip(needed, _evaluate(model, constant, needed, feeds), strict=True):
-        _replace(graph, value, array)
+        replace(graph, value, array)
     for node in reversed(constant):
         if not any(value.uses() or value.is_graph_output() for value in node.outputs):
             graph.remove(node, safe=True)
@@ -226,7 +230,7 @@ def _evaluate(
     return [np.asarray(array) for array in arrays]
 
 
-def _replace(graph: ir.Graph, value: ir.Value, array: NDArray[np.generic]) -> None:
+def replace(graph: ir.Graph, value: ir.Value, array: NDArray[np.generic]) -> None:
     """Make `value` an initializer, under its own name, for all who use it; an output of the graph stays one."""
     name = value.name or ""
     if value.is_graph_output():
@@ -235,7 +239,7 @@ def _replace(graph: ir.Graph, value: ir.Value, array: NDArray[np.generic]) -> No
         while name in taken:
             name += "_"
     else:
-        value.name = f"{name}/computed"
+        value.name = f"{name}{COMPUTED}"
     tensor = ir.Tensor(np.ascontiguousarray(array).reshape(array.shape), name=name)
     constant = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype))
     constant.const_value = tensor

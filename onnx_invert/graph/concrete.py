@@ -1,0 +1,155 @@
+"""A model at one size of everything: its symbolic sizes given numbers, and what follows from them folded.
+
+What an exporter computes from a shape (grids of indices, sizes of a Reshape, zeros to scatter into) is constant
+there, so that one sees which element goes where. Two such copies, at different sizes, tell which sizes are equal
+(shape inference gives the same size many names), and what is constant whatever the sizes are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_invert.errors import ModelError
+from onnx_invert.graph.normalise import COMPUTED, fold, infer_shapes, name_nodes, replace, shapes_to_constants
+
+_ROUNDS = 8
+"""Shapes that follow from folded shapes that follow from shapes: each round settles one such step."""
+
+
+def numbered(graph: ir.Graph, second: bool = False) -> dict[str, int]:
+    """A number for every symbolic size of the inputs: 2 (5) for the first, others larger, no two alike."""
+    symbols = dict.fromkeys(
+        str(dim.value) for value in graph.inputs for dim in value.shape or () if not isinstance(dim, int)
+    )
+    return {name: (5 + 14 * i if second else 2 + 6 * i) for i, name in enumerate(symbols)}
+
+
+def concretise(model: ir.Model, sizes: Mapping[str, int]) -> ir.Model:
+    """A copy of a normalised `model` with the symbolic sizes of its inputs as `sizes` says; tensors are shared.
+
+    Nodes and tensors keep their names, except those that are constant now.
+
+    Raises:
+        ModelError: the model does not run at these sizes, or the rank of an input is unknown.
+    """
+    twin = model.clone()
+    for value in twin.graph.inputs:
+        if value.shape is None:
+            raise ModelError(f"The rank of {value.name!r} is unknown: give the model's inputs a shape.")
+        value.shape = ir.Shape([dim if isinstance(dim, int) else sizes[str(dim.value)] for dim in value.shape])
+    for _ in range(_ROUNDS):
+        infer_shapes(twin, "the model")
+        changed = shapes_to_constants(twin.graph)
+        if changed:
+            fold(twin)
+        if not (inline_decided(twin.graph) or changed):
+            break
+    return twin
+
+
+def settle(model: ir.Model, name: str) -> None:
+    """Make constant what does not depend on the sizes of the inputs, and give each other size one name.
+
+    A branch that sizes alone decide is taken; a size of an inner tensor gets the name of the input's size that it
+    always equals.
+    """
+    known = {str(d.value) for v in model.graph.inputs for d in v.shape or () if not isinstance(d, int)}
+    if not _vague(model.graph, known) or any(value.shape is None for value in model.graph.inputs):
+        return
+    first, second = numbered(model.graph), numbered(model.graph, second=True)
+    try:
+        twins = [concretise(model, sizes) for sizes in (first, second)]
+    except ModelError:
+        return  # it does not run at sizes as small as these: everything stays as it is
+    if _constants(model, *twins):
+        fold(model)
+        inline_decided(model.graph)
+        infer_shapes(model, name)
+        fold(model)
+    _names(model.graph, [_shapes(twin.graph) for twin in twins], {(first[s], second[s]): s for s in first})
+
+
+def inline_decided(graph: ir.Graph) -> bool:
+    """Put the branch that is taken in the place of every If whose condition is constant."""
+    decided = [
+        node
+        for node in graph
+        if node.op_type == "If" and node.domain in {"", "ai.onnx"} and node.inputs[0] is not None
+        and node.inputs[0].const_value is not None
+    ]  # fmt: skip
+    for node in decided:
+        condition = node.inputs[0]
+        assert condition is not None
+        assert condition.const_value is not None
+        branch = node.attributes["then_branch" if condition.const_value.numpy().reshape(()) else "else_branch"]
+        body = branch.as_graph()
+        inner = list(body)
+        results = list(body.outputs)
+        for value in list(body.initializers.values()):
+            del body.initializers[value.name or ""]
+            graph.register_initializer(value)
+        body.outputs.clear()
+        for step in inner:
+            body.remove(step)
+        graph.insert_before(node, inner)
+        for mine, theirs in zip(node.outputs, results, strict=True):
+            ir.convenience.replace_all_uses_with(mine, theirs, replace_graph_outputs=True)
+        graph.remove(node, safe=True)
+    if decided:
+        name_nodes(graph)
+    return bool(decided)
+
+
+def _vague(graph: ir.Graph, known: set[str]) -> bool:
+    return any(
+        value.shape is None or any(not isinstance(d, int) and d.value not in known for d in value.shape)
+        for node in graph
+        for value in node.outputs
+    )
+
+
+def _constants(model: ir.Model, one: ir.Model, other: ir.Model) -> bool:
+    """Replace what is the same constant in both copies."""
+    found = False
+    mine = {value.name: value for node in model.graph for value in node.outputs if not value.is_graph_output()}
+    for name, twin in one.graph.initializers.items():
+        value = mine.get(name.removesuffix(COMPUTED)) if name.endswith(COMPUTED) else None
+        rival = other.graph.initializers.get(name)
+        if value is None or rival is None or twin.const_value is None or rival.const_value is None:
+            continue
+        a, b = twin.const_value.numpy(), rival.const_value.numpy()
+        if a.shape == b.shape and np.array_equal(a, b):
+            replace(model.graph, value, a)
+            found = True
+    return found
+
+
+def _names(graph: ir.Graph, shapes: list[dict[str, tuple[int, ...]]], names: dict[tuple[int, int], str]) -> None:
+    """Rename the symbolic sizes of inner tensors by what they are in the two copies."""
+    for node in graph:
+        for value in node.outputs:
+            a, b = (found.get(value.name or "") for found in shapes)
+            if a is None or b is None or len(a) != len(b):
+                continue
+            if value.shape is not None and (len(value.shape) != len(a) or value.shape.is_static()):
+                continue
+            dims: list[int | str] = []
+            for axis, pair in enumerate(zip(a, b, strict=True)):
+                dim = None if value.shape is None else value.shape[axis]
+                if isinstance(dim, int) or pair[0] == pair[1]:
+                    dims.append(pair[0])
+                else:
+                    dims.append(names.setdefault(pair, str(dim.value) if dim is not None else f"{value.name}.{axis}"))
+            value.shape = ir.Shape(dims)
+
+
+def _shapes(graph: ir.Graph) -> dict[str, tuple[int, ...]]:
+    computed = [value for name, value in graph.initializers.items() if name.endswith(COMPUTED)]
+    return {
+        (value.name or "").removesuffix(COMPUTED): tuple(value.shape.numpy())
+        for value in (*computed, *(output for node in graph for output in node.outputs))
+        if value.shape is not None and value.shape.is_static()
+    }
