@@ -50,8 +50,6 @@ for op_type, reason, remedy in (
     ("InstanceNormalization", "the mean and the scale of its input are lost", ""),
     ("GroupNormalization", "the mean and the scale of its input are lost", ""),
     ("LpNormalization", "the norm of its input is lost", ""),
-    ("Conv", "there is no rule for convolutions yet", ""),
-    ("ConvTranspose", "there is no rule for convolutions yet", ""),
     ("Concat", "there is no rule for tensors known in pieces yet", ""),
     ("Split", "there is no rule for tensors known in pieces yet", ""),
     ("Slice", "there is no rule for tensors known in pieces yet", ""),

@@ -1,0 +1,121 @@
+"""Several nodes that are affine together, multiplied out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnx_invert.plan.stages import Stage, measure
+from onnx_invert.plan.system import System, several
+from onnx_invert.rules.dependence import moves
+from onnx_invert.rules.facts import Diagonal, Fact, Matrix, Rearrangement
+
+LARGEST = 2048
+"""Numbers per sample up to which a block is multiplied out: its matrix has the square of that many."""
+
+_SUMS = frozenset({"Add", "Sub", "Neg", "Identity", "Sum", "ReduceSum", "ReduceMean", "Cast", "Mean", "CumSum"})
+_BY_CONSTANT = frozenset({"Mul", "MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum"})
+
+
+def multiplied_out(system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node]) -> tuple[Stage, ...] | None:
+    """The stages of y = A x + c, one row per sample; None if it is not that, or has no single x for a y."""
+    if system.known[x].any() or not system.is_known(y) or not _is_affine(system, x, nodes):
+        return None
+    sizes = [_sizes(value) for value in (x, y)]
+    if None in sizes or x.dtype is None:
+        return None
+    before, after = (tuple(size or ()) for size in sizes)
+    count, rows = int(np.prod(before)), int(np.prod(after))
+    if not 0 < count <= LARGEST or rows < count or rows > 2 * LARGEST:
+        return None
+    basis = np.concatenate([np.eye(count), np.zeros((1, count))]).astype(x.dtype.numpy())
+    made = _evaluated(system, x, y, nodes, basis.reshape(-1, *before))
+    if made is None or made.shape != (count + 1, *after) or not np.isfinite(made).all():
+        return None
+    flat = made.reshape(count + 1, -1).astype(np.float64)
+    matrix = (flat[:-1] - flat[-1]).astype(x.dtype.numpy())
+    facts: list[Fact] = [Matrix(matrix), Diagonal(shift=flat[-1])]
+    if len(before) > 1:
+        facts.insert(0, _flattened(before))
+    if len(after) > 1:
+        turned = _flattened(after)
+        facts.append(Rearrangement(turned.inverse, turned.forward))
+    stages = tuple(Stage(fact, tuple(nodes), _place(nodes[0], x)) for fact in facts)
+    for stage in stages:
+        measure(stage)
+        if several(stage):
+            return None
+    return stages
+
+
+def _place(node: ir.Node, x: ir.Value) -> int:
+    return next((place for place, value in enumerate(node.inputs) if value is x), 0)
+
+
+def _sizes(value: ir.Value) -> tuple[int, ...] | None:
+    """Those of a sample, where the first axis counts samples and all others are fixed."""
+    if value.shape is None or not len(value.shape) or isinstance(value.shape[0], int):
+        return None
+    rest = [dim for dim in value.shape[1:] if isinstance(dim, int)]
+    return tuple(rest) if len(rest) + 1 == len(value.shape) else None
+
+
+def _is_affine(system: System, x: ir.Value, nodes: Sequence[ir.Node]) -> bool:
+    """Whether every node is affine in what depends on x, with constant coefficients."""
+    inside = {x}
+    for node in nodes:
+        if node.domain not in {"", "ai.onnx"}:
+            return False
+        places = [place for place, value in enumerate(node.inputs) if value in inside]
+        others = [v for place, v in enumerate(node.inputs) if v is not None and place not in places]
+        if any(value.const_value is None for value in others):
+            return False
+        twin = system.concrete.nodes.get(node.name or "", node)
+        fine = (
+            node.op_type in _SUMS
+            or moves(twin)
+            or (node.op_type in _BY_CONSTANT and len(places) == 1)
+            or (node.op_type == "Div" and places == [0])
+        )
+        if not fine:
+            return False
+        inside.update(node.outputs)
+    return True
+
+
+def _flattened(sizes: tuple[int, ...]) -> Rearrangement:
+    count = int(np.prod(sizes))
+    return Rearrangement(
+        lambda e, v: e.op("Reshape", v, e.ints([-1, count])), lambda e, v: e.op("Reshape", v, e.ints([-1, *sizes]))
+    )
+
+
+def _evaluated(
+    system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node], values: NDArray[np.generic]
+) -> NDArray[np.generic] | None:
+    """What the nodes make of `values`, by onnx's reference evaluator."""
+    from onnx.reference import ReferenceEvaluator
+
+    feeds = {x.name or "": values}
+    for node in nodes:
+        for value in node.inputs:
+            if value is not None and value.const_value is not None:
+                feeds[value.name or ""] = value.const_value.numpy()
+    graph = onnx.helper.make_graph(
+        [ir.serde.serialize_node(node) for node in nodes],
+        "block",
+        [
+            onnx.helper.make_tensor_value_info(name, int(ir.DataType.from_numpy(array.dtype)), array.shape)
+            for name, array in feeds.items()
+        ],
+        [onnx.helper.make_empty_tensor_value_info(y.name or "")],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", system.opset)])
+    try:
+        return np.asarray(ReferenceEvaluator(model).run(None, feeds)[0])
+    except Exception:  # sizes that depend on the number of samples, among others: then it is not multiplied out
+        return None

@@ -1,0 +1,116 @@
+"""A bound of how much a part of a network stretches distances, from its weights alone.
+
+The bound of a chain is the product of its parts': the largest singular value of a matrix, the steepest slope of
+an activation, the greatest factor of a multiplication; where paths meet in a sum it is the sum of theirs.
+Source: H. Gouk et al., Regularisation of neural networks by enforcing Lipschitz continuity, 2021.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+import scipy.linalg
+from numpy.typing import NDArray
+
+from onnx_invert.plan.system import Edge, System
+from onnx_invert.rules.dependence import ELEMENTWISE
+
+STEEPEST: dict[str, float] = {
+    **dict.fromkeys(("Relu", "Tanh", "Abs", "Neg", "Identity", "Softplus", "Softsign", "Sin", "Cos", "Atan"), 1.0),
+    **dict.fromkeys(("Dropout", "Cast", "Clip", "Asinh"), 1.0),
+    "Erf": 2 / math.sqrt(math.pi),
+    "Sigmoid": 0.25,
+    "Gelu": 1.13,
+    "Mish": 1.09,
+    "HardSwish": 1.5,
+}
+"""sup |f′|, rounded up."""
+
+_SHAPED = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Gather", "Split"})
+
+
+def lipschitz(
+    system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node], edges: Sequence[Edge]
+) -> float | None:
+    """A Lipschitz constant (in the Euclidean norm of a sample) of y as a function of x at `edges`; None for none known."""
+    bound: dict[ir.Value, float] = {}
+    active = set(edges)
+    for node in nodes:
+        parts: dict[int, float] = {}
+        for place, value in enumerate(node.inputs):
+            if value is None:
+                continue
+            if (node, place) in active:
+                parts[place] = 1.0
+            elif value in bound:
+                parts[place] = bound[value]
+        if not parts:
+            continue
+        factor = _factor(node, parts, system)
+        if factor is None:
+            return None
+        bound.update(dict.fromkeys(node.outputs, factor))
+    return bound.get(y)
+
+
+def _factor(node: ir.Node, parts: dict[int, float], system: System) -> float | None:
+    op = node.op_type
+    if op in {"Add", "Sub", "Sum"}:
+        return sum(parts.values())
+    if op == "Concat":
+        return math.sqrt(sum(value**2 for value in parts.values()))
+    if len(parts) != 1:
+        # x · σ(x) and its like: the slope of a product is bounded only where the factors are.
+        return None
+    ((place, before),) = parts.items()
+    constants = [None if v is None or v.const_value is None else v.const_value.numpy() for v in node.inputs]
+    if op in STEEPEST and place == 0:
+        return before * STEEPEST[op]
+    if op in {"LeakyRelu", "Elu", "Celu", "Selu"}:
+        return before * _slope(node)
+    if op in _SHAPED and place == 0:
+        return before
+    if op in {"Mul", "Div"} and op in ELEMENTWISE:
+        other = constants[1 - place]
+        if other is None or (op == "Div" and place == 1) or not other.size:
+            return None
+        size = np.abs(other.astype(np.float64))
+        return before * float(size.max() if op == "Mul" else 1 / size.min())
+    weight = constants[1] if op in {"MatMul", "Gemm", "Conv"} and place == 0 else None
+    if weight is None:
+        return None
+    if op == "Conv":
+        return _of_convolution(node, weight, before)
+    if weight.ndim != 2:
+        return None
+    alpha = node.attributes.get("alpha")
+    return before * _norm(weight) * (abs(float(alpha.as_float())) if alpha is not None else 1.0)
+
+
+def _of_convolution(node: ir.Node, weight: NDArray[np.generic], before: float) -> float | None:
+    """Σ over the places of a kernel of the norms of its matrices: a convolution is the sum of shifted products."""
+    group = node.attributes.get("group")
+    if group is not None and group.as_int() != 1:
+        return None
+    taps = np.moveaxis(weight.reshape(*weight.shape[:2], -1), -1, 0)
+    return before * sum(_norm(tap) for tap in taps)
+
+
+def _slope(node: ir.Node) -> float:
+    alpha = node.attributes.get("alpha")
+    match node.op_type:
+        case "LeakyRelu":
+            return max(1.0, abs(float(alpha.as_float())) if alpha is not None else 0.01)
+        case "Selu":
+            return 1.76
+        case "Elu":
+            return max(1.0, float(alpha.as_float()) if alpha is not None else 1.0)
+        case _:
+            return 1.0
+
+
+def _norm(weight: NDArray[np.generic]) -> float:
+    return float(scipy.linalg.svdvals(weight.astype(np.float64))[0]) if weight.size else 0.0

@@ -1,0 +1,160 @@
+"""How a node that moves elements is undone, and run on what is known of its operands, whatever the batch is.
+
+Read off where each element goes at one size of everything; what an axis of another size would move elsewhere
+has no form, and such a node is not undone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Turned:
+    """The output holds the operand's axes in the order `perm`."""
+
+    perm: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The output holds all elements of the operand, each once: its rule's rearrangement takes them back."""
+
+
+@dataclass(frozen=True)
+class Pick:
+    """Output number `output` holds, at `there` along an axis, what the operand has at `here` along it.
+
+    `squeezed` says that the output lacks this axis.
+    """
+
+    output: int
+    axis: int
+    there: Index
+    here: Index
+    squeezed: bool = False
+
+
+@dataclass(frozen=True)
+class InPlace:
+    """Output number `output` holds elements of the operand where the operand has them."""
+
+    output: int
+
+
+@dataclass(frozen=True)
+class Flat:
+    """Output number `output` holds, at `there` within a sample, what the operand has at `here` within it; both have
+    their samples along the first axis, and all else is fixed."""
+
+    output: int
+    there: Index
+    here: Index
+
+
+Form = Turned | Whole | Pick | InPlace | Flat
+
+
+def forms_of(
+    node: ir.Node, operand: int, sources: Sequence[Index], shape: Sequence[int], wanted: NDArray[np.bool_] | None = None
+) -> list[Form] | None:
+    """How the elements `wanted` of an operand (all by default) lie in the outputs; None if no form says it.
+
+    `sources` are the numbers (from 1 on) of the operand's elements in each output, 0 for others.
+    """
+    x = node.inputs[operand]
+    assert x is not None
+    if node.op_type == "Transpose":
+        perm = node.attributes.get("perm")
+        return [Turned(tuple(perm.as_ints()) if perm is not None else tuple(reversed(range(len(shape)))))]
+    if node.op_type in {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"}:
+        return [Whole()]
+    forms: list[Form] = []
+    for output, source in enumerate(sources):
+        hit = source > 0
+        if wanted is not None:
+            hit &= np.concatenate([[False], wanted.reshape(-1)])[source]
+        if not hit.any():
+            continue
+        form = _form(node, output, np.where(hit, source, 0), shape, x)
+        if form is None:
+            return None
+        forms.append(form)
+    return forms
+
+
+def _form(node: ir.Node, output: int, source: Index, shape: Sequence[int], x: ir.Value) -> Form | None:
+    y = node.outputs[output]
+    where = np.nonzero(source)
+    come = np.unravel_index(source[where] - 1, tuple(shape))
+    if source.ndim == len(shape):
+        if source.shape == tuple(shape) and all(np.array_equal(a, b) for a, b in zip(where, come, strict=True)):
+            return InPlace(output)
+        for axis in range(len(shape)):
+            pick = _pick(output, axis, source, where, come, shape)
+            if pick is not None and _fixed(x, axis) and _fixed(y, axis):
+                return pick
+    if source.ndim == len(shape) - 1 and node.op_type == "Gather":
+        for axis in range(len(shape)):
+            wider = np.expand_dims(source, axis)
+            pick = _pick(output, axis, wider, np.nonzero(wider), come, shape)
+            if pick is not None and _fixed(x, axis):
+                return Pick(output, axis, pick.there, pick.here, squeezed=True)
+    return _flat(output, source, where, come, shape, x, y)
+
+
+def _pick(
+    output: int,
+    axis: int,
+    source: Index,
+    where: Sequence[Index],
+    come: Sequence[Index],
+    shape: Sequence[int],
+) -> Pick | None:
+    if any(n != m for a, (n, m) in enumerate(zip(source.shape, shape, strict=True)) if a != axis):
+        return None
+    if not all(np.array_equal(where[a], come[a]) for a in range(len(shape)) if a != axis):
+        return None
+    pairs = np.unique(np.stack([where[axis], come[axis]]), axis=1)
+    there, here = pairs
+    if len(np.unique(there)) != len(there) or len(there) * (source.size // source.shape[axis]) != len(where[axis]):
+        return None
+    _once, first = np.unique(here, return_index=True)
+    first.sort()
+    return Pick(output, axis, there[first], here[first])
+
+
+def _flat(
+    output: int,
+    source: Index,
+    where: Sequence[Index],
+    come: Sequence[Index],
+    shape: Sequence[int],
+    x: ir.Value,
+    y: ir.Value,
+) -> Flat | None:
+    if source.ndim < 2 or len(shape) < 2 or source.shape[0] != shape[0] or not np.array_equal(where[0], come[0]):
+        return None
+    if not all(_fixed(value, axis) for value in (x, y) for axis in range(1, len(value.shape or ()))):
+        return None
+    rows = source.reshape(shape[0], -1)
+    if not all(np.array_equal(row > 0, rows[0] > 0) for row in rows):
+        return None
+    there = np.flatnonzero(rows[0])
+    here = rows[0][there] - 1
+    size = int(np.prod(shape[1:]))
+    if not all(np.array_equal(row[there] - 1, here + i * size) for i, row in enumerate(rows)):
+        return None
+    _once, first = np.unique(here, return_index=True)
+    return Flat(output, there[first], here[first])
+
+
+def _fixed(value: ir.Value, axis: int) -> bool:
+    return value.shape is not None and isinstance(value.shape[axis], int)

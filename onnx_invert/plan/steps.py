@@ -1,0 +1,100 @@
+"""What an inverse does, one step after the other, where it does not simply go back along a path."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnx_invert.plan.moves import Form
+from onnx_invert.plan.stages import Stage
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Forward:
+    """Run `node` as the model does; `masks` tell which elements of its outputs are known then.
+
+    A node that moves elements is not run but read: `forms` say for every operand that is known in part, or moved
+    by indices that the model computes, where its elements go.
+    """
+
+    node: ir.Node
+    masks: tuple[Mask, ...]
+    forms: dict[int, list[Form]] | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """`node` moves elements: those of its outputs that are known go back to where they were in an operand.
+
+    `forms` say how the elements of `mask` lie in the outputs.
+    """
+
+    node: ir.Node
+    operand: int
+    forms: tuple[Form, ...]
+    mask: Mask
+
+
+@dataclass(frozen=True)
+class Undo:
+    """The rule of `node` gives its operand, from its output and its other operands, in the elements of `mask`."""
+
+    node: ir.Node
+    operand: int
+    stages: tuple[Stage, ...]
+    mask: Mask
+
+
+@dataclass(frozen=True)
+class Block:
+    """Nodes that together determine the tensor `x` from the tensor `y`, and no one of them alone.
+
+    `x` is unknown in the elements of `mask`.
+    """
+
+    nodes: tuple[ir.Node, ...]
+    x: ir.Value
+    y: ir.Value
+    mask: Mask
+
+    @property
+    def name(self) -> str:
+        """The first and the last node."""
+        names = [node.name or "" for node in self.nodes]
+        return names[0] if len(names) == 1 else f"{names[0]} … {names[-1]}"
+
+
+@dataclass(frozen=True)
+class Affine(Block):
+    """y = A x + c, A constant: `stages` undo A; c is what the nodes make of x = 0."""
+
+    stages: tuple[Stage, ...]
+
+
+@dataclass(frozen=True)
+class Root(Block):
+    """Element i of y follows from element i of x alone: a root for every element, all at once."""
+
+
+@dataclass(frozen=True)
+class Sweep(Block):
+    """x = φ(x, y) in the limit: what the `frozen` operands take is x of the sweep before, named `before`.
+
+    `inner` solves for x with those known. After `rounds` sweeps x is exact, element after element; None where
+    the map is a contraction instead, with the factor `contraction` below 1.
+    """
+
+    before: ir.Value
+    frozen: tuple[tuple[ir.Node, int], ...]
+    inner: Sequence[Step]
+    rounds: int | None
+    contraction: float | None = field(default=None)
+
+
+Step = Forward | Place | Undo | Affine | Root | Sweep

@@ -1,0 +1,376 @@
+"""The equations between the recovered inputs and the known outputs, at sizes that are all known.
+
+A tensor may be known in some of its elements. Knowledge spreads through the nodes in both directions, element by
+element: a node whose operands are known runs forwards; one that moves elements is undone where its outputs are
+known; one whose rule solves for an operand is undone where its output and its other operands are. Every equation
+(an element of a node's output) is used once; one that is left over when everything is known is redundant.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnx_invert.plan.moves import Form, InPlace, Pick, forms_of
+from onnx_invert.plan.stages import Stage, is_drawn, measure
+from onnx_invert.plan.steps import Forward, Mask, Place, Step, Undo
+from onnx_invert.rules import RuleSet
+from onnx_invert.rules.dependence import ELEMENTWISE, SEVERAL, Labels, Unsized, flow, moves, places
+from onnx_invert.rules.facts import Convert, Diagonal, Elementwise, Matrix, NoInverse, Paired, Repeat
+from onnx_invert.rules.node import FLOATS, NodeView
+
+Edge = tuple[ir.Node, int]
+
+
+@dataclass
+class Concrete:
+    """The model's nodes as they are at sizes that are all known."""
+
+    nodes: dict[str, ir.Node]
+    shapes: dict[str, tuple[int, ...]]
+
+    @staticmethod
+    def of(graph: ir.Graph) -> Concrete:
+        """Read off a copy of the model whose sizes are numbers."""
+        values = [*graph.inputs, *graph.initializers.values(), *(o for node in graph for o in node.outputs)]
+        return Concrete(
+            {node.name or "": node for node in graph},
+            {
+                value.name or "": tuple(value.shape.numpy())
+                for value in values
+                if value.shape is not None and value.shape.is_static()
+            },
+        )
+
+
+@dataclass
+class System:
+    """Equations, and what is known so far. `known` has a mask for every tensor that is not known altogether.
+
+    `nodes` are the equations in running order. `frozen` operands are taken for known. All masks have the sizes of
+    `concrete`; a tensor may be known in part only if the part is the same along every axis whose size is not fixed.
+    """
+
+    concrete: Concrete
+    rules: RuleSet
+    opset: int
+    nodes: Sequence[ir.Node]
+    known: dict[ir.Value, Mask]
+    frozen: frozenset[Edge] = frozenset()
+    steps: list[Step] = field(default_factory=list)
+    used: dict[ir.Value, Mask] = field(default_factory=dict)
+    refused: dict[Edge, NoInverse] = field(default_factory=dict)
+    _stages: dict[Edge, tuple[Stage, ...] | None] = field(default_factory=dict)
+    _places: dict[Edge, list[Labels] | None] = field(default_factory=dict)
+
+    @staticmethod
+    def between(
+        concrete: Concrete, rules: RuleSet, opset: int, nodes: Sequence[ir.Node], unknown: Iterable[ir.Value]
+    ) -> System:
+        """Equations of `nodes`, of which their outputs and `unknown` are not known yet."""
+        system = System(concrete, rules, opset, nodes, {})
+        for value in (*unknown, *(output for node in nodes for output in node.outputs)):
+            shape = concrete.shapes.get(value.name or "")
+            system.known[value] = np.zeros(shape if shape is not None else (), bool)
+        return system
+
+    @cached_property
+    def position(self) -> dict[ir.Node, int]:
+        """Where each node stands in the running order."""
+        return {node: index for index, node in enumerate(self.nodes)}
+
+    def mask(self, value: ir.Value) -> Mask | None:
+        """Which elements are known; None for all."""
+        return self.known.get(value)
+
+    def learn(self, value: ir.Value, mask: Mask) -> None:
+        """Take elements for known."""
+        merged = self.known[value] | mask
+        if merged.all():
+            del self.known[value]
+        else:
+            self.known[value] = merged
+
+    def is_known(self, value: ir.Value) -> bool:
+        """Whether all elements are."""
+        return value not in self.known
+
+    def run(self, wanted: Iterable[ir.Value] = ()) -> None:
+        """Spread what is known until nothing more follows. Each node is tried when one of its tensors has grown."""
+        inside = set(self.nodes)
+        waiting = deque(self.nodes)
+        queued = set(self.nodes)
+        targets = list(wanted)
+        while waiting:
+            if targets and all(self.is_known(value) for value in targets):
+                return
+            node = waiting.popleft()
+            queued.discard(node)
+            for value in self._try(node):
+                for neighbour in (value.producer(), *(user for user, _ in value.uses())):
+                    if neighbour is not None and neighbour in inside and neighbour not in queued:
+                        waiting.append(neighbour)
+                        queued.add(neighbour)
+
+    def uniform(self, value: ir.Value, mask: Mask) -> bool:
+        """Whether a mask is the same along every axis whose size is not fixed."""
+        if value.shape is None or len(value.shape) != mask.ndim:
+            return bool(mask.all())
+        for axis, dim in enumerate(value.shape):
+            if not isinstance(dim, int) and not np.array_equal(mask, np.broadcast_to(mask.take([0], axis), mask.shape)):
+                return False
+        return True
+
+    def labels(self, node: ir.Node, of: Callable[[ir.Value], Labels | None]) -> list[Labels]:
+        """Labels of a node's outputs from those of its operands.
+
+        Raises:
+            Unsized: an output's size is not known.
+        """
+        twin = self.concrete.nodes.get(node.name or "")
+        if twin is None:
+            return [np.zeros(self.concrete.shapes.get(o.name or "", ()), np.int64) for o in node.outputs]
+        parts = [
+            None if value is None or (node, place) in self.frozen else of(value)
+            for place, value in enumerate(node.inputs)
+        ]
+        return flow(twin, parts)
+
+    def redundant(self) -> list[ir.Node]:
+        """The equations that were not needed, once everything is known: they hold for some y only."""
+        left = []
+        for node in self.nodes:
+            for output in node.outputs:
+                used = self.used.get(output)
+                if output.uses() or output.is_graph_output():
+                    shape = self.concrete.shapes.get(output.name or "", ())
+                    if used is None or not np.broadcast_to(used, shape).all():
+                        left.append(node)
+                        break
+        return left
+
+    def _try(self, node: ir.Node) -> list[ir.Value]:
+        """Every step that a node allows now; the tensors of which more is known then."""
+        if is_drawn(node):
+            return []
+        grown = list(self._forward(node))
+        for place, value in enumerate(node.inputs):
+            if value is None or (node, place) in self.frozen or self.is_known(value):
+                continue
+            if self._place(node, place, value) or self._undo(node, place, value):
+                grown.append(value)
+        return grown
+
+    def _forward(self, node: ir.Node) -> list[ir.Value]:
+        if all(self.is_known(output) for output in node.outputs):
+            return []
+        try:
+            made = self.labels(node, self._ignorance)
+        except Unsized:
+            if any(value is not None and not self._taken(node, place) for place, value in enumerate(node.inputs)):
+                return []
+            made = [np.zeros((), np.int64) for _ in node.outputs]
+        in_parts = node.op_type in ELEMENTWISE or moves(node)
+        grown = []
+        masks = []
+        for output, labels in zip(node.outputs, made, strict=True):
+            mask = labels == 0
+            before = self.mask(output)
+            masks.append(mask)
+            if before is None:
+                continue
+            if mask.shape != before.shape:
+                mask = np.broadcast_to(mask, before.shape) if mask.all() else np.zeros(before.shape, bool)
+                masks[-1] = mask
+            new = mask & ~before
+            if new.any() and (mask.all() or (in_parts and self.uniform(output, mask))):
+                grown.append((output, new))
+        if not grown:
+            return []
+        forms = self._read(node, masks) if moves(self.concrete.nodes.get(node.name or "", node)) else None
+        for output, new in grown:
+            self.use(output, new)
+            self.learn(output, new)
+        self.steps.append(Forward(node, tuple(masks), forms))
+        return [output for output, _ in grown]
+
+    def _read(self, node: ir.Node, masks: Sequence[Mask]) -> dict[int, list[Form]] | None:
+        """Where the elements of the outputs lie in the operands, if that says all of what is known of them."""
+        forms: dict[int, list[Form]] = {}
+        covered = [np.zeros(mask.shape, bool) for mask in masks]
+        for place, value in enumerate(node.inputs):
+            if value is None or value.const_value is not None:
+                continue
+            sources = self._outputs(node, place)
+            shape = self.concrete.shapes.get(value.name or "")
+            if sources is None or shape is None:
+                continue
+            mask = self.mask(value) if not self._taken(node, place) else None
+            found = forms_of(node, place, sources, shape, mask)
+            if found is None or not all(isinstance(form, Pick | InPlace) for form in found):
+                return None
+            forms[place] = found
+            for cover, source in zip(covered, sources, strict=True):
+                cover |= source > 0
+        return forms if all(np.all(cover >= mask) for cover, mask in zip(covered, masks, strict=True)) else None
+
+    def _taken(self, node: ir.Node, place: int) -> bool:
+        value = node.inputs[place]
+        return value is None or (node, place) in self.frozen or self.is_known(value)
+
+    def _ignorance(self, value: ir.Value) -> Labels | None:
+        mask = self.mask(value)
+        return None if mask is None else np.where(mask, 0, SEVERAL)
+
+    def use(self, output: ir.Value, mask: Mask) -> None:
+        """Mark equations, elements of an output, as used."""
+        before = self.used.get(output)
+        self.used[output] = mask.copy() if before is None else before | mask
+
+    def _outputs(self, node: ir.Node, place: int) -> list[Labels] | None:
+        edge = (node, place)
+        if edge not in self._places:
+            twin = self.concrete.nodes.get(node.name or "")
+            shape = self.concrete.shapes.get((node.inputs[place] or node.outputs[0]).name or "")
+            try:
+                self._places[edge] = None if twin is None or shape is None else places(twin, place, shape)
+            except Unsized:
+                self._places[edge] = None
+        return self._places[edge]
+
+    def _place(self, node: ir.Node, place: int, value: ir.Value) -> bool:
+        sources = self._outputs(node, place)
+        if sources is None:
+            return False
+        before = self.known[value]
+        found = np.zeros(before.size + 1, bool)
+        for output, source in zip(node.outputs, sources, strict=True):
+            mask = self.mask(output)
+            found[source.reshape(-1) if mask is None else source[mask]] = True
+        new = found[1:].reshape(before.shape) & ~before
+        if not new.any() or not self.uniform(value, new):
+            return False
+        forms = forms_of(node, place, self._seen(node, sources), before.shape, new)
+        if forms is None:
+            return False
+        fresh = np.concatenate([[False], new.reshape(-1)])
+        for output, source in zip(node.outputs, sources, strict=True):
+            mask = self.mask(output)
+            hit = fresh[source] if mask is None else fresh[source] & mask
+            _first, index = np.unique(np.where(hit, source, 0), return_index=True)
+            once = np.zeros(source.size, bool)
+            once[index] = True
+            self.use(output, once.reshape(source.shape) & hit)
+            fresh[source[hit]] = False
+        self.steps.append(Place(node, place, tuple(forms), new))
+        self.learn(value, new)
+        return True
+
+    def _seen(self, node: ir.Node, sources: Sequence[Labels]) -> list[Labels]:
+        """The sources of what is known of the outputs."""
+        masks = [self.mask(output) for output in node.outputs]
+        return [source if mask is None else np.where(mask, source, 0) for source, mask in zip(sources, masks, strict=True)]
+
+    def _undo(self, node: ir.Node, place: int, value: ir.Value) -> bool:
+        output = node.outputs[0]
+        y = self.mask(output)
+        if y is not None and not y.any():
+            return False
+        if sum(other is value for other in node.inputs) > 1:
+            return False
+        others = [
+            (at, other)
+            for at, other in enumerate(node.inputs)
+            if at != place and other is not None and not self._taken(node, at)
+        ]
+        before = self.known[value]
+        if before.any() and node.op_type not in ELEMENTWISE:
+            return False
+        if others and node.op_type not in ELEMENTWISE:
+            return False
+        if y is not None and (node.op_type not in ELEMENTWISE or y.shape != before.shape):
+            return False
+        stages = self._facts(node, place)
+        if stages is None:
+            return False
+        new = ~before
+        if y is not None or others or any(isinstance(s.fact, Diagonal) and s.lost for s in stages):
+            if any(isinstance(stage.fact, Matrix | Repeat) for stage in stages):
+                return False
+            for mask in (y, *(self.mask(other) for _, other in others)):
+                if mask is not None:
+                    try:
+                        new = new & np.broadcast_to(mask, before.shape)
+                    except ValueError:
+                        return False
+            for stage in stages:
+                if isinstance(stage.fact, Diagonal):
+                    new = new & np.broadcast_to(stage.fact.scale != 0, before.shape)
+        if not new.any() or not self.uniform(value, new):
+            return False
+        shape = self.concrete.shapes.get(output.name or "", before.shape)
+        self.use(output, new if shape == before.shape else np.ones(shape, bool))
+        self.steps.append(Undo(node, place, stages, new))
+        self.learn(value, new)
+        return True
+
+    def _facts(self, node: ir.Node, place: int) -> tuple[Stage, ...] | None:
+        """What undoes a node for an operand, if it gives one x and no other; measured once."""
+        edge = (node, place)
+        if edge in self._stages:
+            return self._stages[edge]
+        self._stages[edge] = None
+        value = node.inputs[place]
+        if value is None or (value.dtype is not None and value.dtype not in FLOATS):
+            return None
+        chain = self.rules.apply(NodeView(node, place, self.opset))
+        if isinstance(chain, NoInverse):
+            self.refused[edge] = chain
+            return None
+        stages = tuple(Stage(fact, (node,), place) for fact in chain)
+        for stage in stages:
+            measure(stage)
+            reason = several(stage)
+            if reason:
+                self.refused[edge] = NoInverse(reason)
+                return None
+        self._stages[edge] = stages
+        return stages
+
+
+def several(stage: Stage) -> str:
+    """Why a stage has more than one x for a y, or nothing. Marks what it is."""
+    fact = stage.fact
+    match fact:
+        case Elementwise():
+            stage.branch, inside = fact.branch_for(None)
+            stage.onto = stage.branch.image.is_reals
+            return "" if inside else "several inputs have the same output, and nothing tells which it was"
+        case Matrix():
+            k, m = fact.lengths
+            stage.onto = stage.rank == m
+            return "" if stage.rank == k else f"it maps {k} numbers to {m} with rank {stage.rank}"
+        case Repeat():
+            stage.onto = fact.count == 1
+            lost = fact.weights is not None and not np.all(fact.weights)
+            return "it multiplies elements by 0" if lost else ""
+        case _:
+            return ""
+
+
+def masks_of(system: System, values: Sequence[ir.Value]) -> Mapping[ir.Value, NDArray[np.bool_]]:
+    """Which elements of some tensors are known."""
+    return {
+        value: np.ones(system.concrete.shapes.get(value.name or "", ()), bool) if mask is None else mask.copy()
+        for value in values
+        for mask in (system.mask(value),)
+    }
+
+
+__all__ = ["Concrete", "Convert", "Edge", "Paired", "System", "masks_of", "several"]
