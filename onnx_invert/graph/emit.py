@@ -105,6 +105,10 @@ class Emitter:
         """A scalar initializer of truth."""
         return self._share(np.asarray(value, dtype=np.bool_), "ints")
 
+    def truths(self, array: NDArray[np.bool_]) -> ir.Value:
+        """An initializer of truths: which elements something holds for."""
+        return self._share(np.ascontiguousarray(array, dtype=np.bool_).reshape(array.shape), "mask")
+
     def constant(self, array: NDArray[np.generic], name: str) -> ir.Value:
         """An initializer in the current floating-point type; the array is not copied when it fits."""
         array = self._cast(array)

@@ -44,9 +44,10 @@ class Pick:
 
 @dataclass(frozen=True)
 class InPlace:
-    """Output number `output` holds elements of the operand where the operand has them."""
+    """Output number `output` holds the elements `mask` of the operand where the operand has them."""
 
     output: int
+    mask: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,18 @@ Form = Turned | Whole | Pick | InPlace | Flat
 
 
 def forms_of(
-    node: ir.Node, operand: int, sources: Sequence[Index], shape: Sequence[int], wanted: NDArray[np.bool_] | None = None
+    node: ir.Node,
+    operand: int,
+    sources: Sequence[Index],
+    shape: Sequence[int],
+    wanted: NDArray[np.bool_] | None = None,
+    *,
+    once: bool,
 ) -> list[Form] | None:
     """How the elements `wanted` of an operand (all by default) lie in the outputs; None if no form says it.
 
-    `sources` are the numbers (from 1 on) of the operand's elements in each output, 0 for others.
+    `sources` are the numbers (from 1 on) of the operand's elements in each output, 0 for others. With `once` an
+    element that an output repeats is listed once.
     """
     x = node.inputs[operand]
     assert x is not None
@@ -83,28 +91,30 @@ def forms_of(
             hit &= np.concatenate([[False], wanted.reshape(-1)])[source]
         if not hit.any():
             continue
-        form = _form(node, output, np.where(hit, source, 0), shape, x)
+        form = _form(node, output, np.where(hit, source, 0), shape, x, once)
         if form is None:
             return None
         forms.append(form)
     return forms
 
 
-def _form(node: ir.Node, output: int, source: Index, shape: Sequence[int], x: ir.Value) -> Form | None:
+def _form(
+    node: ir.Node, output: int, source: Index, shape: Sequence[int], x: ir.Value, once: bool
+) -> Form | None:
     y = node.outputs[output]
     where = np.nonzero(source)
     come = np.unravel_index(source[where] - 1, tuple(shape))
     if source.ndim == len(shape):
         if source.shape == tuple(shape) and all(np.array_equal(a, b) for a, b in zip(where, come, strict=True)):
-            return InPlace(output)
+            return InPlace(output, source > 0)
         for axis in range(len(shape)):
-            pick = _pick(output, axis, source, where, come, shape)
+            pick = _pick(output, axis, source, where, come, shape, once)
             if pick is not None and _fixed(x, axis) and _fixed(y, axis):
                 return pick
     if source.ndim == len(shape) - 1 and node.op_type == "Gather":
         for axis in range(len(shape)):
             wider = np.expand_dims(source, axis)
-            pick = _pick(output, axis, wider, np.nonzero(wider), come, shape)
+            pick = _pick(output, axis, wider, np.nonzero(wider), come, shape, once)
             if pick is not None and _fixed(x, axis):
                 return Pick(output, axis, pick.there, pick.here, squeezed=True)
     return _flat(output, source, where, come, shape, x, y)
@@ -117,6 +127,7 @@ def _pick(
     where: Sequence[Index],
     come: Sequence[Index],
     shape: Sequence[int],
+    once: bool,
 ) -> Pick | None:
     if any(n != m for a, (n, m) in enumerate(zip(source.shape, shape, strict=True)) if a != axis):
         return None
@@ -126,8 +137,7 @@ def _pick(
     there, here = pairs
     if len(np.unique(there)) != len(there) or len(there) * (source.size // source.shape[axis]) != len(where[axis]):
         return None
-    _once, first = np.unique(here, return_index=True)
-    first.sort()
+    first = np.sort(np.unique(here, return_index=True)[1]) if once else np.arange(len(here))
     return Pick(output, axis, there[first], here[first])
 
 
@@ -152,7 +162,7 @@ def _flat(
     size = int(np.prod(shape[1:]))
     if not all(np.array_equal(row[there] - 1, here + i * size) for i, row in enumerate(rows)):
         return None
-    _once, first = np.unique(here, return_index=True)
+    first = np.unique(here, return_index=True)[1]
     return Flat(output, there[first], here[first])
 
 

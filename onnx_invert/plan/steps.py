@@ -32,13 +32,15 @@ class Forward:
 class Place:
     """`node` moves elements: those of its outputs that are known go back to where they were in an operand.
 
-    `forms` say how the elements of `mask` lie in the outputs.
+    `forms` say how the elements of `mask` lie in the outputs; `stages` are the rule's rearrangements, for a node that
+    keeps all elements.
     """
 
     node: ir.Node
     operand: int
     forms: tuple[Form, ...]
     mask: Mask
+    stages: tuple[Stage, ...] = ()
 
 
 @dataclass(frozen=True)

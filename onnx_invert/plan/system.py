@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_invert.plan.moves import Form, InPlace, Pick, forms_of
+from onnx_invert.plan.moves import Form, InPlace, Pick, Whole, forms_of
 from onnx_invert.plan.stages import Stage, is_drawn, measure
 from onnx_invert.plan.steps import Forward, Mask, Place, Step, Undo
 from onnx_invert.rules import RuleSet
@@ -212,7 +212,7 @@ class System:
             if sources is None or shape is None:
                 continue
             mask = self.mask(value) if not self._taken(node, place) else None
-            found = forms_of(node, place, sources, shape, mask)
+            found = forms_of(node, place, sources, shape, mask, once=False)
             if found is None or not all(isinstance(form, Pick | InPlace) for form in found):
                 return None
             forms[place] = found
@@ -256,8 +256,8 @@ class System:
         new = found[1:].reshape(before.shape) & ~before
         if not new.any() or not self.uniform(value, new):
             return False
-        forms = forms_of(node, place, self._seen(node, sources), before.shape, new)
-        if forms is None:
+        forms = forms_of(node, place, self._seen(node, sources), before.shape, new, once=True)
+        if forms is None or (Whole() in forms and self._facts(node, place) is None):
             return False
         fresh = np.concatenate([[False], new.reshape(-1)])
         for output, source in zip(node.outputs, sources, strict=True):
@@ -268,7 +268,8 @@ class System:
             once[index] = True
             self.use(output, once.reshape(source.shape) & hit)
             fresh[source[hit]] = False
-        self.steps.append(Place(node, place, tuple(forms), new))
+        stages = self._facts(node, place) if Whole() in forms else None
+        self.steps.append(Place(node, place, tuple(forms), new, stages or ()))
         self.learn(value, new)
         return True
 

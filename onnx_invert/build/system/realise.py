@@ -1,0 +1,357 @@
+"""Emits the steps of a plan: what is known of every tensor of the model, in pieces, and what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_invert.build.clamp import Probe
+from onnx_invert.build.inverse import Walk
+from onnx_invert.build.noise import Noise
+from onnx_invert.build.system.pieces import Mask, Piece, Pieces, pick
+from onnx_invert.build.system.root import find_roots
+from onnx_invert.build.system.sweeps import sweep
+from onnx_invert.graph.emit import Emitter
+from onnx_invert.plan.equations import Solve, upstream
+from onnx_invert.plan.moves import Flat, InPlace, Pick, Turned, Whole
+from onnx_invert.plan.stages import Path, Stage
+from onnx_invert.plan.steps import Affine, Forward, Place, Root, Step, Sweep, Undo
+from onnx_invert.plan.system import Concrete, Edge
+from onnx_invert.rules.facts import Rearrangement
+from onnx_invert.rules.node import FLOATS
+
+
+@dataclass
+class Realisation:
+    """The values of the model's tensors in a graph under construction.
+
+    `ports` are the inputs of the inverse by the model's tensors, `sizes` an input and an axis for every symbolic
+    size. Inside the body of a Loop `outer` is the graph around it, and `replaced` what operands take instead.
+    """
+
+    e: Emitter
+    concrete: Concrete
+    dependent: frozenset[ir.Value]
+    ports: Mapping[ir.Value, ir.Value]
+    sizes: Mapping[str, tuple[ir.Value, int]]
+    noise: Noise | None = None
+    probes: list[Probe] = field(default_factory=list)
+    unroll: int | None = None
+    outer: Realisation | None = None
+    replaced: Mapping[Edge, ir.Value] = field(default_factory=dict)
+    pieces: dict[ir.Value, Pieces] = field(default_factory=dict)
+    used_ports: dict[ir.Value, None] = field(default_factory=dict)
+    copied: list[ir.Node] = field(default_factory=list)
+    _plain: dict[ir.Value, ir.Value] = field(default_factory=dict)
+
+    def run(self, steps: Sequence[Step]) -> None:
+        """Emit all steps, in their order; those that undo one node after the other are folded."""
+        waiting: list[Undo] = []
+        for step in steps:
+            if isinstance(step, Undo) and step.mask.all():
+                if waiting and waiting[-1].node.inputs[waiting[-1].operand] is not step.node.outputs[0]:
+                    self._undo(waiting)
+                    waiting = []
+                waiting.append(step)
+                continue
+            self._undo(waiting)
+            waiting = []
+            self._one(step)
+        self._undo(waiting)
+
+    def _one(self, step: Step) -> None:
+        match step:
+            case Forward():
+                self._forward(step)
+            case Place():
+                self._place(step)
+            case Undo():
+                self._undo([step])
+            case Affine():
+                path = Path(step.x, step.y, (), list(step.stages))
+                self.put(step.x, Piece(self._walk().back(path, self.read(step.y))))
+            case Root():
+                self.put(step.x, _masked(find_roots(self, step), step.mask))
+            case Sweep():
+                self.put(step.x, _masked(sweep(self, step), step.mask))
+
+    def inside(self, e: Emitter, replaced: Mapping[Edge, ir.Value]) -> Realisation:
+        """A realisation for the body of a Loop: it reads what is known outside, and keeps what it makes."""
+        return Realisation(
+            e,
+            self.concrete,
+            self.dependent,
+            self.ports,
+            self.sizes,
+            unroll=self.unroll,
+            outer=self,
+            replaced={**self.replaced, **replaced},
+        )
+
+    def put(self, value: ir.Value, piece: Piece) -> None:
+        """More is known of a tensor."""
+        shape = self.concrete.shapes.get(value.name or "", ())
+        self.pieces.setdefault(value, Pieces(shape, [])).add(piece)
+
+    def read(self, value: ir.Value) -> ir.Value:
+        """A tensor of the model; of one that is known in part, what is not known is anything."""
+        if value in self.pieces:
+            with self._typed(value):
+                return self.pieces[value].whole(self.e, self.mask_of)
+        if self.outer is not None:
+            return self.outer.read(value)
+        return self._known(value)
+
+    def operand(self, node: ir.Node, place: int) -> ir.Value | None:
+        """What a node takes at a place, here."""
+        if (node, place) in self.replaced:
+            return self.replaced[node, place]
+        value = node.inputs[place]
+        return None if value is None else self.read(value)
+
+    def copy(self, node: ir.Node) -> list[ir.Value]:
+        """Emit a node of the model as it is; its outputs."""
+        inputs = [self.operand(node, place) for place in range(len(node.inputs))]
+        twin = ir.Node(
+            node.domain,
+            node.op_type,
+            inputs,
+            attributes=list(node.attributes.values()),
+            num_outputs=len(node.outputs),
+            name=self.e.unique(f"forward/{node.name}"),
+        )
+        for mine, theirs in zip(twin.outputs, node.outputs, strict=True):
+            mine.name = self.e.unique(f"forward/{theirs.name}") if theirs.name else theirs.name
+            mine.type, mine.shape = theirs.type, theirs.shape
+        self.e.add_node(twin)
+        self.root.copied.append(node)
+        return list(twin.outputs)
+
+    @property
+    def root(self) -> Realisation:
+        """The graph around all."""
+        return self if self.outer is None else self.outer.root
+
+    def sized(self, value: ir.Value) -> ir.Value:
+        """The shape that a tensor of the model has, as int64, made from the inputs' sizes."""
+        parts: list[ir.Value] = []
+        fixed: list[int] = []
+        with self.e.scope(self.e.scope_name, ir.DataType.INT64):
+            for dim in value.shape or ():
+                if isinstance(dim, int):
+                    fixed.append(dim)
+                    continue
+                if fixed:
+                    parts.append(self.e.ints(fixed))
+                    fixed = []
+                port, axis = self.sizes[str(dim.value)]
+                self.root.used_ports[port] = None
+                shape = self.e.op("Shape", port)
+                parts.append(self.e.op("Slice", shape, self.e.ints([axis]), self.e.ints([axis + 1]), self.e.ints([0])))
+            if fixed or not parts:
+                parts.append(self.e.ints(fixed))
+            return parts[0] if len(parts) == 1 else self.e.op("Concat", *parts, axis=0)
+
+    def value(self, forward: ir.Value) -> ir.Value:
+        """The other operand of a node that is undone."""
+        return self.read(forward)
+
+    def _known(self, value: ir.Value) -> ir.Value:
+        """A tensor that needs no recovered input: a weight, a given input, or what is made of those."""
+        if value in self._plain:
+            return self._plain[value]
+        if value.const_value is not None:
+            self._plain[value] = self.e.weight(value.const_value, f"given/{value.name}")
+        elif value in self.ports:
+            self._plain[value] = self.ports[value]
+            self.used_ports[self.ports[value]] = None
+        else:
+            for node in upstream([value], _Settled(self)):
+                if node.op_type == "Shape" and node.inputs[0] in self.dependent:
+                    self._plain[node.outputs[0]] = self._shape(node)
+                    continue
+                self._plain.update(zip(node.outputs, self.copy(node), strict=True))
+        return self._plain[value]
+
+    def _shape(self, node: ir.Node) -> ir.Value:
+        source = node.inputs[0]
+        assert source is not None
+        shape = self.sized(source)
+        start, end = node.attributes.get("start"), node.attributes.get("end")
+        if start is None and end is None:
+            return shape
+        rank = len(source.shape or ())
+        first = start.as_int() if start is not None else 0
+        last = end.as_int() if end is not None else rank
+        with self.e.scope(self.e.scope_name, ir.DataType.INT64):
+            return self.e.op("Slice", shape, self.e.ints([first]), self.e.ints([last]), self.e.ints([0]))
+
+    def _forward(self, step: Forward) -> None:
+        node = step.node
+        if step.forms is not None and not self._whole(node):
+            for place, forms in step.forms.items():
+                source = node.inputs[place]
+                assert source is not None
+                for form in forms:
+                    assert isinstance(form, Pick | InPlace)
+                    self.put(node.outputs[form.output], self._picked(node, place, form))
+            return
+        for output, made, mask in zip(node.outputs, self.copy(node), step.masks, strict=True):
+            if self.noise is not None and made.dtype in FLOATS and output in self.dependent and mask.all():
+                with self._typed(output):
+                    made = self.noise.shake(made, output)
+            self.put(output, _masked(made, mask))
+
+    def _whole(self, node: ir.Node) -> bool:
+        """Whether a node that moves elements can run as it is: its operands are all there, its indices constant."""
+        for place, value in enumerate(node.inputs):
+            if value is None or value.const_value is not None or (node, place) in self.replaced:
+                continue
+            if value not in self.dependent:
+                return False
+            if value in self.pieces and len(self.pieces[value].parts) > 1:
+                return False
+            if value in self.pieces and not self.pieces[value].parts[0].is_whole:
+                return False
+        return True
+
+    def _picked(self, node: ir.Node, place: int, form: Pick | InPlace) -> Piece:
+        source = node.inputs[place]
+        assert source is not None
+        with self._typed(source), self.e.scope(node.name or ""):
+            if isinstance(form, InPlace):
+                value = self.operand(node, place)
+                assert value is not None
+                return Piece(value, mask=form.mask)
+            value = self._along(node, place, form.axis, form.here)
+            if form.squeezed:
+                return Piece(self.e.op("Squeeze", value, self.e.ints([form.axis])))
+            return Piece(value, form.axis, form.there)
+
+    def _along(self, node: ir.Node, place: int, axis: int, index: np.ndarray) -> ir.Value:
+        source = node.inputs[place]
+        assert source is not None
+        if source in self.pieces and (node, place) not in self.replaced:
+            return self.pieces[source].along(self.e, axis, index, self.mask_of)
+        value = self.operand(node, place)
+        assert value is not None
+        size = self.concrete.shapes[source.name or ""][axis]
+        return pick(self.e, value, axis, [int(i) for i in index], size)
+
+    def _place(self, step: Place) -> None:
+        node = step.node
+        x = node.inputs[step.operand]
+        assert x is not None
+        with self._typed(x), self.e.scope(node.name or ""):
+            for form in step.forms:
+                for piece in self._placed(step, form, x):
+                    self.put(x, self._only(piece, step.mask, x))
+
+    def _only(self, piece: Piece, mask: Mask, x: ir.Value) -> Piece:
+        """The piece without what was known before."""
+        covered = piece.covers(self.concrete.shapes[x.name or ""])
+        if np.all(mask | ~covered):
+            return piece
+        if piece.axis is None:
+            return Piece(piece.value, mask=covered & mask)
+        apart = Pieces(self.concrete.shapes[x.name or ""], [piece])
+        return Piece(apart.whole(self.e, self.mask_of), mask=covered & mask)
+
+    def _placed(self, step: Place, form: Turned | Whole | Pick | InPlace | Flat, x: ir.Value) -> list[Piece]:
+        e, node = self.e, step.node
+        match form:
+            case Turned():
+                return [self._turned(part, form.perm) for part in self._parts(node.outputs[0])]
+            case Whole():
+                if node.op_type in {"Identity", "Dropout"}:
+                    return self._parts(node.outputs[0])
+                return [_masked(self._walked(step, self.read(node.outputs[0])), step.mask)]
+            case InPlace():
+                return [Piece(self.read(node.outputs[form.output]), mask=form.mask & step.mask)]
+            case Pick():
+                y = node.outputs[form.output]
+                if form.squeezed:
+                    return [Piece(e.op("Unsqueeze", self.read(y), e.ints([form.axis])), form.axis, form.here)]
+                return [Piece(self._of_output(y, form.axis, form.there), form.axis, form.here)]
+            case Flat():
+                shape = self.concrete.shapes[x.name or ""]
+                size = int(np.prod(shape[1:]))
+                y = e.op("Reshape", self.read(node.outputs[form.output]), e.ints([-1, self._count(node, form)]))
+                rows = Pieces((shape[0], size), [Piece(pick(e, y, 1, [int(i) for i in form.there], -1), 1, form.here)])
+                flat = rows.whole(e, self.mask_of)
+                return [_masked(e.op("Reshape", flat, e.ints([-1, *shape[1:]])), step.mask)]
+
+    def _count(self, node: ir.Node, form: Flat) -> int:
+        return int(np.prod(self.concrete.shapes[node.outputs[form.output].name or ""][1:]))
+
+    def _of_output(self, y: ir.Value, axis: int, index: np.ndarray) -> ir.Value:
+        if y in self.pieces:
+            return self.pieces[y].along(self.e, axis, index, self.mask_of)
+        size = self.concrete.shapes[y.name or ""][axis]
+        return pick(self.e, self.read(y), axis, [int(i) for i in index], size)
+
+    def _parts(self, value: ir.Value) -> list[Piece]:
+        return list(self.pieces[value].parts) if value in self.pieces else [Piece(self.read(value))]
+
+    def _turned(self, part: Piece, perm: tuple[int, ...]) -> Piece:
+        back = [int(i) for i in np.argsort(perm)]
+        value = self.e.op("Transpose", part.value, perm=back)
+        if part.mask is not None:
+            return Piece(value, mask=np.transpose(part.mask, back))
+        return Piece(value, None if part.axis is None else perm[part.axis], part.index)
+
+    def _walked(self, step: Place, y: ir.Value) -> ir.Value:
+        """The node undone by its rule: a rearrangement, which needs no numbers."""
+        for stage in reversed(step.stages):
+            assert isinstance(stage.fact, Rearrangement)
+            y = stage.fact.inverse(self.e, y)
+        return y
+
+    def _undo(self, steps: list[Undo]) -> None:
+        if not steps:
+            return
+        stages: list[Stage] = [stage for step in reversed(steps) for stage in step.stages]
+        first, last = steps[0], steps[-1]
+        x = last.node.inputs[last.operand]
+        assert x is not None
+        y = first.node.outputs[0]
+        path = Path(x, y, tuple(Solve(step.node, step.operand) for step in reversed(steps)), stages)
+        value = self._walk().back(path, self.read(y))
+        self.put(x, _masked(value, last.mask))
+
+    def _walk(self) -> Walk:
+        return Walk(self.e, self, self.root.probes, self.noise)
+
+    def mask_of(self, mask: Mask) -> ir.Value:
+        """A mask as a constant, of size 1 along the axes on which it is the same."""
+        small = mask
+        for axis in range(mask.ndim):
+            line = small.take([0], axis)
+            if np.array_equal(np.broadcast_to(line, small.shape), small):
+                small = line
+        return self.e.truths(small)
+
+    def _typed(self, value: ir.Value) -> AbstractContextManager[None]:
+        """Numbers are of the type of a tensor."""
+        return self.e.scope(self.e.scope_name, value.dtype or self.e.dtype)
+
+
+class _Settled:
+    """What `upstream` need not go beyond."""
+
+    def __init__(self, realisation: Realisation) -> None:
+        self._r = realisation
+
+    def __contains__(self, value: object) -> bool:
+        r = self._r
+        return (
+            value in r._plain or value in r.dependent or value in r.ports or getattr(value, "const_value", None) is not None
+        )
+
+
+def _masked(value: ir.Value, mask: Mask) -> Piece:
+    return Piece(value) if mask.all() else Piece(value, mask=mask)

@@ -1,0 +1,160 @@
+"""Roots of φᵢ(xᵢ) = yᵢ for every element at once, by bracketing.
+
+The bracket grows geometrically from around y (a flow's layers are near the identity), then shrinks by inverse
+quadratic interpolation where that is safe and by halving where it is not. It ends when the bracket is no wider
+than rounding, for every element. φᵢ is increasing or decreasing, which the plan found out.
+Source: T. Chandrupatla, A new hybrid quadratic/bisection algorithm for finding the zero of a nonlinear function
+without using derivatives, Advances in Engineering Software 28 (1997).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_invert.build.newton.loop import iterate
+from onnx_invert.graph.emit import Emitter
+from onnx_invert.plan.steps import Root
+
+if TYPE_CHECKING:
+    from onnx_invert.build.system.realise import Realisation
+
+GROWTH = 4.0
+"""By this the step widens while the root is not inside yet."""
+
+WIDENINGS = 32
+"""At most; 4³² steps of y's size are beyond what float32 tells from infinity."""
+
+NARROWINGS = 60
+"""At most: halving alone takes an interval of 4³² units in the last place to one."""
+
+
+def find_roots(r: Realisation, step: Root) -> ir.Value:
+    """x in the elements of `step.mask`, anything elsewhere."""
+    e, dtype = r.e, step.x.dtype or r.e.dtype
+    with e.scope(f"root/{step.name}", dtype):
+        target = r.read(step.y)
+        outside = {
+            value
+            for node in step.nodes
+            for place, value in enumerate(node.inputs)
+            if value is not None and value is not step.x and (node, place) not in r.replaced
+        }
+        inner = {output for node in step.nodes for output in node.outputs}
+        for value in outside - inner:
+            r.read(value)  # outside of the loop, once
+        function = _function(r, step, target)
+        shape = [dim if isinstance(dim, int) else str(dim.value) for dim in step.x.shape or ()]
+        live = e.constant(step.mask.any(axis=_same_axes(step), keepdims=True).astype(dtype.numpy()), "live")
+        unroll = r.unroll is not None
+        low, f_low, high, f_high = _bracket(e, function, target, live, shape, unroll)
+        return _narrow(e, function, [low, f_low, high, f_high], live, shape, unroll)
+
+
+def _function(r: Realisation, step: Root, target: ir.Value):  # type: ignore[no-untyped-def]
+    """sign · (φ(x) − y), increasing in x, as nodes of an emitter."""
+
+    def residual(e: Emitter, x: ir.Value) -> ir.Value:
+        inside = r.inside(e, {})
+        from onnx_invert.build.system.pieces import Piece
+
+        inside.put(step.x, Piece(x))
+        for node in step.nodes:
+            for output, made in zip(node.outputs, inside.copy(node), strict=True):
+                inside.put(output, Piece(made))
+        made = inside.read(step.y)
+        return e.op("Sub", made, target) if step.increasing else e.op("Sub", target, made)
+
+    return residual
+
+
+def _bracket(e, function, target, live, shape, unroll):  # type: ignore[no-untyped-def]
+    """Ends with φ below y at the lower and above it at the upper one."""
+    size = e.op("Add", e.op("Mul", e.op("Abs", target), 0.5), 0.5)
+    low, high = e.op("Sub", target, size), e.op("Add", target, size)
+    start = [low, function(e, low), high, function(e, high), size]
+
+    def widen(b: Emitter, state: list[ir.Value]) -> tuple[list[ir.Value], ir.Value]:
+        low, f_low, high, f_high, size = state
+        above, below = b.op("Greater", f_low, 0.0), b.op("Less", f_high, 0.0)
+        size = b.op("Mul", size, GROWTH)
+        lower, upper = b.op("Sub", low, size), b.op("Add", high, size)
+        trial = b.op("Where", above, lower, upper)
+        value = function(b, trial)
+        # Where the root lies below, the old lower end is the new upper one, and the other way round.
+        new_high = b.op("Where", above, low, b.op("Where", below, trial, high))
+        new_f_high = b.op("Where", above, f_low, b.op("Where", below, value, f_high))
+        new_low = b.op("Where", above, trial, b.op("Where", below, high, low))
+        new_f_low = b.op("Where", above, value, b.op("Where", below, f_high, f_low))
+        busy = _either(b, b.op("Greater", new_f_low, 0.0), b.op("Less", new_f_high, 0.0))
+        return [new_low, new_f_low, new_high, new_f_high, size], b.op("Mul", busy, live)
+
+    most = 6 if unroll else WIDENINGS
+    low, f_low, high, f_high, _ = iterate(e, start, [shape] * 5, widen, most=most, unroll=unroll)
+    return low, f_low, high, f_high
+
+
+def _narrow(e, function, ends, live, shape, unroll):  # type: ignore[no-untyped-def]
+    """The root inside a bracket."""
+    low, f_low, high, f_high = ends
+    eps = float(np.finfo(e.dtype.numpy()).eps)
+    tiny = float(np.finfo(e.dtype.numpy()).tiny)
+    # x1, f1: the newest end; x2, f2: the other one; x3, f3: the end before; t: where to try next, as a fraction.
+    half = e.op("Add", e.op("Mul", e.op("Sub", high, low), 0.0), 0.5)
+    start = [low, f_low, high, f_high, low, f_low, half]
+
+    def step(b: Emitter, state: list[ir.Value]) -> tuple[list[ir.Value], ir.Value]:
+        x1, f1, x2, f2, _x3, _f3, t = state
+        x = b.op("Add", x1, b.op("Mul", t, b.op("Sub", x2, x1)))
+        f = function(b, x)
+        same = b.op("Equal", b.op("Sign", f), b.op("Sign", f1))
+        x3, f3 = b.op("Where", same, x1, x2), b.op("Where", same, f1, f2)
+        x2, f2 = b.op("Where", same, x2, x1), b.op("Where", same, f2, f1)
+        x1, f1 = x, f
+        best = b.op("Where", b.op("Less", b.op("Abs", f2), b.op("Abs", f1)), x2, x1)
+        width = b.op("Abs", b.op("Sub", x2, x1))
+        rounding = b.op("Add", b.op("Mul", b.op("Abs", best), eps), tiny)
+        least = b.op("Div", rounding, b.op("Max", width, tiny))
+        t = _next(b, x1, f1, x2, f2, x3, f3)
+        ceiling = b.op("Sub", b.scalar(1.0), least)
+        t = b.op("Min", b.op("Max", t, least), ceiling)
+        wide = b.op("Cast", b.op("Less", least, 0.5), to=int(b.dtype))
+        unsolved = b.op("Cast", b.op("Not", b.op("Equal", b.op("Mul", f1, f2), 0.0)), to=int(b.dtype))
+        # Once the bracket is closed a further step must do no harm: it stays within it.
+        t = b.op("Where", b.op("Less", least, 0.5), t, b.op("Add", b.op("Mul", t, 0.0), 0.5))
+        busy = b.op("Mul", b.op("Mul", wide, unsolved), live)
+        return [x1, f1, x2, f2, x3, f3, t], busy
+
+    most = 16 if unroll else NARROWINGS
+    x1, f1, x2, f2, *_ = iterate(e, start, [shape] * 7, step, most=most, unroll=unroll)
+    return e.op("Where", e.op("Less", e.op("Abs", f2), e.op("Abs", f1)), x2, x1)
+
+
+def _next(b: Emitter, x1: ir.Value, f1: ir.Value, x2: ir.Value, f2: ir.Value, x3: ir.Value, f3: ir.Value) -> ir.Value:
+    """Where to try next: by inverse quadratic interpolation where it is known to be safe, in the middle elsewhere."""
+    xi = b.op("Div", b.op("Sub", x1, x2), b.op("Sub", x3, x2))
+    phi = b.op("Div", b.op("Sub", f1, f2), b.op("Sub", f3, f2))
+    back = b.op("Sub", b.scalar(1.0), phi)
+    safe = b.op(
+        "And",
+        b.op("Less", b.op("Mul", phi, phi), xi),
+        b.op("Less", b.op("Mul", back, back), b.op("Sub", b.scalar(1.0), xi)),
+    )
+    first = b.op("Mul", b.op("Div", f1, b.op("Sub", f1, f2)), b.op("Div", f3, b.op("Sub", f3, f2)))
+    ratio = b.op("Div", b.op("Sub", x3, x1), b.op("Sub", x2, x1))
+    rest = b.op("Mul", b.op("Div", f1, b.op("Sub", f3, f1)), b.op("Div", f2, b.op("Sub", f2, f3)))
+    t = b.op("Sub", first, b.op("Mul", ratio, b.op("Neg", rest)))
+    t = b.op("Where", safe, t, b.scalar(0.5))
+    # 0/0 compares as false both ways: then the middle.
+    return b.op("Where", b.op("Equal", t, t), t, b.scalar(0.5))
+
+
+def _either(b: Emitter, one: ir.Value, other: ir.Value) -> ir.Value:
+    return b.op("Cast", b.op("Or", one, other), to=int(b.dtype))
+
+
+def _same_axes(step: Root) -> tuple[int, ...]:
+    """The axes whose size is not fixed; a mask is the same along them."""
+    return tuple(axis for axis, dim in enumerate(step.x.shape or ()) if not isinstance(dim, int))
