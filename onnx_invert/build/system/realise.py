@@ -92,6 +92,10 @@ class Realisation:
             replaced={**self.replaced, **replaced},
         )
 
+    def start(self, value: ir.Value, made: ir.Value) -> None:
+        """A known output, as the inverse takes it."""
+        self.pieces[value] = Pieces(self.concrete.shapes.get(value.name or "", ()), [Piece(made)])
+
     def put(self, value: ir.Value, piece: Piece) -> None:
         """More is known of a tensor."""
         shape = self.concrete.shapes.get(value.name or "", ())

@@ -2,24 +2,29 @@
 
 The bracket grows geometrically from around y (a flow's layers are near the identity), then shrinks by inverse
 quadratic interpolation where that is safe and by halving where it is not. It ends when the bracket is no wider
-than rounding, for every element. φᵢ is increasing or decreasing, which the plan found out.
+than rounding, for every element. Whether φᵢ rises or falls is told by its values at the first two points.
 Source: T. Chandrupatla, A new hybrid quadratic/bisection algorithm for finding the zero of a nonlinear function
 without using derivatives, Advances in Engineering Software 28 (1997).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
 from onnx_invert.build.newton.loop import iterate
+from onnx_invert.build.system.pieces import Piece
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.plan.steps import Root
 
 if TYPE_CHECKING:
     from onnx_invert.build.system.realise import Realisation
+
+Function = Callable[[Emitter, ir.Value], ir.Value]
+Shape = Sequence[int | str]
 
 GROWTH = 4.0
 """By this the step widens while the root is not inside yet."""
@@ -49,32 +54,40 @@ def find_roots(r: Realisation, step: Root) -> ir.Value:
         shape = [dim if isinstance(dim, int) else str(dim.value) for dim in step.x.shape or ()]
         live = e.constant(step.mask.any(axis=_same_axes(step), keepdims=True).astype(dtype.numpy()), "live")
         unroll = r.unroll is not None
-        low, f_low, high, f_high = _bracket(e, function, target, live, shape, unroll)
-        return _narrow(e, function, [low, f_low, high, f_high], live, shape, unroll)
+        size = e.op("Add", e.op("Mul", e.op("Abs", target), 0.5), 0.5)
+        ends = [e.op("Sub", target, size), e.op("Add", target, size)]
+        values = [function(e, end) for end in ends]
+        falling = e.op("Less", values[1], values[0])
+        sign = e.op("Where", falling, e.scalar(-1.0), e.scalar(1.0))
+        values = [e.op("Mul", sign, value) for value in values]
+
+        def rising(b: Emitter, x: ir.Value) -> ir.Value:
+            return b.op("Mul", sign, function(b, x))
+
+        start = [ends[0], values[0], ends[1], values[1], size]
+        bracket = _bracket(e, rising, start, live, shape, unroll)
+        return _narrow(e, rising, bracket, live, shape, unroll)
 
 
-def _function(r: Realisation, step: Root, target: ir.Value):  # type: ignore[no-untyped-def]
-    """sign · (φ(x) − y), increasing in x, as nodes of an emitter."""
+def _function(r: Realisation, step: Root, target: ir.Value) -> Function:
+    """φ(x) − y, as nodes of an emitter."""
 
     def residual(e: Emitter, x: ir.Value) -> ir.Value:
         inside = r.inside(e, {})
-        from onnx_invert.build.system.pieces import Piece
-
         inside.put(step.x, Piece(x))
         for node in step.nodes:
             for output, made in zip(node.outputs, inside.copy(node), strict=True):
                 inside.put(output, Piece(made))
         made = inside.read(step.y)
-        return e.op("Sub", made, target) if step.increasing else e.op("Sub", target, made)
+        return e.op("Sub", made, target)
 
     return residual
 
 
-def _bracket(e, function, target, live, shape, unroll):  # type: ignore[no-untyped-def]
+def _bracket(
+    e: Emitter, function: Function, start: list[ir.Value], live: ir.Value, shape: Shape, unroll: bool
+) -> list[ir.Value]:
     """Ends with φ below y at the lower and above it at the upper one."""
-    size = e.op("Add", e.op("Mul", e.op("Abs", target), 0.5), 0.5)
-    low, high = e.op("Sub", target, size), e.op("Add", target, size)
-    start = [low, function(e, low), high, function(e, high), size]
 
     def widen(b: Emitter, state: list[ir.Value]) -> tuple[list[ir.Value], ir.Value]:
         low, f_low, high, f_high, size = state
@@ -92,11 +105,12 @@ def _bracket(e, function, target, live, shape, unroll):  # type: ignore[no-untyp
         return [new_low, new_f_low, new_high, new_f_high, size], b.op("Mul", busy, live)
 
     most = 6 if unroll else WIDENINGS
-    low, f_low, high, f_high, _ = iterate(e, start, [shape] * 5, widen, most=most, unroll=unroll)
-    return low, f_low, high, f_high
+    return iterate(e, start, [shape] * 5, widen, most=most, unroll=unroll)[:4]
 
 
-def _narrow(e, function, ends, live, shape, unroll):  # type: ignore[no-untyped-def]
+def _narrow(
+    e: Emitter, function: Function, ends: list[ir.Value], live: ir.Value, shape: Shape, unroll: bool
+) -> ir.Value:
     """The root inside a bracket."""
     low, f_low, high, f_high = ends
     eps = float(np.finfo(e.dtype.numpy()).eps)
@@ -144,8 +158,8 @@ def _next(b: Emitter, x1: ir.Value, f1: ir.Value, x2: ir.Value, f2: ir.Value, x3
     )
     first = b.op("Mul", b.op("Div", f1, b.op("Sub", f1, f2)), b.op("Div", f3, b.op("Sub", f3, f2)))
     ratio = b.op("Div", b.op("Sub", x3, x1), b.op("Sub", x2, x1))
-    rest = b.op("Mul", b.op("Div", f1, b.op("Sub", f3, f1)), b.op("Div", f2, b.op("Sub", f2, f3)))
-    t = b.op("Sub", first, b.op("Mul", ratio, b.op("Neg", rest)))
+    rest = b.op("Mul", b.op("Div", f1, b.op("Sub", f3, f1)), b.op("Div", f2, b.op("Sub", f3, f2)))
+    t = b.op("Add", first, b.op("Mul", ratio, rest))
     t = b.op("Where", safe, t, b.scalar(0.5))
     # 0/0 compares as false both ways: then the middle.
     return b.op("Where", b.op("Equal", t, t), t, b.scalar(0.5))

@@ -1,0 +1,86 @@
+"""The inverse model of a plan made of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+from onnx_invert.build.inverse import Inverse, assemble, port_of
+from onnx_invert.build.noise import Noise
+from onnx_invert.build.system.realise import Realisation
+from onnx_invert.build.versions import domains_of, opset_for
+from onnx_invert.graph.emit import Emitter
+from onnx_invert.plan.system_plan import SystemPlan
+
+
+def build_system(
+    plan: SystemPlan,
+    *,
+    opset: int | None = None,
+    unroll: int | None = None,
+    metadata: Mapping[str, str] | None = None,
+    instrumented: bool = False,
+) -> Inverse:
+    """Emit the inverse that `plan` describes; arguments, inputs and outputs as for `build`.
+
+    Raises:
+        UsageError, ModelError: no opset at which the copied forward nodes mean what they meant.
+    """
+    problem = plan.problem
+    names = [v.name or "" for v in (*problem.known, *problem.recovered, *problem.given)]
+    dtype = problem.known[0].dtype or ir.DataType.FLOAT
+    e = Emitter(dtype, reserved=names)
+    noise = Noise(e, dtype) if instrumented else None
+    ports = {value: port_of(value) for value in (*problem.known, *problem.given)}
+    sizes = {name: (ports[value], axis) for name, (value, axis) in plan.sizes.items()}
+    r = Realisation(e, plan.concrete, problem.dependent, ports, sizes, noise, unroll=unroll)
+    for value in problem.known:
+        r.start(value, ports[value] if noise is None else noise.shake(ports[value], value))
+    r.run(plan.steps)
+    outputs = [_output(e, r, value) for value in problem.recovered]
+    _prune(e, outputs)
+    version = opset_for(r.copied, problem.opset, opset)
+    used = [ports[v] for v in problem.given if ports[v].uses()]
+    inputs = [*(ports[value] for value in problem.known), *used]
+    result = Inverse(ir.Model(ir.Graph([], [], nodes=[]), ir_version=8), r.probes)
+    if noise is not None:
+        inputs.append(noise.port)
+        result.eta = noise.port.name or ""
+        made = {output.name: output for node in e.nodes for output in node.outputs}
+        made |= {port.name: port for port in inputs}
+        result.probes = [probe for probe in r.probes if probe.tensor in made]
+        outputs += [made[p.tensor] for p in result.probes if made[p.tensor] not in outputs]
+    domains = {"": version, **domains_of(r.copied, problem.graph.opset_imports)}
+    result.model = assemble(e, inputs, outputs, domains, metadata)
+    return result
+
+
+def _output(e: Emitter, r: Realisation, x: ir.Value) -> ir.Value:
+    """A recovered input, named as an output."""
+    value = e.op("Identity", r.read(x))
+    port = port_of(x)
+    value.name, value.shape, value.type = port.name, port.shape, port.type
+    return value
+
+
+def _prune(e: Emitter, outputs: list[ir.Value]) -> None:
+    """Take out what no output needs."""
+    kept = set(outputs)
+    left = []
+    for node in reversed(e.nodes):
+        if any(output in kept or output.uses() for output in node.outputs):
+            left.append(node)
+        else:
+            _detach(node)
+    e.nodes[:] = left[::-1]
+
+
+def _detach(node: ir.Node) -> None:
+    """Give up the operands of a node that is thrown away, and of those in its body."""
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            for inner in attribute.as_graph():
+                _detach(inner)
+    for place in range(len(node.inputs)):
+        node.replace_input_with(place, None)

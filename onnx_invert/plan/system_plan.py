@@ -1,0 +1,262 @@
+"""The plan of an inverse that solves the model's equations piece by piece and block by block."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_invert.errors import Blocker, ModelError, NotInvertibleError
+from onnx_invert.graph.concrete import concretise, numbered
+from onnx_invert.plan.blocks import solve, stuck
+from onnx_invert.plan.equations import equations
+from onnx_invert.plan.guarantee import Guarantee
+from onnx_invert.plan.plan import Row
+from onnx_invert.plan.problem import Problem, describe
+from onnx_invert.plan.stages import Stage
+from onnx_invert.plan.steps import Affine, Forward, Place, Root, Step, Sweep, Undo
+from onnx_invert.plan.system import Concrete, System
+from onnx_invert.rules import RuleSet
+from onnx_invert.rules.facts import Paired
+from onnx_invert.rules.interval import REALS, Interval
+
+
+@dataclass
+class SystemPlan:
+    """The steps that find the recovered inputs, in order, and what they promise.
+
+    Every step gives one x and no other, so that x comes back: a left inverse. Where moreover no equation is left
+    over and every step fills its outputs, all equations hold for every y: a bijection. `sizes` says where the
+    inverse finds every symbolic size: an input of it, and an axis.
+    """
+
+    problem: Problem
+    rules: RuleSet
+    concrete: Concrete
+    steps: list[Step]
+    redundant: list[ir.Node]
+    sizes: dict[str, tuple[ir.Value, int]]
+    guarantee: Guarantee = field(init=False)
+
+    def __post_init__(self) -> None:
+        onto = not self.redundant and all(stage.onto for stage in self.stages)
+        self.guarantee = Guarantee.of(True, onto)
+
+    @property
+    def flat(self) -> Iterator[Step]:
+        """All steps, those of sweeps included."""
+        waiting = list(reversed(self.steps))
+        while waiting:
+            step = waiting.pop()
+            yield step
+            if isinstance(step, Sweep):
+                waiting.extend(reversed(step.inner))
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The facts of all steps."""
+        return [stage for step in self.flat if isinstance(step, Undo | Affine) for stage in step.stages]
+
+    @property
+    def has_roots(self) -> bool:
+        """True if what some steps promise is measured: that a function rises or falls throughout."""
+        return any(isinstance(step, Root) for step in self.flat)
+
+    @property
+    def images(self) -> dict[str, Interval | None]:
+        """Per known output all of space, or None for part of it."""
+        box = REALS if self.guarantee is Guarantee.BIJECTION else None
+        return {value.name or "": box for value in self.problem.known}
+
+    @property
+    def condition(self) -> float:
+        """The largest condition number of a step; infinite if an activation saturates."""
+        return max((stage.condition for stage in self.stages), default=1.0)
+
+    @property
+    def depth(self) -> int:
+        """The number of steps."""
+        return len(self.steps)
+
+    @property
+    def dtypes(self) -> list[ir.DataType]:
+        """The floating-point types of both ends."""
+        found = dict.fromkeys(value.dtype for value in (*self.problem.recovered, *self.problem.known))
+        return [dtype for dtype in found if dtype is not None]
+
+    @property
+    def requirements(self) -> list[str]:
+        """Conditions under which the guarantee holds."""
+        found = [
+            f"{stage.name}: {stage.fact.requires}"
+            for stage in self.stages
+            if isinstance(stage.fact, Paired) and stage.fact.requires
+        ]
+        found += [f"{step.name}: rises or falls throughout in every element" for step in self.flat if isinstance(step, Root)]
+        return list(dict.fromkeys(found))
+
+    @property
+    def rows(self) -> list[Row]:
+        """The plan as a table, in the order in which the inverse runs; what runs forwards is counted, not listed."""
+        rows = []
+        forwards = 0
+        for step in self.steps:
+            if isinstance(step, Forward):
+                forwards += 1
+                continue
+            rows.append(_row(step, self, forwards))
+            forwards = 0
+        return rows
+
+    def release(self) -> None:
+        """Let go of all weights; the table stays."""
+        for stage in self.stages:
+            stage.release()
+        for value in self.problem.graph.initializers.values():
+            value.const_value = None
+        self.concrete = Concrete({}, {})
+
+
+def make_system_plan(model: ir.Model, problem: Problem, rules: RuleSet) -> SystemPlan:
+    """Spread what is known of the outputs through the equations; outputs that are not needed are left out.
+
+    Raises:
+        NotInvertibleError: with every place where nothing more follows.
+        ModelError: the model does not run at small sizes.
+    """
+    if problem.capturing:
+        raise NotInvertibleError([_captures(node) for node in problem.capturing])
+    concrete = Concrete.of(concretise(model, numbered(problem.graph)).graph)
+    refused: list[Blocker] = []
+    for known in _choices(problem, concrete):
+        chosen = replace(
+            problem, known=known, unused=tuple(v for v in problem.graph.outputs if v not in known)
+        )
+        involved = equations(chosen)
+        nodes = [node for node in problem.graph if node in involved]
+        system = System.between(concrete, rules, problem.opset, nodes, problem.recovered)
+        for value in known:
+            if value in system.known:
+                system.learn(value, np.ones(system.known[value].shape, bool))
+        if solve(system, problem.recovered):
+            return SystemPlan(chosen, rules, concrete, system.steps, system.redundant(), _sizes(chosen, system))
+        refused = refused or _blockers(system, problem)
+    raise NotInvertibleError(refused)
+
+
+def _captures(node: ir.Node) -> Blocker:
+    return Blocker(node.name or "", node.op_type, "its body uses the unknown, and is not undone")
+
+
+def _choices(problem: Problem, concrete: Concrete) -> list[tuple[ir.Value, ...]]:
+    """Sets of outputs to start from: the largest ones that together have as many numbers as x; then all."""
+    def size(value: ir.Value) -> int:
+        return math.prod(concrete.shapes.get(value.name or "", (0,)))
+
+    needed = sum(size(value) for value in problem.recovered)
+    floats = sorted(problem.known, key=size, reverse=True)
+    chosen: list[ir.Value] = []
+    for value in floats:
+        if sum(map(size, chosen)) >= needed:
+            break
+        chosen.append(value)
+    order = [tuple(value for value in problem.known if value in chosen), problem.known]
+    return list(dict.fromkeys(order))
+
+
+def _sizes(problem: Problem, system: System) -> dict[str, tuple[ir.Value, int]]:
+    """Where the inverse reads every symbolic size."""
+    found: dict[str, tuple[ir.Value, int]] = {}
+    for value in (*problem.known, *problem.given):
+        for axis, dim in enumerate(value.shape or ()):
+            if not isinstance(dim, int):
+                found.setdefault(str(dim.value), (value, axis))
+    missing = [
+        str(dim.value)
+        for value in problem.recovered
+        for dim in value.shape or ()
+        if not isinstance(dim, int) and str(dim.value) not in found
+    ]
+    if missing:
+        raise ModelError(f"The size {missing[0]!r} is told by no output that is known: give it a fixed value.")
+    return found
+
+
+def _blockers(system: System, problem: Problem) -> list[Blocker]:
+    found = []
+    for y, nodes in stuck(system):
+        last = nodes[-1]
+        reasons = [refusal.reason for edge, refusal in system.refused.items() if edge[0] in nodes]
+        reason = reasons[0] if reasons else (
+            f"{len(nodes)} nodes determine their input only together, and are neither affine, nor elementwise, nor "
+            "triangular, nor a contraction"
+        )  # fmt: skip
+        found.append(
+            Blocker(
+                last.name or "",
+                last.op_type,
+                reason,
+                "--method newton  solves for it without a promise",
+                (f"{y.name!r} is known, {nodes[0].name!r} … {last.name!r} are not undone",),
+            )
+        )
+    if not found:
+        found = [
+            Blocker(value.name or "", "input", "no known output determines it", "--recover  names the others")
+            for value in problem.recovered
+            if not system.is_known(value)
+        ]
+    return found
+
+
+def _row(step: Step, plan: SystemPlan, forwards: int) -> Row:
+    before = f"; {forwards} nodes run forwards first" if forwards else ""
+    problem = plan.problem
+    match step:
+        case Place() | Undo() as single:
+            node = single.node
+            x, y = node.inputs[single.operand], node.outputs[0]
+            name, op = node.name or "", node.op_type
+            rule = plan.rules.find(node.domain, node.op_type, problem.opset)
+            summary = "its elements go back to where they came from" if isinstance(single, Place) else ""
+            summary = summary or (rule.summary if rule else "")
+            stages: Sequence[Stage] = single.stages
+        case Affine() | Root() | Sweep() as block:
+            name, op, x, y = block.name, f"{len(block.nodes)} nodes", block.x, block.y
+            stages = block.stages if isinstance(block, Affine) else ()
+            summary = _strategy(block)
+        case _:
+            raise AssertionError(step)
+    mask = getattr(step, "mask", None)
+    partial = "" if mask is None or mask.all() else f"{int(mask.sum())} of {mask.size} elements"
+    needs = [s.fact.requires for s in stages if isinstance(s.fact, Paired) and s.fact.requires]
+    note = "; ".join(part for part in (partial, *(f"if {n}" for n in needs)) if part) + before
+    conditions = [stage.condition for stage in stages]
+    ranks = [stage.rank for stage in stages if stage.rank is not None]
+    assert x is not None
+    return Row(
+        node=name,
+        op=op,
+        rule=summary,
+        shapes=f"{describe(x).split(' ', 1)[-1]} → {describe(y).split(' ', 1)[-1]}",
+        guarantee=Guarantee.of(True, all(stage.onto for stage in stages)),
+        rank=ranks[0] if ranks else None,
+        condition=float(np.prod(conditions)) if conditions else None,
+        lost=0,
+        note=note.removeprefix("; "),
+    )
+
+
+def _strategy(block: Affine | Root | Sweep) -> str:
+    match block:
+        case Affine():
+            return "affine together: multiplied out"
+        case Root():
+            return "elementwise: a root for every element, by bracketing"
+        case Sweep():
+            if block.rounds is not None:
+                return f"triangular: at most {block.rounds} sweeps, each exact for more elements"
+            return f"a contraction: sweeps, each at least {1 / (block.contraction or 1):.3g} times closer"
