@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_invert.errors import ModelError
-from onnx_invert.graph.normalise import COMPUTED, fold, infer_shapes, name_nodes, replace, shapes_to_constants
+from onnx_invert.graph.normalise import fold, infer_shapes, name_nodes, replace, shapes_to_constants
 
 _ROUNDS = 8
 """Shapes that follow from folded shapes that follow from shapes: each round settles one such step."""
@@ -116,7 +116,7 @@ def _constants(model: ir.Model, one: ir.Model, other: ir.Model) -> bool:
     found = False
     mine = {value.name: value for node in model.graph for value in node.outputs if not value.is_graph_output()}
     for name, twin in one.graph.initializers.items():
-        value = mine.get(name.removesuffix(COMPUTED)) if name.endswith(COMPUTED) else None
+        value = mine.get(name)
         rival = other.graph.initializers.get(name)
         if value is None or rival is None or twin.const_value is None or rival.const_value is None:
             continue
@@ -147,9 +147,8 @@ def _names(graph: ir.Graph, shapes: list[dict[str, tuple[int, ...]]], names: dic
 
 
 def _shapes(graph: ir.Graph) -> dict[str, tuple[int, ...]]:
-    computed = [value for name, value in graph.initializers.items() if name.endswith(COMPUTED)]
     return {
-        (value.name or "").removesuffix(COMPUTED): tuple(value.shape.numpy())
-        for value in (*computed, *(output for node in graph for output in node.outputs))
+        value.name or "": tuple(value.shape.numpy())
+        for value in (*graph.initializers.values(), *(output for node in graph for output in node.outputs))
         if value.shape is not None and value.shape.is_static()
     }

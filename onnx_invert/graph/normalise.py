@@ -26,10 +26,6 @@ NOT_FOLDED = frozenset(
 )
 
 
-COMPUTED = "/computed"
-"""What is added to the name of a tensor that turned out to be constant."""
-
-
 def normalise(source: Source) -> None:
     """Bring `source.model` into the form that rules expect, in place.
 
@@ -239,7 +235,7 @@ def replace(graph: ir.Graph, value: ir.Value, array: NDArray[np.generic]) -> Non
         while name in taken:
             name += "_"
     else:
-        value.name = f"{name}{COMPUTED}"
+        value.name = f"{name}/computed"
     tensor = ir.Tensor(np.ascontiguousarray(array).reshape(array.shape), name=name)
     constant = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype))
     constant.const_value = tensor

@@ -108,6 +108,10 @@ class Realisation:
                 return self.pieces[value].whole(self.e, self.mask_of)
         if self.outer is not None:
             return self.outer.read(value)
+        if value in self.dependent:
+            with self._typed(value):
+                # Nothing is known of it: an operand of a node of which some outputs are known all the same.
+                return self.e.op("Expand", self.e.scalar(0.0), self.sized(value))
         return self._known(value)
 
     def operand(self, node: ir.Node, place: int) -> ir.Value | None:
