@@ -19,8 +19,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_invert._version import __version__
-from onnx_invert.build.inverse import build
+from onnx_invert.build.inverse import Inverse, build
 from onnx_invert.build.newton.inverse import Options, build_newton
+from onnx_invert.build.system.inverse import build_system
 from onnx_invert.errors import NotInvertibleError, UsageError, VerificationError
 from onnx_invert.graph.concrete import settle
 from onnx_invert.graph.normalise import normalise
@@ -33,6 +34,7 @@ from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.plan.newton import NewtonPlan
 from onnx_invert.plan.plan import Plan, Progress
 from onnx_invert.plan.problem import Problem, pose
+from onnx_invert.plan.system_plan import SystemPlan
 from onnx_invert.report import document
 from onnx_invert.rules import RuleSet, default_rules
 from onnx_invert.runtime import Session
@@ -163,7 +165,7 @@ def invert(
         else:
             if residual:
                 raise UsageError("--residual: this inverse is a closed form, which has no residual output yet.")
-            inverse = build(plan, opset=opset, metadata=_metadata(source, plan))
+            inverse = _closed(plan, opset=opset, unroll=unroll, metadata=_metadata(source, plan))
         if target is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="onnx-invert-"))
             staging = Path(folder) / "inverse.onnx"
@@ -190,6 +192,10 @@ def invert(
                 # More equations than unknowns, and yet not one-to-one: every reachable y is reproduced, by another x.
                 measured = replace(measured, x=replace(measured.x, promised=False))
                 reached = Guarantee.GENERALIZED
+            if isinstance(plan, SystemPlan) and plan.has_roots and measured.only_drawn_fails:
+                # A function that rises throughout need not rise to every y: x comes back, and that is all.
+                measured = replace(measured, drawn=None)
+                reached = Guarantee.LEFT
         failed = measured is not None and not measured.passed
         partly = measured is not None and measured.unsolved > 0
         guarantee = Guarantee.APPROXIMATE if failed or partly else reached
@@ -230,7 +236,7 @@ def _plan(
     normalise(source)
     settle(source.model, source.name)
     try:
-        return choose(pose(source.model, recover, known), rules, method, progress)
+        return choose(source.model, pose(source.model, recover, known), rules, method, progress)
     except NotInvertibleError as error:
         raise NotInvertibleError(error.blockers, source.name) from None
 
@@ -255,12 +261,26 @@ def _arrays(data: Data | None, plan: AnyPlan, *, mapped: bool = False) -> dict[s
     return match(load(path, mapped=mapped), names, path.name)
 
 
+def _closed(
+    plan: Plan | SystemPlan,
+    *,
+    opset: int | None,
+    unroll: int | None = None,
+    metadata: Mapping[str, str] | None = None,
+    instrumented: bool = False,
+) -> Inverse:
+    """The graph of an inverse that needs no solver for the whole."""
+    if isinstance(plan, Plan):
+        return build(plan, opset=opset, metadata=metadata, instrumented=instrumented)
+    return build_system(plan, opset=opset, unroll=unroll, metadata=metadata, instrumented=instrumented)
+
+
 def _pair(source: Source, plan: AnyPlan, path: Path, opset: int | None) -> Pair:
     problem = plan.problem
     instrumented = None
     shaken = path.with_name("instrumented.onnx")
-    if isinstance(plan, Plan):
-        instrumented = build(plan, opset=opset, instrumented=True)
+    if not isinstance(plan, NewtonPlan):
+        instrumented = _closed(plan, opset=opset, instrumented=True)
         save(instrumented.model, shaken)
     forward = source.path if source.path is not None else source.data
     return Pair(
@@ -306,7 +326,9 @@ def _metadata(source: Source, plan: AnyPlan, options: Options | None = None) -> 
 
 
 def _method(plan: AnyPlan) -> str:
-    return "newton" if isinstance(plan, NewtonPlan) else "closed-form"
+    if isinstance(plan, NewtonPlan):
+        return "newton"
+    return "equations" if isinstance(plan, SystemPlan) and plan.iterates else "closed-form"
 
 
 def _relabel(path: Path, model: ir.Model | None, guarantee: Guarantee) -> None:

@@ -110,6 +110,11 @@ class RoundTrip:
         return count > 0 and self.y.unsolved <= MOST_LOST * count < self.x.unsolved
 
     @property
+    def only_drawn_fails(self) -> bool:
+        """True if every y that some x gives is reproduced, and its x, and other y are not."""
+        return self.drawn is not None and not self.drawn.holds and self.x.holds and self.y.holds
+
+    @property
     def promised(self) -> list[Trip]:
         """The trips that the guarantee promises."""
         return [trip for trip in (self.x, self.y, self.drawn) if trip is not None and trip.promised]

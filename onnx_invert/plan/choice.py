@@ -1,26 +1,33 @@
-"""Which way of inverting serves a model: closed form where one keeps a promise, Newton where none does."""
+"""Which way of inverting serves a model: back along paths or through its equations where that keeps a promise,
+Newton where it does not."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, get_args
+
+import onnx_ir as ir
 
 from onnx_invert.errors import Blocker, ModelError, NotInvertibleError, UsageError
 from onnx_invert.plan.newton import NewtonPlan, make_newton_plan
 from onnx_invert.plan.plan import Plan, Progress, make_plan
 from onnx_invert.plan.problem import Problem
+from onnx_invert.plan.system_plan import SystemPlan, make_system_plan
 from onnx_invert.rules import RuleSet
 
 Method = Literal["auto", "closed-form", "newton"]
-AnyPlan = Plan | NewtonPlan
+AnyPlan = Plan | SystemPlan | NewtonPlan
 
 
-def choose(problem: Problem, rules: RuleSet, method: str = "auto", progress: Progress | None = None) -> AnyPlan:
-    """The plan of `method`; "auto" takes Newton only where no closed form keeps a promise.
+def choose(
+    model: ir.Model, problem: Problem, rules: RuleSet, method: str = "auto", progress: Progress | None = None
+) -> AnyPlan:
+    """The plan of `method` for a `problem` of `model`; "auto" takes Newton only where nothing else keeps a promise.
 
     Raises:
         UsageError: no such method.
-        NotInvertibleError: with every node in the way, of both methods where both were tried.
+        NotInvertibleError: with every node in the way, of all methods that were tried.
     """
     if method not in get_args(Method):
         raise UsageError(f"--method {method}: it is one of {', '.join(get_args(Method))}.")
@@ -29,15 +36,28 @@ def choose(problem: Problem, rules: RuleSet, method: str = "auto", progress: Pro
     try:
         return make_plan(problem, rules, progress)
     except NotInvertibleError as refused:
-        if method == "closed-form":
-            raise
-        try:
-            return make_newton_plan(problem, rules)
-        except NotInvertibleError as also:
-            raise NotInvertibleError(_both(refused.blockers, also.blockers)) from None
-        except ModelError as error:
-            note = Blocker("the model", "Newton", f"its equations cannot be set up: {error}")
-            raise NotInvertibleError([*refused.blockers, note]) from None
+        blockers = refused.blockers
+    try:
+        return make_system_plan(model, problem, rules)
+    except NotInvertibleError as refused:
+        blockers = tuple(dict.fromkeys([*blockers, *_elsewhere(refused.blockers, blockers)]))
+    except ModelError:
+        pass  # it does not run at the sizes that its equations are looked at: the paths' reasons stand
+    if method == "closed-form":
+        raise NotInvertibleError(blockers)
+    try:
+        return make_newton_plan(problem, rules)
+    except NotInvertibleError as also:
+        raise NotInvertibleError(_both(blockers, also.blockers)) from None
+    except ModelError as error:
+        note = Blocker("the model", "Newton", f"its equations cannot be set up: {error}")
+        raise NotInvertibleError([*blockers, note]) from None
+
+
+def _elsewhere(found: Sequence[Blocker], before: Sequence[Blocker]) -> list[Blocker]:
+    """The blockers of nodes that have none yet: one reason a node is enough."""
+    named = {blocker.node for blocker in before}
+    return [blocker for blocker in found if blocker.node not in named]
 
 
 def _both(closed: tuple[Blocker, ...], newton: tuple[Blocker, ...]) -> list[Blocker]:

@@ -66,6 +66,11 @@ class SystemPlan:
         return any(isinstance(step, Root) for step in self.flat)
 
     @property
+    def iterates(self) -> bool:
+        """True if some steps are iterations: roots, or sweeps."""
+        return any(isinstance(step, Root | Sweep) for step in self.steps)
+
+    @property
     def images(self) -> dict[str, Interval | None]:
         """Per known output all of space, or None for part of it."""
         box = REALS if self.guarantee is Guarantee.BIJECTION else None
