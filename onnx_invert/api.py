@@ -192,9 +192,10 @@ def invert(
                 # More equations than unknowns, and yet not one-to-one: every reachable y is reproduced, by another x.
                 measured = replace(measured, x=replace(measured.x, promised=False))
                 reached = Guarantee.GENERALIZED
-            if isinstance(plan, SystemPlan) and plan.has_roots and measured.only_drawn_fails:
-                # A function that rises throughout need not rise to every y: x comes back, and that is all.
-                measured = replace(measured, drawn=None)
+            if isinstance(plan, SystemPlan) and measured.only_drawn_fails and measured.drawn is not None:
+                # A function that rises throughout need not rise to every y, and a scale that underflows divides by
+                # zero: x comes back, and that is all.
+                measured = replace(measured, drawn=replace(measured.drawn, promised=False))
                 reached = Guarantee.LEFT
         failed = measured is not None and not measured.passed
         partly = measured is not None and measured.unsolved > 0

@@ -9,7 +9,10 @@ added to every product.
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from copy import copy
 
 import numpy as np
 import onnx_ir as ir
@@ -29,6 +32,16 @@ class Noise:
         self._e = e
         self._rng = np.random.default_rng(1729)
         self.port = ir.Value(name=e.unique(PORT), shape=ir.Shape([1, DRAWS]), type=ir.TensorType(dtype))
+
+    def within(self, e: Emitter, name: str) -> Noise:
+        """The same noise for the body of a loop: drawn from `name`, so that every evaluation of it meets the same."""
+        inner = copy(self)
+        inner._e, inner._rng = e, np.random.default_rng([1729, zlib.crc32(name.encode())])
+        return inner
+
+    def typed(self, forward: ir.Value) -> AbstractContextManager[None]:
+        """Noise of the type of a tensor of the model."""
+        return self._e.scope(self._e.scope_name, forward.dtype or self._e.dtype)
 
     def shake(self, value: ir.Value, forward: ir.Value) -> ir.Value:
         """`value` · (1 + η·u), u of the shape of the fixed trailing axes of the tensor it stands for."""

@@ -105,12 +105,15 @@ class SystemPlan:
 
     @property
     def rows(self) -> list[Row]:
-        """The plan as a table, in the order in which the inverse runs; what runs forwards is counted, not listed."""
+        """The plan as a table, in the order in which the inverse runs. What runs forwards is counted, what only moves
+        elements is left out."""
         rows = []
         forwards = 0
         for step in self.steps:
             if isinstance(step, Forward):
                 forwards += 1
+                continue
+            if isinstance(step, Place):
                 continue
             rows.append(_row(step, self, forwards))
             forwards = 0
@@ -218,17 +221,16 @@ def _blockers(system: System, problem: Problem) -> list[Blocker]:
 
 
 def _row(step: Step, plan: SystemPlan, forwards: int) -> Row:
-    before = f"; {forwards} nodes run forwards first" if forwards else ""
+    before = f"; {forwards} node{'s' if forwards > 1 else ''} run forwards first" if forwards else ""
     problem = plan.problem
     match step:
-        case Place() | Undo() as single:
-            node = single.node
-            x, y = node.inputs[single.operand], node.outputs[0]
+        case Undo():
+            node = step.node
+            x, y = node.inputs[step.operand], node.outputs[0]
             name, op = node.name or "", node.op_type
             rule = plan.rules.find(node.domain, node.op_type, problem.opset)
-            summary = "its elements go back to where they came from" if isinstance(single, Place) else ""
-            summary = summary or (rule.summary if rule else "")
-            stages: Sequence[Stage] = single.stages
+            summary = rule.summary if rule else ""
+            stages: Sequence[Stage] = step.stages
         case Affine() | Root() | Sweep() as block:
             name, op, x, y = block.name, f"{len(block.nodes)} nodes", block.x, block.y
             stages = block.stages if isinstance(block, Affine) else ()
@@ -236,7 +238,7 @@ def _row(step: Step, plan: SystemPlan, forwards: int) -> Row:
         case _:
             raise AssertionError(step)
     mask = getattr(step, "mask", None)
-    partial = "" if mask is None or mask.all() else f"{int(mask.sum())} of {mask.size} elements"
+    partial = "" if mask is None or mask.all() else f"{mask.mean():.0%} of its elements"
     needs = [s.fact.requires for s in stages if isinstance(s.fact, Paired) and s.fact.requires]
     note = "; ".join(part for part in (partial, *(f"if {n}" for n in needs)) if part) + before
     conditions = [stage.condition for stage in stages]

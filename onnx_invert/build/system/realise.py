@@ -79,7 +79,7 @@ class Realisation:
             case Sweep():
                 self.put(step.x, _masked(sweep(self, step), step.mask))
 
-    def inside(self, e: Emitter, replaced: Mapping[Edge, ir.Value]) -> Realisation:
+    def inside(self, e: Emitter, name: str, replaced: Mapping[Edge, ir.Value]) -> Realisation:
         """A realisation for the body of a Loop: it reads what is known outside, and keeps what it makes."""
         return Realisation(
             e,
@@ -87,6 +87,7 @@ class Realisation:
             self.dependent,
             self.ports,
             self.sizes,
+            None if self.noise is None else self.noise.within(e, name),
             unroll=self.unroll,
             outer=self,
             replaced={**self.replaced, **replaced},
@@ -138,6 +139,21 @@ class Realisation:
         self.e.add_node(twin)
         self.root.copied.append(node)
         return list(twin.outputs)
+
+    def evaluate(self, node: ir.Node) -> list[ir.Value]:
+        """Run a node of the model; its outputs, with the noise of their rounding where that is measured."""
+        made = self.copy(node)
+        if self.noise is None:
+            return made
+        return [
+            self._shaken(value, output) if output in self.dependent and output.dtype in FLOATS else value
+            for value, output in zip(made, node.outputs, strict=True)
+        ]
+
+    def _shaken(self, value: ir.Value, output: ir.Value) -> ir.Value:
+        assert self.noise is not None
+        with self.noise.typed(output):
+            return self.noise.shake(value, output)
 
     @property
     def root(self) -> Realisation:
@@ -208,10 +224,7 @@ class Realisation:
                     assert isinstance(form, Pick | InPlace)
                     self.put(node.outputs[form.output], self._picked(node, place, form))
             return
-        for output, made, mask in zip(node.outputs, self.copy(node), step.masks, strict=True):
-            if self.noise is not None and made.dtype in FLOATS and output in self.dependent and mask.all():
-                with self._typed(output):
-                    made = self.noise.shake(made, output)
+        for output, made, mask in zip(node.outputs, self.evaluate(node), step.masks, strict=True):
             self.put(output, _masked(made, mask))
 
     def _whole(self, node: ir.Node) -> bool:

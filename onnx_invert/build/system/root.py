@@ -73,10 +73,10 @@ def _function(r: Realisation, step: Root, target: ir.Value) -> Function:
     """φ(x) − y, as nodes of an emitter."""
 
     def residual(e: Emitter, x: ir.Value) -> ir.Value:
-        inside = r.inside(e, {})
+        inside = r.inside(e, step.name, {})
         inside.put(step.x, Piece(x))
         for node in step.nodes:
-            for output, made in zip(node.outputs, inside.copy(node), strict=True):
+            for output, made in zip(node.outputs, inside.evaluate(node), strict=True):
                 inside.put(output, Piece(made))
         made = inside.read(step.y)
         return e.op("Sub", made, target)

@@ -42,7 +42,7 @@ def sweep(r: Realisation, step: Sweep) -> ir.Value:
         def once(b: Emitter, state: list[ir.Value]) -> tuple[list[ir.Value], ir.Value]:
             (before,) = state
             whole = before if known is None else b.op("Where", r.mask_of(step.mask), before, known)
-            inside = r.inside(b, dict.fromkeys(step.frozen, whole))
+            inside = r.inside(b, step.name, dict.fromkeys(step.frozen, whole))
             if known is not None:
                 inside.put(step.x, Piece(known, mask=~step.mask))
             inside.run(step.inner)
