@@ -8,9 +8,13 @@ import onnx_ir as ir
 
 from onnx_invert.build.inverse import Inverse, assemble, port_of
 from onnx_invert.build.noise import Noise
+from onnx_invert.build.system.log_det import NAME, LogDet
 from onnx_invert.build.system.realise import Realisation
 from onnx_invert.build.versions import domains_of, opset_for
+from onnx_invert.errors import Blocker, NotInvertibleError
 from onnx_invert.graph.emit import Emitter
+from onnx_invert.plan.guarantee import Guarantee
+from onnx_invert.plan.problem import Problem
 from onnx_invert.plan.system_plan import SystemPlan
 
 
@@ -20,11 +24,16 @@ def build_system(
     opset: int | None = None,
     unroll: int | None = None,
     metadata: Mapping[str, str] | None = None,
+    log_det: bool = False,
     instrumented: bool = False,
 ) -> Inverse:
     """Emit the inverse that `plan` describes; arguments, inputs and outputs as for `build`.
 
+    With `unroll` iterations are written out. With `log_det` there is one more output of that name, one number a
+    sample: log|det ∂x/∂y|.
+
     Raises:
+        NotInvertibleError: the log-determinant of a node is not defined.
         UsageError, ModelError: no opset at which the copied forward nodes mean what they meant.
     """
     problem = plan.problem
@@ -35,10 +44,14 @@ def build_system(
     ports = {value: port_of(value) for value in (*problem.known, *problem.given)}
     sizes = {name: (ports[value], axis) for name, (value, axis) in plan.sizes.items()}
     r = Realisation(e, plan.concrete, problem.dependent, ports, sizes, noise, unroll=unroll)
+    if log_det:
+        r.log_det = _log_det(plan)
     for value in problem.known:
         r.start(value, ports[value] if noise is None else noise.shake(ports[value], value))
     r.run(plan.steps)
     outputs = [_output(e, r, value) for value in problem.recovered]
+    if r.log_det is not None:
+        outputs.append(_named(e, r.log_det.total(r, problem.recovered[0]), problem))
     _prune(e, outputs)
     version = opset_for(r.copied, problem.opset, opset)
     used = [ports[v] for v in problem.given if ports[v].uses()]
@@ -61,6 +74,26 @@ def _output(e: Emitter, r: Realisation, x: ir.Value) -> ir.Value:
     value = e.op("Identity", r.read(x))
     port = port_of(x)
     value.name, value.shape, value.type = port.name, port.shape, port.type
+    return value
+
+
+def _log_det(plan: SystemPlan) -> LogDet:
+    if plan.guarantee is not Guarantee.BIJECTION:
+        what = "x and y have different sizes, or an equation is left over: there is no square Jacobian"
+        raise NotInvertibleError([Blocker("the model", "log-det", what, "leave out --log-det")])
+    first = (plan.problem.recovered[0].shape or ir.Shape([1]))[0]
+    return LogDet(plan.rules, plan.problem.opset, first if isinstance(first, int) else str(first.value))
+
+
+def _named(e: Emitter, value: ir.Value, problem: Problem) -> ir.Value:
+    """The log-determinant as an output."""
+    taken = {v.name for v in (*problem.known, *problem.given, *problem.recovered)}
+    name = NAME
+    while name in taken:
+        name += "_"
+    x = problem.recovered[0]
+    value.name, value.type = name, ir.TensorType(x.dtype or e.dtype)
+    value.shape = ir.Shape([x.shape[0]]) if x.shape is not None else None
     return value
 
 

@@ -12,11 +12,12 @@ import onnx_ir as ir
 from onnx_invert.build.clamp import Probe
 from onnx_invert.build.inverse import Walk
 from onnx_invert.build.noise import Noise
+from onnx_invert.build.system.log_det import LogDet
 from onnx_invert.build.system.pieces import Mask, Piece, Pieces, pick
 from onnx_invert.build.system.root import find_roots
 from onnx_invert.build.system.sweeps import sweep
 from onnx_invert.graph.emit import Emitter
-from onnx_invert.plan.equations import Solve, upstream
+from onnx_invert.plan.equations import upstream
 from onnx_invert.plan.moves import Flat, InPlace, Pick, Turned, Whole
 from onnx_invert.plan.stages import Path, Stage
 from onnx_invert.plan.steps import Affine, Forward, Place, Root, Step, Sweep, Undo
@@ -41,6 +42,7 @@ class Realisation:
     noise: Noise | None = None
     probes: list[Probe] = field(default_factory=list)
     unroll: int | None = None
+    log_det: LogDet | None = None
     outer: Realisation | None = None
     replaced: Mapping[Edge, ir.Value] = field(default_factory=dict)
     pieces: dict[ir.Value, Pieces] = field(default_factory=dict)
@@ -52,7 +54,7 @@ class Realisation:
         """Emit all steps, in their order; those that undo one node after the other are folded."""
         waiting: list[Undo] = []
         for step in steps:
-            if isinstance(step, Undo) and step.mask.all():
+            if isinstance(step, Undo) and step.mask.all() and self.log_det is None:
                 if waiting and waiting[-1].node.inputs[waiting[-1].operand] is not step.node.outputs[0]:
                     self._undo(waiting)
                     waiting = []
@@ -72,12 +74,14 @@ class Realisation:
             case Undo():
                 self._undo([step])
             case Affine():
-                path = Path(step.x, step.y, (), list(step.stages))
-                self.put(step.x, Piece(self._walk().back(path, self.read(step.y))))
+                value = self._back(step.x, step.y, step.stages, step.mask)
+                self.put(step.x, Piece(value))
             case Root():
                 self.put(step.x, _masked(find_roots(self, step), step.mask))
             case Sweep():
                 self.put(step.x, _masked(sweep(self, step), step.mask))
+        if self.log_det is not None and isinstance(step, Root | Sweep):
+            self.log_det.of_block(self, step)
 
     def inside(self, e: Emitter, name: str, replaced: Mapping[Edge, ir.Value]) -> Realisation:
         """A realisation for the body of a Loop: it reads what is known outside, and keeps what it makes."""
@@ -340,9 +344,19 @@ class Realisation:
         x = last.node.inputs[last.operand]
         assert x is not None
         y = first.node.outputs[0]
-        path = Path(x, y, tuple(Solve(step.node, step.operand) for step in reversed(steps)), stages)
-        value = self._walk().back(path, self.read(y))
-        self.put(x, _masked(value, last.mask))
+        self.put(x, _masked(self._back(x, y, stages, last.mask), last.mask))
+
+    def _back(self, x: ir.Value, y: ir.Value, stages: Sequence[Stage], mask: Mask) -> ir.Value:
+        """Undo stages that lead from `x` to `y`."""
+        value = self.read(y)
+        if self.log_det is None:
+            return self._walk().back(Path(x, y, (), list(stages)), value)
+        for stage in reversed(stages):
+            before = value
+            value = self._walk().back(Path(x, y, (), [stage]), before)
+            with self._typed(x), self.e.scope(f"log_det/{stage.name}"):
+                self.log_det.of_stage(self, stage, value, before, x if len(mask.shape) else y, mask)
+        return value
 
     def _walk(self) -> Walk:
         return Walk(self.e, self, self.root.probes, self.noise)

@@ -1,0 +1,140 @@
+"""log|det ∂x/∂y| of an inverse, sample by sample, gathered step by step.
+
+Every step solves an equation for the elements that it finds, given what was found before: in that order the
+Jacobian of all equations is triangular, and its determinant the product of the steps' own derivatives. Moving
+elements changes nothing but the sign.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_invert.build.system.pieces import Mask
+from onnx_invert.build.tape import Tape
+from onnx_invert.errors import Blocker, NotInvertibleError
+from onnx_invert.plan.program import Program
+from onnx_invert.plan.program import Step as Differentiated
+from onnx_invert.plan.stages import Stage
+from onnx_invert.plan.steps import Root, Sweep
+from onnx_invert.rules import RuleSet
+from onnx_invert.rules.facts import Convert, Diagonal, Elementwise, Matrix, NoInverse, Paired, Rearrangement, Repeat
+from onnx_invert.rules.node import FLOATS, NodeView
+
+if TYPE_CHECKING:
+    from onnx_invert.build.system.realise import Realisation
+
+NAME = "log_det"
+
+
+class LogDet:
+    """Sums log|∂y/∂x| over the steps; `batch` is the size that counts samples, as the model calls it."""
+
+    def __init__(self, rules: RuleSet, opset: int, batch: int | str) -> None:
+        self._rules, self._opset, self._batch = rules, opset, batch
+        self._constant = 0.0
+        self._terms: list[ir.Value] = []
+
+    def of_stage(self, r: Realisation, stage: Stage, x: ir.Value, y: ir.Value, like: ir.Value, mask: Mask) -> None:
+        """A fact that was undone: `x` and `y` are its ends in the graph, `like` the tensor of the model with the
+        elements `mask` that were found."""
+        e, fact = r.e, stage.fact
+        match fact:
+            case Rearrangement() | Convert():
+                return
+            case Repeat() if fact.count == 1 and fact.weights is None:
+                return
+            case Diagonal():
+                slope = e.constant(np.log(np.abs(np.where(fact.scale == 0, 1.0, fact.scale))), "log_scale")
+                self._sum(r, e.op("Expand", slope, e.op("Shape", x)), like, mask, stage)
+            case Elementwise():
+                self._sum(r, e.op("Log", e.op("Abs", fact.derivative(e, x, y))), like, mask, stage)
+            case Paired():
+                other = stage.nodes[0].inputs[fact.other]
+                assert other is not None
+                slope = e.op("Log", e.op("Abs", fact.derivative(e, x, r.read(other))))
+                self._sum(r, e.op("Expand", slope, e.op("Shape", x)), like, mask, stage)
+            case Matrix() if fact.lengths[0] == fact.lengths[1] and fact.weight.ndim == 2:
+                size = fact.lengths[0]
+                log = float(np.linalg.slogdet(fact.weight.astype(np.float64))[1]) + size * math.log(abs(fact.factor))
+                spread = e.op("Expand", e.scalar(log / size), e.op("Shape", r.read(like)))
+                self._sum(r, spread, like, np.ones(mask.shape, bool), stage)
+            case _:
+                raise _refusal(stage.nodes[0], "its log-determinant is not defined: it has no square matrix")
+
+    def of_block(self, r: Realisation, step: Root | Sweep) -> None:
+        """A block solved element by element: the derivative of yᵢ by xᵢ, all else as it was found."""
+        if isinstance(step, Sweep) and step.rounds is None:
+            raise _refusal(step.nodes[-1], "the determinant of a residual block is no product of its elements' slopes")
+        frozen = step.frozen if isinstance(step, Sweep) else ()
+        inside = {step.x, *(output for node in step.nodes for output in node.outputs)}
+        values = {v: r.read(v) for node in step.nodes for v in node.inputs if v is not None and v not in inside}
+        values[step.x] = r.read(step.x)
+        e = r.e
+        with e.scope(f"log_det/{step.name}", step.x.dtype or e.dtype):
+            tape = Tape.record(e, self._program(step, set(frozen)), values, 1)
+            ones = e.op("Expand", e.scalar(1.0), e.op("Shape", values[step.x]))
+            pushed = tape.push(e, {step.x: e.op("Unsqueeze", ones, e.ints([0]))})
+            if step.y not in pushed:
+                raise _refusal(step.nodes[-1], "it has no derivative by what it is solved for")
+            slope = e.op("Squeeze", pushed[step.y], e.ints([0]))
+            self._sum(r, e.op("Log", e.op("Abs", slope)), step.x, step.mask, None)
+        r.root.copied.extend(step.nodes)
+
+    def total(self, r: Realisation, like: ir.Value) -> ir.Value:
+        """log|det ∂x/∂y|, one number a sample, as many as the model's tensor `like` has."""
+        e = r.e
+        axis = self._axis(like)
+        with e.scope(e.scope_name, ir.DataType.INT64):
+            shape = e.op("Slice", e.op("Shape", r.read(like)), e.ints([axis]), e.ints([axis + 1]), e.ints([0]))
+        value = e.op("Expand", e.scalar(0.0), shape)
+        for term in self._terms:
+            value = e.op("Sub", value, term)
+        return value
+
+    def _program(self, step: Root | Sweep, frozen: set[tuple[ir.Node, int]]) -> Program:
+        """The nodes between, each differentiated by what depends on x elsewhere than at the frozen operands."""
+        inside = {step.x}
+        steps = []
+        for node in step.nodes:
+            partials = []
+            for place, value in enumerate(node.inputs):
+                if value is None or value not in inside or (node, place) in frozen or value.dtype not in FLOATS:
+                    continue
+                for index, output in enumerate(node.outputs):
+                    if output.dtype not in FLOATS:
+                        continue
+                    at = self._rules.differentiate(NodeView(node, place, self._opset, index))
+                    if isinstance(at, NoInverse):
+                        raise _refusal(node, at.reason)
+                    partials.append((value, output, at))
+            if partials:
+                inside.update(output for output in node.outputs if output.dtype in FLOATS)
+            steps.append(Differentiated(node, tuple(partials)))
+        return Program((step.x,), (step.y,), tuple(steps), ())
+
+    def _sum(self, r: Realisation, logs: ir.Value, like: ir.Value, mask: Mask, stage: Stage | None) -> None:
+        """Add the sum over the elements of `mask` in every sample."""
+        e = r.e
+        if not mask.all():
+            logs = e.op("Where", r.mask_of(mask), logs, e.scalar(0.0))
+        axis = self._axis(like)
+        others = [a for a in range(len(like.shape or ())) if a != axis]
+        self._terms.append(e.op("ReduceSum", logs, e.ints(others), keepdims=0) if others else logs)
+
+    def _axis(self, value: ir.Value) -> int:
+        """The axis that counts samples."""
+        dims: Sequence[int | str] = [d if isinstance(d, int) else str(d.value) for d in value.shape or ()]
+        if self._batch not in dims:
+            maker = value.producer()
+            what = f"its tensor {value.name!r} has no axis of its own for the samples"
+            raise NotInvertibleError([Blocker(maker.name or "" if maker else "", maker.op_type if maker else "input", what)])
+        return list(dims).index(self._batch)
+
+
+def _refusal(node: ir.Node, reason: str) -> NotInvertibleError:
+    return NotInvertibleError([Blocker(node.name or "", node.op_type, reason, "leave out --log-det")])
