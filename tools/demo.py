@@ -72,8 +72,8 @@ def main() -> None:
         asked_row("bounded", "each digit's mean logits;\nprior, within 0 and 1", wanted[1]),
     ]
     asked_row("bounded", "the first logits; prior, within 0 and 1", wanted[0])
-    say("\n  The last line is no failure of the solver's: no image that it can find within 0 and 1 has such logits,")
-    say("  and a file written with --residual says so of each sample.")
+    say("\n  The last line is not drawn: for some of these logits no image within 0 and 1 was found. A file that is")
+    say("  written with --residual says so of each sample.")
 
     say("\n6. A network that loses nothing, 64 pixels → 64 numbers: here the input itself returns.\n")
     np.save(TOP / DEMO / "small_digits.npy", downsample_8x8(test))
