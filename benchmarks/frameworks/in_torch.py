@@ -68,7 +68,7 @@ def adam(problem: Problem, limit: float, *, rate: float, half: int) -> Outcome:
 
 
 def lbfgs(problem: Problem, limit: float, *, history: int, together: bool = True) -> Outcome:
-    """At most `limit` seconds of L-BFGS with strong Wolfe steps, on all samples as one problem or one after the other."""
+    """At most `limit` seconds of L-BFGS with strong Wolfe steps: all samples as one problem, or one after the other."""
     f = network(problem)
     if together:
         return _lbfgs(f, problem, limit, history)
