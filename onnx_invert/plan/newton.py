@@ -200,7 +200,7 @@ def make_newton_plan(problem: Problem, rules: RuleSet) -> NewtonPlan:
         blockers = _flat_outputs(whole)
     if blockers:
         raise NotInvertibleError(list(dict.fromkeys(blockers)))
-    cut = _bottleneck(whole)
+    cut = _bottleneck(whole, _onto(problem, rules, whole))
     stages = [(unknowns, wanted)] if cut is None else [((cut,), wanted), (unknowns, (cut,))]
     return NewtonPlan(problem, ends, [_system(problem, rules, x, t) for x, t in stages], rules)
 
@@ -319,8 +319,29 @@ def _flat_outputs(whole: Program) -> list[Blocker]:
     ]
 
 
-def _bottleneck(whole: Program) -> ir.Value | None:
-    """The first of the narrowest tensors that every way from x to y leads through, if it is narrower than both."""
+NORMALISATIONS = frozenset(
+    {"LayerNormalization", "InstanceNormalization", "GroupNormalization", "MeanVarianceNormalization"}
+)
+"""They take away the mean and the scale of what they normalise."""
+
+
+def _onto(problem: Problem, rules: RuleSet, whole: Program) -> ir.Value | None:
+    """The end of the affine beginning, if x reaches every value of it."""
+    if len(whole.unknowns) != 1:
+        return None
+    front = find_front(whole.unknowns[0], rules, problem.opset, frozenset(whole.wanted))
+    if front is None or np.linalg.matrix_rank(front.weight) < front.weight.shape[1]:
+        return None
+    return front.value
+
+
+def _bottleneck(whole: Program, onto: ir.Value | None) -> ir.Value | None:
+    """The first of the narrowest tensors that every way from x to y leads through, if it is narrower than both.
+
+    What is found there has to be something that x can make. Before a normalisation y does not tell mean and scale,
+    so that it is cut there only at `onto`, a tensor of which x makes every value.
+    """
+    normalised = max((i for i, step in enumerate(whole.steps) if step.node.op_type in NORMALISATIONS), default=-1)
     last: dict[ir.Value, int] = {}
     made = set(whole.unknowns)
     for index, step in enumerate(whole.steps):
@@ -336,7 +357,8 @@ def _bottleneck(whole: Program) -> ir.Value | None:
         if len(live) == 1:
             (value,) = live
             size = _size((value,))
-            if value.dtype in WIDE_TYPES and 0 < size < smallest:
+            determined = index >= normalised or value is onto
+            if value.dtype in WIDE_TYPES and 0 < size < smallest and determined:
                 best, smallest = value, size
     return best
 
