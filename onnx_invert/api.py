@@ -35,8 +35,9 @@ from onnx_invert.plan.problem import Problem, pose
 from onnx_invert.report import document
 from onnx_invert.rules import RuleSet, default_rules
 from onnx_invert.runtime import Session
-from onnx_invert.samples import cut, load, match
-from onnx_invert.solving import Choices, ports_of
+from onnx_invert.samples import cut, load, match, ports_of
+from onnx_invert.separation import mixing
+from onnx_invert.solving import Choices
 from onnx_invert.trips import RoundTrip, round_up
 from onnx_invert.verify import Pair
 from onnx_invert.verify import verify as measure
@@ -153,6 +154,8 @@ def invert(
         reached = plan.guarantee
         arrays = _arrays(data, plan)
         if isinstance(plan, NewtonPlan):
+            if blockers := mixing(plan.problem, plan.batch, plan.problem.recovered, [p.x for p in plan.ends]):
+                raise NotInvertibleError(blockers, source.name)
             if prior is not None:
                 given = replace(given, prior=_arrays(prior, plan, mapped=True))
             if arrays is None and given.prior is not None:
@@ -265,7 +268,7 @@ def _pair(source: Source, plan: AnyPlan, path: Path, opset: int | None) -> Pair:
         forward=partial(Session, forward, source.name),
         inverse=partial(Session, path, "the inverse"),
         instrumented=partial(Session, shaken, "the instrumented inverse") if instrumented is not None else None,
-        ports=ports_of(problem),
+        ports=ports_of(problem.graph.inputs),
         recovered=[value.name or "" for value in problem.recovered],
         given=[value.name or "" for value in problem.given],
         known=[value.name or "" for value in problem.known],

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 import numpy as np
-import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_invert.build.newton.inverse import ITERATIONS, Options, build_probe
@@ -17,9 +16,9 @@ from onnx_invert.graph.write import to_proto
 from onnx_invert.numerics.prior import Prior, fit
 from onnx_invert.plan.choice import Method
 from onnx_invert.plan.newton import NewtonPlan
-from onnx_invert.plan.problem import Problem, describe
+from onnx_invert.plan.problem import describe
 from onnx_invert.runtime import Session
-from onnx_invert.samples import DISTRIBUTIONS, Batch, Port, cut, draw
+from onnx_invert.samples import DISTRIBUTIONS, Batch, cut, draw, ports_of
 from onnx_invert.trips import by_sample
 
 SAMPLES = 256
@@ -87,18 +86,6 @@ class Choices:
         )
 
 
-def ports_of(problem: Problem) -> list[Port]:
-    """The model's inputs as the drawing needs them."""
-    return [
-        Port(
-            value.name or "",
-            tuple(d if isinstance(d, int) else d.value or f"?{axis}" for axis, d in enumerate(value.shape or ())),
-            np.dtype((value.dtype or ir.DataType.FLOAT).numpy()),
-        )
-        for value in problem.graph.inputs
-    ]
-
-
 def _ends(plan: NewtonPlan, bounds: tuple[Any, Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The bounds as one number for each recovered number."""
     system = plan.systems[-1]
@@ -125,7 +112,7 @@ def _ends(plan: NewtonPlan, bounds: tuple[Any, Any]) -> tuple[NDArray[np.float64
 
 def _spreads(plan: NewtonPlan, data: Batch | None) -> list[NDArray[np.float64]]:
     """Per system the standard deviation of its known numbers over samples, held off zero."""
-    ports = ports_of(plan.problem)
+    ports = ports_of(plan.problem.graph.inputs)
     main = plan.problem.recovered[0].name or ""
     session = Session(to_proto(build_probe(plan)).SerializeToString(), "the model up to its equations")
     if data is None:
@@ -142,7 +129,7 @@ def _spreads(plan: NewtonPlan, data: Batch | None) -> list[NDArray[np.float64]]:
 
 def _fit(plan: NewtonPlan, data: Mapping[str, NDArray[Any]], *, conditional: bool) -> Prior:
     """The prior of the last system's unknowns, from inputs of the model; f is run on them, a chunk at a time."""
-    ports = ports_of(plan.problem)
+    ports = ports_of(plan.problem.graph.inputs)
     recovered = [value.name or "" for value in plan.problem.recovered]
     session = Session(to_proto(build_probe(plan)).SerializeToString(), "the model up to its equations")
     system = plan.systems[-1]

@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_invert.errors import Blocker, ModelError, NotInvertibleError
+from onnx_invert.plan.batch import Batch, follow, joined
 from onnx_invert.plan.equations import Solve
 from onnx_invert.plan.front import Front, find_front
 from onnx_invert.plan.guarantee import Guarantee, judge
@@ -87,13 +88,14 @@ class NewtonPlan:
     """How the recovered inputs follow from the known outputs by solving equations.
 
     `ends` holds per known output the closed-form way back to the tensor that the equations know it by; `systems`
-    are solved in this order, each for what the next one knows.
+    are solved in this order, each for what the next one knows. `batch` says where samples lie in between.
     """
 
     problem: Problem
     ends: list[Path]
     systems: list[System]
     rules: RuleSet
+    batch: Batch
     guarantee: Guarantee = field(init=False)
 
     def __post_init__(self) -> None:
@@ -188,7 +190,7 @@ def make_newton_plan(problem: Problem, rules: RuleSet) -> NewtonPlan:
     """Peel, cut and measure.
 
     Raises:
-        NotInvertibleError: with every node that has no derivative, or why there are no equations.
+        NotInvertibleError: with every node that has no derivative or mixes samples, or why there are no equations.
         ModelError: sizes that are known only at run time.
     """
     _check_types(problem)
@@ -198,11 +200,12 @@ def make_newton_plan(problem: Problem, rules: RuleSet) -> NewtonPlan:
     whole, blockers = program(unknowns, wanted, rules, problem.opset)
     if not blockers:
         blockers = _flat_outputs(whole)
-    if blockers:
-        raise NotInvertibleError(list(dict.fromkeys(blockers)))
-    cut = _bottleneck(whole)
+    batch = follow(unknowns, wanted, problem.opset)
+    if blockers := joined(follow(unknowns, problem.known, problem.opset), blockers):
+        raise NotInvertibleError(blockers)
+    cut = _bottleneck(whole, batch)
     stages = [(unknowns, wanted)] if cut is None else [((cut,), wanted), (unknowns, (cut,))]
-    return NewtonPlan(problem, ends, [_system(problem, rules, x, t) for x, t in stages], rules)
+    return NewtonPlan(problem, ends, [_system(problem, rules, x, t) for x, t in stages], rules, batch)
 
 
 def _check_types(problem: Problem) -> None:
@@ -319,8 +322,11 @@ def _flat_outputs(whole: Program) -> list[Blocker]:
     ]
 
 
-def _bottleneck(whole: Program) -> ir.Value | None:
-    """The first of the narrowest tensors that every way from x to y leads through, if it is narrower than both."""
+def _bottleneck(whole: Program, batch: Batch) -> ir.Value | None:
+    """The first of the narrowest tensors that every way from x to y leads through, if it is narrower than both.
+
+    Of a batch, its first axis has to count the samples: the rows of N · T vectors are T for each.
+    """
     last: dict[ir.Value, int] = {}
     made = set(whole.unknowns)
     for index, step in enumerate(whole.steps):
@@ -336,7 +342,8 @@ def _bottleneck(whole: Program) -> ir.Value | None:
         if len(live) == 1:
             (value,) = live
             size = _size((value,))
-            if value.dtype in WIDE_TYPES and 0 < size < smallest:
+            by_sample = not batch.places or batch.is_by_sample(value)
+            if by_sample and value.dtype in WIDE_TYPES and 0 < size < smallest:
                 best, smallest = value, size
     return best
 

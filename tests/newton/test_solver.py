@@ -241,7 +241,7 @@ def test_several_inputs_and_outputs():
         <ir_version: 8, opset_import: ["" : 17]>
         g (float[N,4] a, float[N,2,3] b) => (float[N,4] p, float[N,6] q) {
             flat = Flatten(b)  p = Relu(a)  z = Softplus(flat)  c = Concat<axis=1>(a, z)
-            q0 = ReduceSum<keepdims=1>(c)  q = Add(flat, q0)
+            one = Constant<value_ints = [1]>()  q0 = ReduceSum<keepdims=1>(c, one)  q = Add(flat, q0)
         }
     """)
     inversion = invert(model, recover=["a", "b"], force=True)
