@@ -18,7 +18,6 @@ from onnx_invert.graph.normalise import normalise
 from onnx_invert.graph.write import to_proto
 from onnx_invert.opening import ModelLike, open_model
 from onnx_invert.plan.batch import follow, joined
-from onnx_invert.plan.layout import Layout
 from onnx_invert.plan.problem import pose
 from onnx_invert.plan.program import program
 from onnx_invert.rules import RuleSet, default_rules
@@ -62,7 +61,7 @@ def jacobian(
         blockers = joined(batch, blockers) or mixing(problem, batch, problem.recovered, problem.known)
         if blockers:
             raise NotInvertibleError(blockers, source.name)
-        layouts = {value: Layout.of(value) for value in (*problem.recovered, *problem.known)}
+        layouts = {value: batch.layout(value) for value in (*problem.recovered, *problem.known)}
         m, n = (sum(layouts[value].size for value in values) for values in (problem.known, problem.recovered))
         forwards = mode == "forward" or (mode == "auto" and n <= m)
         e = Emitter(problem.known[0].dtype or ir.DataType.FLOAT, [value.name or "" for value in problem.graph.inputs])

@@ -16,6 +16,7 @@ import onnx_ir as ir
 from onnx_invert.errors import Blocker
 from onnx_invert.plan.batch_rules import FIRST, RULES, UNDECIDED, Mixes, Place, State, Undecided
 from onnx_invert.plan.equations import upstream
+from onnx_invert.plan.layout import Layout
 from onnx_invert.rules.node import NodeView
 
 
@@ -28,9 +29,23 @@ class Batch:
     blockers: list[Blocker] = field(default_factory=list)
     undecided: list[ir.Value] = field(default_factory=list)
 
-    def is_by_sample(self, value: ir.Value) -> bool:
-        """True if the first axis of the tensor is known to count samples."""
-        return self.places.get(value) == FIRST
+    def rows(self, value: ir.Value) -> int:
+        """How many entries of the tensor's first axis belong to each sample; 0 if that is not how they lie.
+
+        Of undecided tensors it is taken to be one, which has to be tried.
+        """
+        place = self.places.get(value)
+        if isinstance(place, Place):
+            return place.inner if place.axis == 0 and place.outer == 1 else 0
+        return 1
+
+    def is_known(self, value: ir.Value) -> bool:
+        """True if it is known to hold its samples along its first axis, or there is no batch."""
+        return not self.places or (isinstance(self.places.get(value), Place) and self.rows(value) > 0)
+
+    def layout(self, value: ir.Value) -> Layout:
+        """How a tensor on the way holds its samples; errors as for `Layout.of`."""
+        return Layout.of(value, max(1, self.rows(value)))
 
 
 def follow(unknowns: Sequence[ir.Value], wanted: Sequence[ir.Value], opset: int) -> Batch:
@@ -53,13 +68,14 @@ def follow(unknowns: Sequence[ir.Value], wanted: Sequence[ir.Value], opset: int)
             try:
                 state = rule(NodeView(node, touched[0], opset), operands)
             except Mixes as how:
-                batch.blockers.append(mixed(node, str(how), name))
+                if all(blocker.node != node.name for blocker in batch.blockers):
+                    batch.blockers.append(mixed(node, str(how), name))
         places.update(dict.fromkeys(node.outputs, state))
     for value in wanted:
         where = places.get(value)
         if isinstance(where, Undecided):
             batch.undecided.append(value)
-        elif where is not None and where != FIRST and not batch.blockers:
+        elif isinstance(where, Place) and not batch.rows(value) and not batch.blockers:
             batch.blockers.append(misplaced(value, f"they lie along axis {where.axis}, {_share(where)}", name))
     if batch.blockers:
         batch.undecided = []

@@ -200,12 +200,12 @@ def make_newton_plan(problem: Problem, rules: RuleSet) -> NewtonPlan:
     whole, blockers = program(unknowns, wanted, rules, problem.opset)
     if not blockers:
         blockers = _flat_outputs(whole)
-    batch = follow(unknowns, wanted, problem.opset)
-    if blockers := joined(follow(unknowns, problem.known, problem.opset), blockers):
+    batch = follow(unknowns, tuple(dict.fromkeys((*problem.known, *wanted))), problem.opset)
+    if blockers := joined(batch, blockers):
         raise NotInvertibleError(blockers)
     cut = _bottleneck(whole, batch)
     stages = [(unknowns, wanted)] if cut is None else [((cut,), wanted), (unknowns, (cut,))]
-    return NewtonPlan(problem, ends, [_system(problem, rules, x, t) for x, t in stages], rules, batch)
+    return NewtonPlan(problem, ends, [_system(problem, rules, batch, x, t) for x, t in stages], rules, batch)
 
 
 def _check_types(problem: Problem) -> None:
@@ -225,13 +225,15 @@ def _check_types(problem: Problem) -> None:
         raise NotInvertibleError(blockers)
 
 
-def _system(problem: Problem, rules: RuleSet, unknowns: tuple[ir.Value, ...], wanted: tuple[ir.Value, ...]) -> System:
+def _system(
+    problem: Problem, rules: RuleSet, batch: Batch, unknowns: tuple[ir.Value, ...], wanted: tuple[ir.Value, ...]
+) -> System:
     front = None
     if len(unknowns) == 1:
         front = find_front(unknowns[0], rules, problem.opset, frozenset(wanted))
     starts = unknowns if front is None else (front.value,)
     steps, _ = program(starts, wanted, rules, problem.opset)
-    layouts = {value: Layout.of(value) for value in (*unknowns, *starts, *wanted)}
+    layouts = {value: batch.layout(value) for value in (*unknowns, *starts, *wanted)}
     batched = {layout.batched for layout in layouts.values()}
     if len(batched) > 1:
         rows = ", ".join(describe(value) for value in layouts)
@@ -323,10 +325,7 @@ def _flat_outputs(whole: Program) -> list[Blocker]:
 
 
 def _bottleneck(whole: Program, batch: Batch) -> ir.Value | None:
-    """The first of the narrowest tensors that every way from x to y leads through, if it is narrower than both.
-
-    Of a batch, its first axis has to count the samples: the rows of N · T vectors are T for each.
-    """
+    """The first of the narrowest tensors that every way from x to y leads through, if it is narrower than both."""
     last: dict[ir.Value, int] = {}
     made = set(whole.unknowns)
     for index, step in enumerate(whole.steps):
@@ -335,25 +334,24 @@ def _bottleneck(whole: Program, batch: Batch) -> ir.Value | None:
     last |= dict.fromkeys(whole.wanted, len(whole.steps))
     live = {value for value in whole.unknowns if value in last}
     best: ir.Value | None = None
-    smallest = min(_size(whole.unknowns), _size(whole.wanted))
+    smallest = min(_size(batch, whole.unknowns), _size(batch, whole.wanted))
     for index, step in enumerate(whole.steps):
         live |= {value for value in step.node.outputs if value in last}
         live = {value for value in live if last[value] > index}
         if len(live) == 1:
             (value,) = live
-            size = _size((value,))
-            by_sample = not batch.places or batch.is_by_sample(value)
-            if by_sample and value.dtype in WIDE_TYPES and 0 < size < smallest:
+            size = _size(batch, (value,))
+            if value.dtype in WIDE_TYPES and 0 < size < smallest:
                 best, smallest = value, size
     return best
 
 
-def _size(values: Sequence[ir.Value]) -> int:
-    """The numbers in one sample of all tensors together; 0 where a size is unknown."""
+def _size(batch: Batch, values: Sequence[ir.Value]) -> int:
+    """The numbers in one sample of all tensors together; 0 where a size, or where samples lie, is unknown."""
     total = 0
     for value in values:
         try:
-            total += Layout.of(value).size
+            total += batch.layout(value).size if batch.is_known(value) else 0
         except ModelError:
             return 0
     return total

@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from small_models import text
 
@@ -64,9 +65,26 @@ def test_of_a_fixed_size_the_batch_is_one_sample(name):
     assert [dim.dim_value for dim in derivative.graph.output[0].type.tensor_type.shape.dim] == [1, 12, 12]
 
 
-def test_a_sample_in_several_rows_is_refused():
+@pytest.mark.parametrize("last", ["", "Sigmoid"])
+def test_a_sample_in_several_rows(last):
+    """scikit-learn's networks of several targets return (N · 3, 1)."""
+    body = f"{W} h = MatMul(x, W) g = Relu(h) u = Add(g, x) s = Constant<value_ints = [-1, 1]>() r = Reshape(u, s) "
+    f = model(body + (f"y = {last}(r)" if last else "y = Identity(r)"), "float[M,1] y")
+    derivative = onnx_invert.jacobian(f)
+    assert [dim.dim_value for dim in derivative.graph.output[0].type.tensor_type.shape.dim] == [0, 3, 3]
+    inversion = onnx_invert.invert(f, method="newton", residual=True)
+    assert inversion.round_trip.unsolved == 0
+    x = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
+    (y,) = onnxruntime.InferenceSession(f.SerializeToString()).run(None, {"x": x})
+    back, residual = onnxruntime.InferenceSession(inversion.model.SerializeToString()).run(None, {"y": y})
+    assert back.shape == x.shape
+    assert residual.shape == (5,)
+
+
+def test_samples_that_alternate_are_refused():
+    body = "s = Constant<value_ints = [-1, 1]>() t = Transpose(x) y = Reshape(t, s)"
     with pytest.raises(NotInvertibleError, match="3 entries for each"):
-        onnx_invert.jacobian(model("s = Constant<value_ints = [-1, 1]>() y = Reshape(x, s)", "float[M,1] y"))
+        onnx_invert.jacobian(model(body, "float[M,1] y"))
 
 
 # Bodies of x float[N,3] → y (N, …) that take each sample by itself.

@@ -23,7 +23,6 @@ from onnx_invert.graph.emit import Emitter
 from onnx_invert.numerics.prior import Prior
 from onnx_invert.numerics.tolerance import eps
 from onnx_invert.plan.equations import upstream
-from onnx_invert.plan.layout import Layout
 from onnx_invert.plan.newton import NewtonPlan, System
 
 Array = NDArray[np.float64]
@@ -172,7 +171,7 @@ class _Build:
                     "gradients, which need a Loop."
                 )
             first = method.start(e, objective, target, settings)
-            batch = _batch(system)
+            batch = self._batch
 
             def body(inner: Emitter, values: list[ir.Value]) -> tuple[list[ir.Value], ir.Value]:
                 after, busy = method.step(inner, objective, target, norm, State.of(values), settings)
@@ -187,6 +186,13 @@ class _Build:
                 unroll=options.unroll is not None,
             )
             return decode(State.of(found).best)
+
+    @property
+    def _batch(self) -> int | str:
+        """The size of the axis of samples: a symbol, or 1."""
+        unknown = self._plan.systems[-1].unknowns[0]
+        dims = list(unknown.shape or ())
+        return 1 if not dims or isinstance(dims[0], int) else dims[0].value or "N"
 
     def _prepare(self, system: System) -> None:
         """Run once what needs no unknown, and take over the weights."""
@@ -203,7 +209,7 @@ class _Build:
         copy(e, [node for node in self._nodes if node.outputs[0] not in values], values)
         worst: ir.Value | None = None
         for value, port in ports.items():
-            layout = Layout.of(value)
+            layout = self._plan.batch.layout(value)
             y = rows(e, layout, port)
             difference = length(e, e.op("Sub", rows(e, layout, values[value]), y))
             tiny = float(np.finfo(e.dtype.numpy()).tiny)
@@ -211,7 +217,7 @@ class _Build:
             worst = relative if worst is None else e.op("Max", worst, relative)
         assert worst is not None
         output = e.op("Squeeze", worst, e.ints([1]))
-        output.name, output.shape = RESIDUAL, ir.Shape([_batch(self._plan.systems[0])])
+        output.name, output.shape = RESIDUAL, ir.Shape([self._batch])
         return output
 
 
@@ -220,15 +226,6 @@ def _take_weights(e: Emitter, nodes: Iterable[ir.Node], values: dict[ir.Value, i
         for value in node.inputs:
             if value is not None and value.const_value is not None:
                 place(e, value, values)
-
-
-def _batch(system: System) -> int | str:
-    """The size of the axis of samples: a symbol, or 1."""
-    value = system.wanted[0]
-    if not system.layouts[value].batched:
-        return 1
-    dim = next(iter(value.shape or ()))
-    return dim if isinstance(dim, int) else dim.value or "N"
 
 
 def _coordinates(
