@@ -64,10 +64,8 @@ def jacobian(
         layouts = {value: batch.layout(value) for value in (*problem.recovered, *problem.known)}
         m, n = (sum(layouts[value].size for value in values) for values in (problem.known, problem.recovered))
         forwards = mode == "forward" or (mode == "auto" and n <= m)
-        e = Emitter(problem.known[0].dtype or ir.DataType.FLOAT, [value.name or "" for value in problem.graph.inputs])
-        ports = {
-            value: ir.Value(name=value.name, shape=value.shape, type=value.type) for value in problem.graph.inputs
-        }
+        e = Emitter(problem.known[0].dtype or ir.DataType.FLOAT, [value.name or "" for value in problem.inputs])
+        ports = {value: ir.Value(name=value.name, shape=value.shape, type=value.type) for value in problem.inputs}
         values = dict(ports)
         copy(e, steps.before, values)
         tape = Tape.record(e, steps, values, n if forwards else m)

@@ -65,7 +65,7 @@ def _probe(
     problem: Problem, unknowns: Sequence[ir.Value], wanted: Sequence[ir.Value], watched: Sequence[ir.Value]
 ) -> ir.Model:
     """The model from the unknowns on, with every tensor that is watched as an output."""
-    e = Emitter(wanted[0].dtype or ir.DataType.FLOAT, [value.name or "" for value in problem.graph.inputs])
+    e = Emitter(wanted[0].dtype or ir.DataType.FLOAT, [value.name or "" for value in problem.inputs])
     nodes = upstream(wanted, set(unknowns))
     used = {value for node in nodes for value in node.inputs}
     ports = {value: port_of(value) for value in (*unknowns, *(v for v in problem.given if v in used))}

@@ -115,13 +115,19 @@ def invert(
     prior: Annotated[
         Path | None,
         typer.Option(
-            "--prior", metavar="DATA.npy|DATA.npz", help="Inputs of the model: return a plausible x (Newton)."
+            "--prior",
+            metavar="DATA.npy|DATA.npz|DECODER.onnx",
+            help="Inputs of the model, or a network that makes them: return a plausible x (Newton).",
         ),
     ] = None,
     prior_kind: Annotated[
-        str,
-        typer.Option("--prior-kind", metavar="KIND", help="conditional: around a regression from y; or gaussian."),
-    ] = "conditional",
+        str | None,
+        typer.Option(
+            "--prior-kind",
+            metavar="KIND",
+            help="Of data: conditional, around a regression from y, which is the default; or gaussian.",
+        ),
+    ] = None,
     bounds: Annotated[
         tuple[str, str] | None,
         typer.Option(
@@ -218,13 +224,24 @@ def check(
 
 
 @app.command()
-def explain(model: Model, recover: Recover = None, known: Known = None, method: Method = "auto") -> None:
+def explain(
+    model: Model,
+    recover: Recover = None,
+    known: Known = None,
+    method: Method = "auto",
+    prior: Annotated[
+        Path | None,
+        typer.Option("--prior", metavar="DATA|DECODER.onnx", help="As for invert: it takes the solver."),
+    ] = None,
+) -> None:
     """Print the plan of an inversion, without writing anything."""
     from onnx_invert import api
     from onnx_invert.cli import render
 
     with render.progress(False) as progress:
-        plan = api.explain(model, recover=recover or (), known=known or (), method=method, progress=progress)
+        plan = api.explain(
+            model, recover=recover or (), known=known or (), method=method, prior=prior, progress=progress
+        )
     render.plan(plan)
     render.promise(plan)
 

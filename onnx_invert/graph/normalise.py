@@ -47,10 +47,10 @@ def normalise(source: Source) -> None:
     _name_nodes(model.graph)
     _name_sizes(model.graph)
     _fold(model)
-    _infer_shapes(model, source.name)
+    infer_shapes(model, source.name)
     if _shapes_to_constants(model.graph):
         _fold(model)
-        _infer_shapes(model, source.name)
+        infer_shapes(model, source.name)
     _remove_unused(model.graph)
 
 
@@ -92,7 +92,7 @@ def _name_sizes(graph: ir.Graph) -> None:
         )
 
 
-def _infer_shapes(model: ir.Model, name: str) -> None:
+def infer_shapes(model: ir.Model, name: str) -> None:
     """Infer shapes from the inputs and weights alone.
 
     What the file claims about inner tensors and outputs is put aside: exporters leave it vague, or wrong
@@ -114,31 +114,50 @@ def _infer_shapes(model: ir.Model, name: str) -> None:
         value.shape, value.type = found.shape, found.type or value.type
 
 
-def _c_api_infer(model: ir.Model) -> dict[ir.Value, ir.Value]:
-    """What onnx's shape inference says of every value, with the weights left out of the call."""
+def without_weights(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, ir.TensorProtocol]]:
+    """The model as a message, its weights inputs but for the smallest, whose values matter to shapes; and the weights.
+
+    The model itself stays as it is.
+    """
     graph = model.graph
     weights = {value: value.const_value for value in graph.initializers.values()}
     inputs = list(graph.inputs)
+    left: dict[str, ir.TensorProtocol] = {}
     try:
         for value, tensor in weights.items():
             assert tensor is not None
             value.shape, value.dtype = ir.Shape([int(n) for n in tensor.shape.numpy()]), tensor.dtype
             if tensor.size > 64:
+                left[value.name or ""] = tensor
                 value.const_value = None
                 del graph.initializers[value.name or ""]
                 graph.inputs.append(value)
-        proto = ir.serde.serialize_model(model)
+        return ir.serde.serialize_model(model), left
     finally:
         graph.inputs.clear()
         graph.inputs.extend(inputs)
         for value, tensor in weights.items():
             value.const_value = tensor
             graph.register_initializer(value)
+
+
+def restored(model: ir.Model, weights: dict[str, ir.TensorProtocol]) -> None:
+    """Give a model that was read from such a message its weights back."""
+    graph = model.graph
+    for value in [value for value in graph.inputs if value.name in weights]:
+        graph.inputs.remove(value)
+        value.const_value = weights[value.name or ""]
+        graph.register_initializer(value)
+
+
+def _c_api_infer(model: ir.Model) -> dict[ir.Value, ir.Value]:
+    """What onnx's shape inference says of every value, with the weights left out of the call."""
+    proto, _ = without_weights(model)
     result = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
     found = ir.convenience.create_value_mapping(ir.serde.deserialize_model(result).graph)
     return {
         value: found[value.name]
-        for node in graph
+        for node in model.graph
         for value in node.outputs
         if value.name in found and found[value.name].shape is not None
     }

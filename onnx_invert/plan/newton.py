@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from onnx_invert.errors import Blocker, ModelError, NotInvertibleError
 from onnx_invert.plan.batch import Batch, follow, joined
+from onnx_invert.plan.decoder import Decoder
 from onnx_invert.plan.equations import Solve
 from onnx_invert.plan.front import Front, find_front
 from onnx_invert.plan.guarantee import Guarantee, judge
@@ -89,6 +90,7 @@ class NewtonPlan:
 
     `ends` holds per known output the closed-form way back to the tensor that the equations know it by; `systems`
     are solved in this order, each for what the next one knows. `batch` says where samples lie in between.
+    With a `decoder` x is what it makes of a w, and w is what is solved for.
     """
 
     problem: Problem
@@ -96,6 +98,7 @@ class NewtonPlan:
     systems: list[System]
     rules: RuleSet
     batch: Batch
+    decoder: Decoder | None = None
     guarantee: Guarantee = field(init=False)
 
     def __post_init__(self) -> None:
@@ -104,6 +107,11 @@ class NewtonPlan:
         self.guarantee = Guarantee.of(n == narrowest and m > n, m == narrowest)
         if self.guarantee is Guarantee.BIJECTION:
             self.guarantee = Guarantee.RIGHT
+
+    @property
+    def solved(self) -> Problem:
+        """The problem whose unknowns the systems have: w's with a decoder."""
+        return self.problem if self.decoder is None else self.decoder.problem
 
     @property
     def paths(self) -> list[Path]:
@@ -159,8 +167,8 @@ class NewtonPlan:
 
     @property
     def requirements(self) -> list[str]:
-        """None beyond what the guarantee says."""
-        return []
+        """With a decoder, that x is one that it makes; else none beyond what the guarantee says."""
+        return [] if self.decoder is None else [f"y is f(x) of an x that {self.decoder.name} makes"]
 
     @property
     def dtypes(self) -> list[ir.DataType]:
@@ -186,13 +194,14 @@ def _numbers(system: System) -> int:
     return inner * (3 + 3 * seeds) + matrices + 8 * (r + system.m) + system.n
 
 
-def make_newton_plan(problem: Problem, rules: RuleSet) -> NewtonPlan:
-    """Peel, cut and measure.
+def make_newton_plan(outer: Problem, rules: RuleSet, decoder: Decoder | None = None) -> NewtonPlan:
+    """Peel, cut and measure; with a decoder the equations of the joined model.
 
     Raises:
         NotInvertibleError: with every node that has no derivative or mixes samples, or why there are no equations.
         ModelError: sizes that are known only at run time.
     """
+    problem = outer if decoder is None else decoder.problem
     _check_types(problem)
     ends = [_peel(problem, rules, value) for value in problem.known]
     wanted = tuple(path.x for path in ends)
@@ -205,7 +214,7 @@ def make_newton_plan(problem: Problem, rules: RuleSet) -> NewtonPlan:
         raise NotInvertibleError(blockers)
     cut = _bottleneck(whole, batch)
     stages = [(unknowns, wanted)] if cut is None else [((cut,), wanted), (unknowns, (cut,))]
-    return NewtonPlan(problem, ends, [_system(problem, rules, batch, x, t) for x, t in stages], rules, batch)
+    return NewtonPlan(outer, ends, [_system(problem, rules, batch, x, t) for x, t in stages], rules, batch, decoder)
 
 
 def _check_types(problem: Problem) -> None:

@@ -76,9 +76,9 @@ def build_newton(
 
 def build_probe(plan: NewtonPlan) -> ir.Model:
     """The model from its inputs to the tensors that the systems know: their spread on samples sets the units."""
-    problem = plan.problem
-    e = Emitter(problem.known[0].dtype or ir.DataType.FLOAT, [value.name or "" for value in problem.graph.inputs])
-    ports = {value: port_of(value) for value in problem.graph.inputs}
+    problem = plan.solved
+    e = Emitter(problem.known[0].dtype or ir.DataType.FLOAT, [value.name or "" for value in problem.inputs])
+    ports = {value: port_of(value) for value in problem.inputs}
     values = dict(ports)
     wanted = [value for system in plan.systems for value in system.wanted]
     nodes = upstream(wanted)
@@ -126,15 +126,22 @@ class _Build:
         outputs = []
         last = plan.systems[-1]
         sizes = [last.layouts[value].size for value in last.unknowns]
-        recovered: dict[ir.Value, ir.Value] = {}
+        found = dict(self._values)
         for value, part in zip(last.unknowns, split(e, target, sizes), strict=True):
-            output = e.op("Identity", tensor(e, last.layouts[value], part))
-            port = port_of(value)
+            found[value] = tensor(e, last.layouts[value], part)
+        made = last.unknowns
+        if plan.decoder is not None:
+            _take_weights(e, plan.decoder.nodes, self._values)
+            found = {**self._values, **found}
+            copy(e, [node for node in plan.decoder.nodes if node.outputs[0] not in found], found)
+            made = (plan.decoder.x,)
+        for value, inside in zip(problem.recovered, made, strict=True):
+            port, output = port_of(value), e.op("Identity", found[inside])
             output.name, output.shape, output.type = port.name, port.shape, port.type
-            recovered[value] = output
+            found[inside] = output
             outputs.append(output)
         if self._options.residual:
-            outputs.append(self._residual(recovered, ports))
+            outputs.append(self._residual(found, ports))
         opsets = {"": version, **domains_of(self._nodes, problem.graph.opset_imports)}
         result.model = assemble(e, [*ports.values(), *self._given.values()], outputs, opsets, metadata)
         return result
@@ -201,11 +208,11 @@ class _Build:
         for step in program.steps:
             _take_weights(e, [step.node], self._values)
 
-    def _residual(self, recovered: Mapping[ir.Value, ir.Value], ports: Mapping[ir.Value, ir.Value]) -> ir.Value:
+    def _residual(self, found: Mapping[ir.Value, ir.Value], ports: Mapping[ir.Value, ir.Value]) -> ir.Value:
         """‖f(x) − y‖ / ‖y‖ of each sample (N), the largest over several outputs; f is run once more on x."""
         e = self._e
         _take_weights(e, self._nodes, self._values)
-        values = {**self._values, **recovered}
+        values = {**self._values, **found}
         copy(e, [node for node in self._nodes if node.outputs[0] not in values], values)
         worst: ir.Value | None = None
         for value, port in ports.items():
