@@ -6,6 +6,7 @@ import gc
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -55,7 +56,8 @@ class Inversion:
     """The result of `invert`: the plan, what was measured, and the model.
 
     `guarantee` is what may be said of the inverse: the plan's, or approximate where the round trips did
-    not keep it. `round_trip` is None if it was not verified, `path` None if it was not written.
+    not keep it. `round_trip` is None if it was not verified, `path` None if it was not written. `notes`
+    are options that had no effect.
     """
 
     plan: AnyPlan
@@ -64,6 +66,7 @@ class Inversion:
     report: dict[str, Any]
     path: Path | None = None
     _model: ir.Model | None = field(default=None, repr=False)
+    notes: tuple[str, ...] = ()
 
     @property
     def model(self) -> onnx.ModelProto:
@@ -153,6 +156,7 @@ def invert(
     if given.needs_newton:
         method = "newton"
     started = time.perf_counter()
+    notes: list[str] = []
     with ExitStack() as stack:
         source = open_model(model, stack)
         decoder = open_model(prior, stack) if _is_decoder(prior) else None
@@ -177,6 +181,9 @@ def invert(
         else:
             if residual:
                 raise UsageError("--residual: this inverse is a closed form, which has no residual output yet.")
+            if idle := given.idle():
+                notes.append(idle)
+                warnings.warn(idle, stacklevel=2)
             inverse = build(plan, opset=opset, metadata=_metadata(source, plan))
         if target is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="onnx-invert-"))
@@ -210,7 +217,7 @@ def invert(
         partly = measured is not None and measured.unsolved > 0
         guarantee = Guarantee.APPROXIMATE if failed or partly else reached
         report = _report(source, plan, guarantee, measured, given.kind, time.perf_counter() - started)
-        result = Inversion(plan, guarantee, measured, report, None, kept)
+        result = Inversion(plan, guarantee, measured, report, None, kept, notes=tuple(notes))
         if failed and measured is not None and not force:
             raise VerificationError(_failure(plan, measured), result)
         if guarantee is not plan.guarantee:

@@ -73,6 +73,8 @@ class Choices:
             raise UsageError("--unroll K says how many iterations there are; leave --iterations out.")
         if self.tolerance is not None and not 0 < self.tolerance < math.inf:
             raise UsageError(f"--tolerance {self.tolerance:g}: it is a number above 0.")
+        if method == "closed-form" and (idle := self.idle()):
+            raise UsageError(idle)
         if method == "closed-form" and self.needs_newton:
             raise UsageError("--method closed-form keeps no bounds and has no prior: leave them, or it, out.")
         if self.prior_kind not in {None, "gaussian", "conditional"}:
@@ -85,6 +87,17 @@ class Choices:
                 "--bounds: x is what the decoder makes, and lies where the decoder puts it. Let its last layer keep "
                 "the bounds (a Sigmoid, a Clip), and leave --bounds out."
             )
+
+    def idle(self) -> str:
+        """What a closed form does with the solver's options: a sentence, or nothing if none was given."""
+        given = {"--iterations": self.iterations, "--tolerance": self.tolerance, "--unroll": self.unroll}
+        names = [name for name, value in given.items() if value is not None]
+        if not names:
+            return ""
+        return (
+            f"{' and '.join(names)}: the inverse is a closed form, which iterates nothing. --method newton  solves "
+            "f(x) = y instead."
+        )
 
     def options(self, plan: NewtonPlan, data: Batch | None) -> Options:
         """For one plan; `data` are inputs of the model, None to draw them.

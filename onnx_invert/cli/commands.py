@@ -183,6 +183,8 @@ def invert(
         except VerificationError as error:
             failure, inversion = error, error.inversion
     inversion.report["model"] = str(model)
+    for note in inversion.notes:
+        render.message(f"note: {note}")
     if report is not None:
         try:
             document.write(inversion.report, report)

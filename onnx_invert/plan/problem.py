@@ -15,8 +15,8 @@ from onnx_invert.rules.node import FLOATS
 class Problem:
     """Inputs to recover, inputs that stay inputs, outputs that are known, outputs that are left out.
 
-    `inputs` are all of the model's, `dependent` are the tensors whose values follow from a recovered input's, `capturing` the nodes (If, Loop)
-    whose body uses one of them.
+    `inputs` are all of the model's, `dependent` are the tensors whose values follow from a recovered input's,
+    `capturing` the nodes (If, Loop) whose body uses one of them.
     """
 
     graph: ir.Graph
