@@ -14,9 +14,9 @@ from onnx_invert.rules.registry import RuleSet
 @cache
 def default_rules() -> RuleSet:
     """The rules that come with onnx-invert."""
-    from onnx_invert.rules import activations, arithmetic, functions, layout, linear, refusals
+    from onnx_invert.rules import activations, arithmetic, functions, layout, linear, pipelines, refusals
 
-    families = (activations, arithmetic, functions, layout, linear, refusals, *derivative_families())
+    families = (activations, arithmetic, functions, layout, linear, pipelines, refusals, *derivative_families())
     return reduce(RuleSet.union, (family.rules for family in families), RuleSet())
 
 
