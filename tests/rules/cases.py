@@ -207,19 +207,6 @@ add("Gemm", LEFT, "beta0", operands={1: draw(4, 5), 2: draw(5)}, attributes={"be
 for opset in (7, 9, 11, 13):
     add("Gemm", BIJECTION, f"opset{opset}", operands={1: draw(4, 4), 2: draw(4)}, opset=opset, symbolic_batch=False)
 
-ML = {"domain": "ai.onnx.ml", "dtypes": (np.float32,)}
-for label, scale, guarantee in (("", [2.0, -0.5, 3.0, 1.5], BIJECTION), ("zero", [2.0, 0.0, 3.0, 1.5], GENERALIZED)):
-    attributes = {"scale": scale, "offset": [0.5, -1.0, 0.0, 2.0]}
-    add("Scaler", guarantee, label, attributes=attributes, **ML)
-add("Scaler", BIJECTION, "one", attributes={"scale": [2.0], "offset": [0.5]}, **ML)
-for targets, guarantee in ((2, RIGHT), (4, BIJECTION), (6, LEFT)):
-    attributes = {
-        "targets": targets,
-        "coefficients": [float(v) for v in draw(4 * targets)],
-        "intercepts": [float(v) for v in draw(targets)],
-    }
-    add("LinearRegressor", guarantee, f"{targets}-targets", attributes=attributes, **ML)
-
 NORMAL = {1: away_from_zero(3), 2: draw(3), 3: draw(3), 4: positive(3)}
 for opset in (7, 9, 14, 15, 17):
     add("BatchNormalization", BIJECTION, f"opset{opset}", shape=(2, 3, 2, 2), operands=NORMAL, opset=opset)
