@@ -6,12 +6,13 @@ import gc
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import onnx
@@ -23,23 +24,27 @@ from onnx_invert.build.inverse import Inverse, build
 from onnx_invert.build.newton.inverse import Options, build_newton
 from onnx_invert.build.system.inverse import build_system
 from onnx_invert.errors import NotInvertibleError, UsageError, VerificationError
-from onnx_invert.graph.concrete import settle
+from onnx_invert.graph.compose import join
+from onnx_invert.graph.concrete import settle, small
+from onnx_invert.graph.convert import raise_opset
 from onnx_invert.graph.normalise import normalise
 from onnx_invert.graph.read import Source
 from onnx_invert.graph.write import check_target, restate, save, staged, to_proto
 from onnx_invert.numerics.tolerance import eps
 from onnx_invert.opening import ModelLike, open_model
 from onnx_invert.plan.choice import AnyPlan, choose
+from onnx_invert.plan.decoder import Decoder
 from onnx_invert.plan.guarantee import Guarantee
-from onnx_invert.plan.newton import NewtonPlan
+from onnx_invert.plan.newton import NewtonPlan, make_newton_plan
 from onnx_invert.plan.plan import Plan, Progress
 from onnx_invert.plan.problem import Problem, pose
 from onnx_invert.plan.system_plan import SystemPlan
 from onnx_invert.report import document
 from onnx_invert.rules import RuleSet, default_rules
 from onnx_invert.runtime import Session
-from onnx_invert.samples import cut, load, match
-from onnx_invert.solving import Choices, ports_of
+from onnx_invert.samples import cut, load, match, ports_of
+from onnx_invert.separation import mixing
+from onnx_invert.solving import Choices, decoded
 from onnx_invert.trips import RoundTrip, round_up
 from onnx_invert.verify import Pair
 from onnx_invert.verify import verify as measure
@@ -54,7 +59,8 @@ class Inversion:
     """The result of `invert`: the plan, what was measured, and the model.
 
     `guarantee` is what may be said of the inverse: the plan's, or approximate where the round trips did
-    not keep it. `round_trip` is None if it was not verified, `path` None if it was not written.
+    not keep it. `round_trip` is None if it was not verified, `path` None if it was not written. `notes`
+    are options that had no effect.
     """
 
     plan: AnyPlan
@@ -63,6 +69,7 @@ class Inversion:
     report: dict[str, Any]
     path: Path | None = None
     _model: ir.Model | None = field(default=None, repr=False)
+    notes: tuple[str, ...] = ()
 
     @property
     def model(self) -> onnx.ModelProto:
@@ -93,8 +100,9 @@ def invert(
     tolerance: float | None = None,
     unroll: int | None = None,
     residual: bool = False,
-    prior: Data | None = None,
-    prior_kind: str = "conditional",
+    log_det: bool = False,
+    prior: Data | ModelLike | None = None,
+    prior_kind: str | None = None,
     bounds: tuple[Any, Any] | None = None,
     opset: int | None = None,
     data: Data | None = None,
@@ -119,8 +127,12 @@ def invert(
         tolerance: relative residual at which Newton takes a sample for solved; 32 eps by default.
         unroll: write out this many of Newton's iterations instead of a Loop, which some runtimes lack.
         residual: give the inverse one more output, `residual`: ‖f(x) − y‖ / ‖y‖ of each sample.
-        prior: inputs of the model, as for `data`: of all x with f(x) = y Newton then looks for a plausible one.
-        prior_kind: "conditional" centres the prior on a regression from y to x, "gaussian" on the data's mean.
+        log_det: give the inverse one more output, `log_det`: log|det ∂x/∂y| of each sample. Bijections alone have it.
+        prior: inputs of the model, as for `data`: of all x with f(x) = y Newton then looks for a plausible one. Or a
+            decoder, a model (path ending in .onnx, or ModelProto) that makes x of normal numbers w: x is then one
+            that it makes, of the least w.
+        prior_kind: "conditional" (the default for data) centres the prior on a regression from y to x, "gaussian" on
+            the data's mean.
         bounds: the least and the greatest x, two numbers or arrays in x's shape: Newton stays within them.
         opset: opset of the inverse, 13 to 23; 17 by default.
         data: inputs to verify on: an array or file for one input, names with arrays or an .npz for
@@ -142,30 +154,45 @@ def invert(
     """
     if (samples is not None and samples < 1) or (rtol is not None and not 0 <= rtol < np.inf):
         raise UsageError(f"samples has to be at least 1 and rtol a number from 0 on, not {samples} and {rtol}.")
-    given = Choices(iterations, tolerance, unroll, residual, bounds, None if prior is None else {}, prior_kind)
+    decoding = _is_decoder(prior)
+    to_fit: dict[str, NDArray[Any]] | None = None if prior is None or decoding else {}
+    given = Choices(iterations, tolerance, unroll, residual, bounds, to_fit, prior_kind, decoding)
     given.check(method)
     if given.needs_newton:
         method = "newton"
+    if log_det and method == "newton":
+        raise UsageError("--log-det: Newton's method, a prior and bounds have no log-determinant; leave one out.")
     started = time.perf_counter()
+    notes: list[str] = []
     with ExitStack() as stack:
         source = open_model(model, stack)
+        decoder = open_model(prior, stack) if _is_decoder(prior) else None
         target = Path(output) if output is not None else None
         if target is not None:
-            check_target(target, Path(model) if isinstance(model, str | os.PathLike) else None, source.files)
-        plan = _plan(source, recover, known, rules or default_rules(), method, progress)
+            read = [file for part in (source, decoder) if part is not None for file in part.files]
+            if decoder is not None and decoder.path is not None:
+                read.append(decoder.path)
+            check_target(target, Path(model) if isinstance(model, str | os.PathLike) else None, read)
+        plan = _plan(source, recover, known, rules or default_rules(), method, progress, decoder, log_det)
         reached = plan.guarantee
         arrays = _arrays(data, plan)
         if isinstance(plan, NewtonPlan):
-            if prior is not None:
+            if blockers := mixing(plan.solved, plan.batch, plan.solved.recovered, [p.x for p in plan.ends]):
+                raise NotInvertibleError(blockers, source.name)
+            if prior is not None and not _is_decoder(prior):
                 given = replace(given, prior=_arrays(prior, plan, mapped=True))
             if arrays is None and given.prior is not None:
                 arrays = _some(given.prior, plan, samples or SAMPLES)
             options = given.options(plan, arrays)
-            inverse = build_newton(plan, options, opset=opset, metadata=_metadata(source, plan, options))
+            inverse = build_newton(plan, options, opset=opset, metadata=_metadata(source, plan, options, given.kind))
         else:
             if residual:
                 raise UsageError("--residual: this inverse is a closed form, which has no residual output yet.")
-            inverse = _closed(plan, opset=opset, unroll=unroll, metadata=_metadata(source, plan))
+            iterates = isinstance(plan, SystemPlan) and plan.iterates
+            if idle := given.idle(unrolled=iterates):
+                notes.append(idle)
+                warnings.warn(idle, stacklevel=2)
+            inverse = _closed(plan, opset=opset, unroll=unroll, log_det=log_det, metadata=_metadata(source, plan))
         if target is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="onnx-invert-"))
             staging = Path(folder) / "inverse.onnx"
@@ -183,6 +210,8 @@ def invert(
                 # Graphs are full of cycles: without a collection their weights outlive them.
                 gc.collect()
             batches = None if arrays is None else list(cut(arrays, pair.ports, pair.main, samples))
+            if batches is None and decoder is not None and isinstance(plan, NewtonPlan):
+                batches = decoded(plan, decoder, samples or SAMPLES)
             solver = isinstance(plan, NewtonPlan)
             held = rtol if rtol is not None or not solver else tolerance
             measured = measure(
@@ -200,8 +229,8 @@ def invert(
         failed = measured is not None and not measured.passed
         partly = measured is not None and measured.unsolved > 0
         guarantee = Guarantee.APPROXIMATE if failed or partly else reached
-        report = _report(source, plan, guarantee, measured, time.perf_counter() - started)
-        result = Inversion(plan, guarantee, measured, report, None, kept)
+        report = _report(source, plan, guarantee, measured, given.kind, time.perf_counter() - started)
+        result = Inversion(plan, guarantee, measured, report, None, kept, notes=tuple(notes))
         if failed and measured is not None and not force:
             raise VerificationError(_failure(plan, measured), result)
         if guarantee is not plan.guarantee:
@@ -218,12 +247,27 @@ def explain(
     recover: Sequence[str] = (),
     known: Sequence[str] = (),
     method: str = "auto",
+    prior: Data | ModelLike | None = None,
     rules: RuleSet | None = None,
     progress: Progress | None = None,
 ) -> AnyPlan:
-    """The plan of an inversion, without building anything. Arguments and errors as for `invert`."""
+    """The plan of an inversion, without building anything. Arguments and errors as for `invert`.
+
+    Of a prior the plan knows that it takes the solver; data are not read, a decoder is.
+    """
+    Choices(prior=None if prior is None or _is_decoder(prior) else {}, decoder=_is_decoder(prior)).check(method)
     with ExitStack() as stack:
-        return _plan(open_model(model, stack), recover, known, rules or default_rules(), method, progress)
+        source = open_model(model, stack)
+        decoder = open_model(prior, stack) if _is_decoder(prior) else None
+        method = method if prior is None else "newton"
+        return _plan(source, recover, known, rules or default_rules(), method, progress, decoder, False)
+
+
+def _is_decoder(prior: Data | ModelLike | None) -> TypeGuard[ModelLike]:
+    """True if a prior is a model, not data."""
+    if isinstance(prior, onnx.ModelProto):
+        return True
+    return isinstance(prior, str | os.PathLike) and Path(prior).suffix == ".onnx"
 
 
 def _plan(
@@ -233,13 +277,41 @@ def _plan(
     rules: RuleSet,
     method: str,
     progress: Progress | None,
+    decoder: Source | None,
+    log_det: bool,
 ) -> AnyPlan:
     normalise(source)
     settle(source.model, source.name)
     try:
-        return choose(source.model, pose(source.model, recover, known), rules, method, progress)
+        if decoder is not None:
+            return _with_decoder(source, decoder, recover, known, rules)
+        return choose(
+            partial(small, source.model),
+            pose(source.model, recover, known),
+            rules,
+            method,
+            progress,
+            log_det=log_det,
+        )
     except NotInvertibleError as error:
         raise NotInvertibleError(error.blockers, source.name) from None
+
+
+def _with_decoder(
+    source: Source, decoder: Source, recover: Sequence[str], known: Sequence[str], rules: RuleSet
+) -> NewtonPlan:
+    """The equations of the model behind the decoder, both at the newer of their opsets."""
+    normalise(decoder)
+    opset = max(part.model.opset_imports.get("", 0) for part in (source, decoder))
+    for part in (source, decoder):
+        raise_opset(part, opset)
+    problem = pose(source.model, recover, known)
+    if len(problem.recovered) > 1:
+        names = ", ".join(repr(value.name) for value in problem.recovered)
+        raise UsageError(f"--prior {decoder.name}: a decoder makes one input; {names} are to be recovered.")
+    made = join(source, decoder, problem.recovered[0])
+    inner = pose(source.model, [made.w.name or ""], [value.name or "" for value in problem.known])
+    return make_newton_plan(problem, rules, Decoder(inner, made.x, decoder.name, decoder.sha256))
 
 
 def _some(data: Mapping[str, NDArray[Any]], plan: AnyPlan, count: int) -> dict[str, NDArray[Any]]:
@@ -253,7 +325,7 @@ def _arrays(data: Data | None, plan: AnyPlan, *, mapped: bool = False) -> dict[s
     """The data by input name; `mapped` leaves an .npy file on the disk until it is used."""
     if data is None:
         return None
-    names = [value.name or "" for value in plan.problem.graph.inputs]
+    names = [value.name or "" for value in plan.problem.inputs]
     if isinstance(data, np.ndarray):
         return match({"": data}, names, "The data")
     if isinstance(data, Mapping):
@@ -267,13 +339,16 @@ def _closed(
     *,
     opset: int | None,
     unroll: int | None = None,
+    log_det: bool = False,
     metadata: Mapping[str, str] | None = None,
     instrumented: bool = False,
 ) -> Inverse:
     """The graph of an inverse that needs no solver for the whole."""
     if isinstance(plan, Plan):
         return build(plan, opset=opset, metadata=metadata, instrumented=instrumented)
-    return build_system(plan, opset=opset, unroll=unroll, metadata=metadata, instrumented=instrumented)
+    return build_system(
+        plan, opset=opset, unroll=unroll, log_det=log_det, metadata=metadata, instrumented=instrumented
+    )
 
 
 def _pair(source: Source, plan: AnyPlan, path: Path, opset: int | None) -> Pair:
@@ -288,7 +363,7 @@ def _pair(source: Source, plan: AnyPlan, path: Path, opset: int | None) -> Pair:
         forward=partial(Session, forward, source.name),
         inverse=partial(Session, path, "the inverse"),
         instrumented=partial(Session, shaken, "the instrumented inverse") if instrumented is not None else None,
-        ports=ports_of(problem),
+        ports=ports_of(problem.inputs),
         recovered=[value.name or "" for value in problem.recovered],
         given=[value.name or "" for value in problem.given],
         known=[value.name or "" for value in problem.known],
@@ -313,7 +388,9 @@ def _sample_axes(problem: Problem) -> dict[str, int]:
     return axes
 
 
-def _metadata(source: Source, plan: AnyPlan, options: Options | None = None) -> dict[str, str]:
+def _metadata(
+    source: Source, plan: AnyPlan, options: Options | None = None, prior: str | None = None
+) -> dict[str, str]:
     entries = {
         "onnx_invert.version": __version__,
         "onnx_invert.model_sha256": source.sha256,
@@ -323,6 +400,10 @@ def _metadata(source: Source, plan: AnyPlan, options: Options | None = None) -> 
     if options is not None:
         entries["onnx_invert.iterations"] = str(options.unroll or options.iterations)
         entries["onnx_invert.tolerance"] = f"{options.solved(plan.dtypes[0]):.3g}"
+    if prior is not None:
+        entries["onnx_invert.prior"] = prior
+    if isinstance(plan, NewtonPlan) and plan.decoder is not None:
+        entries["onnx_invert.decoder_sha256"] = plan.decoder.sha256
     return entries
 
 
@@ -341,7 +422,12 @@ def _relabel(path: Path, model: ir.Model | None, guarantee: Guarantee) -> None:
 
 
 def _report(
-    source: Source, plan: AnyPlan, guarantee: Guarantee, measured: RoundTrip | None, seconds: float
+    source: Source,
+    plan: AnyPlan,
+    guarantee: Guarantee,
+    measured: RoundTrip | None,
+    prior: str | None,
+    seconds: float,
 ) -> dict[str, Any]:
     problem = plan.problem
     return {
@@ -350,6 +436,7 @@ def _report(
         "guarantee": guarantee.value,
         "planned_guarantee": plan.guarantee.value,
         "method": _method(plan),
+        "prior": prior,
         "recovered": [value.name for value in problem.recovered],
         "known": [value.name for value in problem.known],
         "given": [value.name for value in problem.given],

@@ -90,6 +90,11 @@ def check(
         eps=max(eps(kind) for kind in [dtype, *(p.dtype for p in ports if p.name in recovered)]),
     )
     batches = None
+    if data is None and claim is not None and g.metadata.get("onnx_invert.prior") == "decoder":
+        raise UsageError(
+            f"{paths[1].name} returns inputs that a decoder makes, and promises only the y of such inputs: give some "
+            "with --data."
+        )
     if data is not None:
         arrays = match(load(Path(data)), [port.name for port in ports], Path(data).name)
         batches = list(cut(arrays, ports, pair.main, samples))

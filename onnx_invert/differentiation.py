@@ -17,10 +17,11 @@ from onnx_invert.graph.emit import Emitter
 from onnx_invert.graph.normalise import normalise
 from onnx_invert.graph.write import to_proto
 from onnx_invert.opening import ModelLike, open_model
-from onnx_invert.plan.layout import Layout
+from onnx_invert.plan.batch import follow, joined
 from onnx_invert.plan.problem import pose
 from onnx_invert.plan.program import program
 from onnx_invert.rules import RuleSet, default_rules
+from onnx_invert.separation import mixing
 
 
 def jacobian(
@@ -35,8 +36,8 @@ def jacobian(
 
     Its inputs are the model's; its only output is `jacobian` (N, m, n): m numbers of the outputs `of` and n of the
     inputs `wrt`, each flattened and side by side, in float32 or float64 as the model. Where a function has a kink
-    (ReLU at 0) it is the derivative of one side. A sample's outputs may depend on its own inputs alone: of a model
-    that mixes the samples of a batch the result is not the Jacobian.
+    (ReLU at 0) it is the derivative of one side. A first axis of symbolic size counts samples, and a sample's outputs
+    may depend on its own inputs alone: a model that mixes the samples of a batch is refused.
 
     Args:
         model: a path or a ModelProto.
@@ -47,7 +48,7 @@ def jacobian(
 
     Raises:
         FileError, ModelError, UsageError: something is wrong with what was given.
-        NotInvertibleError: an operator on the way has no derivative; lists every such node.
+        NotInvertibleError: an operator on the way has no derivative, or mixes samples; lists every such node.
     """
     if mode not in {"auto", "forward", "reverse"}:
         raise UsageError(f"mode is 'auto', 'forward' or 'reverse', not {mode!r}.")
@@ -56,15 +57,15 @@ def jacobian(
         normalise(source)
         problem = pose(source.model, wrt, of)
         steps, blockers = program(problem.recovered, problem.known, rules or default_rules(), problem.opset)
+        batch = follow(problem.recovered, problem.known, problem.opset)
+        blockers = joined(batch, blockers) or mixing(problem, batch, problem.recovered, problem.known)
         if blockers:
             raise NotInvertibleError(blockers, source.name)
-        layouts = {value: Layout.of(value) for value in (*problem.recovered, *problem.known)}
+        layouts = {value: batch.layout(value) for value in (*problem.recovered, *problem.known)}
         m, n = (sum(layouts[value].size for value in values) for values in (problem.known, problem.recovered))
         forwards = mode == "forward" or (mode == "auto" and n <= m)
-        e = Emitter(problem.known[0].dtype or ir.DataType.FLOAT, [value.name or "" for value in problem.graph.inputs])
-        ports = {
-            value: ir.Value(name=value.name, shape=value.shape, type=value.type) for value in problem.graph.inputs
-        }
+        e = Emitter(problem.known[0].dtype or ir.DataType.FLOAT, [value.name or "" for value in problem.inputs])
+        ports = {value: ir.Value(name=value.name, shape=value.shape, type=value.type) for value in problem.inputs}
         values = dict(ports)
         copy(e, steps.before, values)
         tape = Tape.record(e, steps, values, n if forwards else m)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_invert.errors import FileError, UsageError
@@ -50,6 +51,18 @@ class Port:
     def has_batch(self) -> bool:
         """True if the first axis is symbolic: rows are samples, and any number of them runs at once."""
         return bool(self.shape) and isinstance(self.shape[0], str)
+
+
+def ports_of(values: Sequence[ir.Value]) -> list[Port]:
+    """Inputs of a model as the drawing needs them."""
+    return [
+        Port(
+            value.name or "",
+            tuple(d if isinstance(d, int) else d.value or f"?{axis}" for axis, d in enumerate(value.shape or ())),
+            np.dtype((value.dtype or ir.DataType.FLOAT).numpy()),
+        )
+        for value in values
+    ]
 
 
 def load(path: Path, *, mapped: bool = False) -> dict[str, Array]:
@@ -96,13 +109,13 @@ def match(arrays: Mapping[str, Array], names: Sequence[str], path: str) -> Batch
     return {name: arrays[name] for name in names}
 
 
-def draw(ports: Sequence[Port], count: int, distribution: int, batch_of: str) -> Iterator[Batch]:
+def draw(ports: Sequence[Port], count: int, distribution: int, batch_of: str, *, seed: int = SEED) -> Iterator[Batch]:
     """Batches of inputs: one of `count` rows if `batch_of` has a batch axis, else one sample a batch.
 
     Floating-point inputs come from the distribution, others are 0 or 1. Where `count` rows would be more than
     `LARGEST_DRAW` numbers, there are fewer.
     """
-    rng = np.random.default_rng(SEED)
+    rng = np.random.default_rng(seed)
     main = next(port for port in ports if port.name == batch_of)
     runs, rows = (1, count) if main.has_batch else (count, 1)
     row = math.prod(dim if isinstance(dim, int) else FREE_SIZE for dim in main.shape[main.has_batch :])

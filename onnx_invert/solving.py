@@ -8,22 +8,22 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 import numpy as np
-import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_invert.build.newton.inverse import ITERATIONS, Options, build_probe
 from onnx_invert.errors import UsageError
+from onnx_invert.graph.read import Source
 from onnx_invert.graph.write import to_proto
 from onnx_invert.numerics.prior import Prior, fit
 from onnx_invert.plan.choice import Method
 from onnx_invert.plan.newton import NewtonPlan
-from onnx_invert.plan.problem import Problem, describe
+from onnx_invert.plan.problem import describe
 from onnx_invert.runtime import Session
-from onnx_invert.samples import DISTRIBUTIONS, Batch, Port, cut, draw
+from onnx_invert.samples import DISTRIBUTIONS, Batch, cut, draw, ports_of
 from onnx_invert.trips import by_sample
 
-SAMPLES = 256
-"""Samples that the spread of the known numbers is taken from."""
+SAMPLES, SINGLE_RUNS = 256, 32
+"""Samples that the spread of the known numbers is taken from; where the model takes one at a time, fewer are tried."""
 
 CHUNK = 4096
 """Samples of a prior's data that are in memory at once."""
@@ -42,12 +42,20 @@ class Choices:
     residual: bool = False
     bounds: tuple[Any, Any] | None = None
     prior: Mapping[str, NDArray[Any]] | None = None
-    prior_kind: str = "conditional"
+    prior_kind: str | None = None
+    decoder: bool = False
+
+    @property
+    def kind(self) -> str | None:
+        """Which prior it is; None without one."""
+        if self.decoder:
+            return "decoder"
+        return None if self.prior is None else self.prior_kind or "conditional"
 
     @property
     def needs_newton(self) -> bool:
         """True if something was chosen that only the solver can keep to."""
-        return self.bounds is not None or self.prior is not None
+        return self.bounds is not None or self.prior is not None or self.decoder
 
     def check(self, method: str) -> None:
         """Refuse what makes no sense, before any work.
@@ -65,10 +73,35 @@ class Choices:
             raise UsageError("--unroll K says how many iterations there are; leave --iterations out.")
         if self.tolerance is not None and not 0 < self.tolerance < math.inf:
             raise UsageError(f"--tolerance {self.tolerance:g}: it is a number above 0.")
+        if method == "closed-form" and (idle := self.idle()):
+            raise UsageError(idle)
         if method == "closed-form" and self.needs_newton:
             raise UsageError("--method closed-form keeps no bounds and has no prior: leave them, or it, out.")
-        if self.prior_kind not in {"gaussian", "conditional"}:
+        if self.prior_kind not in {None, "gaussian", "conditional"}:
             raise UsageError(f"--prior-kind {self.prior_kind}: it is gaussian or conditional.")
+        if self.prior_kind is not None and self.prior is None:
+            why = "a decoder is a prior of its own kind" if self.decoder else "there is no --prior DATA that it is for"
+            raise UsageError(f"--prior-kind {self.prior_kind}: {why}; leave it out.")
+        if self.decoder and self.bounds is not None:
+            raise UsageError(
+                "--bounds: x is what the decoder makes, and lies where the decoder puts it. Let its last layer keep "
+                "the bounds (a Sigmoid, a Clip), and leave --bounds out."
+            )
+
+    def idle(self, *, unrolled: bool = False) -> str:
+        """What a closed form does with the solver's options: a sentence, or nothing if none was given.
+
+        `unrolled` says that it has loops of its own, which `unroll` writes out.
+        """
+        unroll = None if unrolled else self.unroll
+        given = {"--iterations": self.iterations, "--tolerance": self.tolerance, "--unroll": unroll}
+        names = [name for name, value in given.items() if value is not None]
+        if not names:
+            return ""
+        return (
+            f"{' and '.join(names)}: the inverse is a closed form, which iterates nothing. --method newton  solves "
+            "f(x) = y instead."
+        )
 
     def options(self, plan: NewtonPlan, data: Batch | None) -> Options:
         """For one plan; `data` are inputs of the model, None to draw them.
@@ -83,20 +116,8 @@ class Choices:
             residual=self.residual,
             bounds=None if self.bounds is None else _ends(plan, self.bounds),
             spreads=_spreads(plan, data),
-            prior=None if self.prior is None else _fit(plan, self.prior, conditional=self.prior_kind == "conditional"),
+            prior=None if self.prior is None else _fit(plan, self.prior, conditional=self.prior_kind != "gaussian"),
         )
-
-
-def ports_of(problem: Problem) -> list[Port]:
-    """The model's inputs as the drawing needs them."""
-    return [
-        Port(
-            value.name or "",
-            tuple(d if isinstance(d, int) else d.value or f"?{axis}" for axis, d in enumerate(value.shape or ())),
-            np.dtype((value.dtype or ir.DataType.FLOAT).numpy()),
-        )
-        for value in problem.graph.inputs
-    ]
 
 
 def _ends(plan: NewtonPlan, bounds: tuple[Any, Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -124,9 +145,13 @@ def _ends(plan: NewtonPlan, bounds: tuple[Any, Any]) -> tuple[NDArray[np.float64
 
 
 def _spreads(plan: NewtonPlan, data: Batch | None) -> list[NDArray[np.float64]]:
-    """Per system the standard deviation of its known numbers over samples, held off zero."""
-    ports = ports_of(plan.problem)
-    main = plan.problem.recovered[0].name or ""
+    """Per system the standard deviation of its known numbers over samples, held off zero.
+
+    With a decoder the samples are w's of its own, normal numbers; `data` are x's, of which no w is known.
+    """
+    data = None if plan.decoder is not None else data
+    ports = ports_of(plan.solved.inputs)
+    main = plan.solved.recovered[0].name or ""
     session = Session(to_proto(build_probe(plan)).SerializeToString(), "the model up to its equations")
     if data is None:
         best: list[dict[str, NDArray[Any]]] = []
@@ -140,9 +165,22 @@ def _spreads(plan: NewtonPlan, data: Batch | None) -> list[NDArray[np.float64]]:
     return [_spread(system_rows(best, [next(names) for _ in system.wanted], system.m)) for system in plan.systems]
 
 
+def decoded(plan: NewtonPlan, decoder: Source, count: int) -> list[Batch]:
+    """Inputs of the model that the decoder makes of normal numbers, as the verification takes them."""
+    inner, (x,) = plan.solved, plan.problem.recovered
+    ports, (w,) = ports_of(inner.inputs), inner.recovered
+    main = next(port for port in ports if port.name == w.name)
+    session = Session(decoder.path if decoder.path is not None else decoder.data, decoder.name)
+    batches = []
+    for batch in draw(ports, count if main.has_batch else min(count, SINGLE_RUNS), 0, main.name):
+        (made,) = session.run({session.inputs[0].name: batch.pop(main.name)}).values()
+        batches.append({x.name or "": made, **batch})
+    return batches
+
+
 def _fit(plan: NewtonPlan, data: Mapping[str, NDArray[Any]], *, conditional: bool) -> Prior:
     """The prior of the last system's unknowns, from inputs of the model; f is run on them, a chunk at a time."""
-    ports = ports_of(plan.problem)
+    ports = ports_of(plan.problem.inputs)
     recovered = [value.name or "" for value in plan.problem.recovered]
     session = Session(to_proto(build_probe(plan)).SerializeToString(), "the model up to its equations")
     system = plan.systems[-1]

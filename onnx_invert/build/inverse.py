@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
@@ -110,10 +111,18 @@ def port_of(value: ir.Value) -> ir.Value:
     return ir.Value(name=value.name, shape=dims, type=ir.TensorType(value.dtype or ir.DataType.FLOAT))
 
 
+class Others(Protocol):
+    """Has the other operand of a node that is undone: what a given input, or a recovered tensor, makes of it."""
+
+    def value(self, forward: ir.Value) -> ir.Value:
+        """The graph's own copy of a forward tensor."""
+        ...
+
+
 class Walk:
     """Goes back along paths, emitting each stage's inverse; affine runs wait until they can be folded."""
 
-    def __init__(self, e: Emitter, forwards: Forwards, probes: list[Probe], noise: Noise | None) -> None:
+    def __init__(self, e: Emitter, forwards: Others, probes: list[Probe], noise: Noise | None) -> None:
         self._e, self._forwards, self._probes, self._noise = e, forwards, probes, noise
         self._waiting: list[affine.Step] = []
         self._last: Stage | None = None

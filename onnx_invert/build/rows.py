@@ -14,28 +14,28 @@ from onnx_invert.plan.layout import Layout
 
 def rows(e: Emitter, layout: Layout, value: ir.Value) -> ir.Value:
     """The tensor as (samples, size)."""
-    if layout.batched and len(layout.sizes) == 1:
+    if layout.is_matrix:
         return value
     return e.op("Reshape", value, e.ints([-1, layout.size]))
 
 
 def tensor(e: Emitter, layout: Layout, rows: ir.Value) -> ir.Value:
     """(samples, size) as the model has it."""
-    if layout.batched and len(layout.sizes) == 1:
+    if layout.is_matrix:
         return rows
     return e.op("Reshape", rows, e.ints([-1, *layout.sizes] if layout.batched else list(layout.sizes)))
 
 
 def seeded_rows(e: Emitter, layout: Layout, value: ir.Value, seeds: int) -> ir.Value:
     """Tangents (S, *shape) as (S, samples, size)."""
-    if layout.batched and len(layout.sizes) == 1:
+    if layout.is_matrix:
         return value
     return e.op("Reshape", value, e.ints([seeds, -1, layout.size]))
 
 
 def seeded_tensor(e: Emitter, layout: Layout, rows: ir.Value, seeds: int) -> ir.Value:
     """(S, samples, size) as tangents (S, *shape)."""
-    if layout.batched and len(layout.sizes) == 1:
+    if layout.is_matrix:
         return rows
     return e.op("Reshape", rows, e.ints([seeds, *([-1] if layout.batched else []), *layout.sizes]))
 

@@ -8,6 +8,7 @@ import onnx
 import onnx_ir as ir
 
 from onnx_invert.errors import ModelError, UsageError
+from onnx_invert.graph.opsets import same_at
 
 OPSET = 17
 """What is emitted unless the model needs newer: the newest that every runtime still in use loads."""
@@ -28,7 +29,7 @@ def opset_for(nodes: Sequence[ir.Node], model: int, wanted: int | None = None) -
     if not nodes:
         return wanted or OPSET
     for opset in [wanted] if wanted is not None else [OPSET, model]:
-        if opset >= OLDEST_OPSET and all(_same_at(node, model, opset) for node in nodes):
+        if opset >= OLDEST_OPSET and all(same_at(node, model, opset) for node in nodes):
             return opset
     first = f"{nodes[0].name!r} ({nodes[0].op_type})"
     if wanted is not None:
@@ -51,13 +52,3 @@ def domains_of(nodes: Sequence[ir.Node], imports: dict[str, int]) -> dict[str, i
 def ir_version_for(opset: int) -> int:
     """The lowest IR version that carries `opset`, from 8 on."""
     return max(8, onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)]))
-
-
-def _same_at(node: ir.Node, before: int, after: int) -> bool:
-    """True if the operator has one and the same definition at both opsets of the default domain."""
-    if before == after or node.domain not in {"", "ai.onnx"}:
-        return True
-    if not onnx.defs.has(node.op_type, max_inclusive_version=after, domain=""):
-        return False
-    first, second = (onnx.defs.get_schema(node.op_type, opset, "").since_version for opset in (before, after))
-    return bool(first == second)

@@ -112,16 +112,25 @@ def invert(
     residual: Annotated[
         bool, typer.Option("--residual", help="Add the output residual: ‖f(x) − y‖ / ‖y‖ of each sample (Newton).")
     ] = False,
+    log_det: Annotated[
+        bool, typer.Option("--log-det", help="Add the output log_det: log|det ∂x/∂y| of each sample.")
+    ] = False,
     prior: Annotated[
         Path | None,
         typer.Option(
-            "--prior", metavar="DATA.npy|DATA.npz", help="Inputs of the model: return a plausible x (Newton)."
+            "--prior",
+            metavar="DATA.npy|DATA.npz|DECODER.onnx",
+            help="Inputs of the model, or a network that makes them: return a plausible x (Newton).",
         ),
     ] = None,
     prior_kind: Annotated[
-        str,
-        typer.Option("--prior-kind", metavar="KIND", help="conditional: around a regression from y; or gaussian."),
-    ] = "conditional",
+        str | None,
+        typer.Option(
+            "--prior-kind",
+            metavar="KIND",
+            help="Of data: conditional, around a regression from y, which is the default; or gaussian.",
+        ),
+    ] = None,
     bounds: Annotated[
         tuple[str, str] | None,
         typer.Option(
@@ -163,6 +172,7 @@ def invert(
                 tolerance=tolerance,
                 unroll=unroll,
                 residual=residual,
+                log_det=log_det,
                 prior=prior,
                 prior_kind=prior_kind,
                 bounds=None if bounds is None else (inputs.bound(bounds[0]), inputs.bound(bounds[1])),
@@ -177,6 +187,8 @@ def invert(
         except VerificationError as error:
             failure, inversion = error, error.inversion
     inversion.report["model"] = str(model)
+    for note in inversion.notes:
+        render.message(f"note: {note}")
     if report is not None:
         try:
             document.write(inversion.report, report)
@@ -218,13 +230,24 @@ def check(
 
 
 @app.command()
-def explain(model: Model, recover: Recover = None, known: Known = None, method: Method = "auto") -> None:
+def explain(
+    model: Model,
+    recover: Recover = None,
+    known: Known = None,
+    method: Method = "auto",
+    prior: Annotated[
+        Path | None,
+        typer.Option("--prior", metavar="DATA|DECODER.onnx", help="As for invert: it takes the solver."),
+    ] = None,
+) -> None:
     """Print the plan of an inversion, without writing anything."""
     from onnx_invert import api
     from onnx_invert.cli import render
 
     with render.progress(False) as progress:
-        plan = api.explain(model, recover=recover or (), known=known or (), method=method, progress=progress)
+        plan = api.explain(
+            model, recover=recover or (), known=known or (), method=method, prior=prior, progress=progress
+        )
     render.plan(plan)
     render.promise(plan)
 

@@ -18,6 +18,7 @@ from onnx_invert.plan.choice import AnyPlan
 from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.plan.newton import NewtonPlan
 from onnx_invert.plan.plan import Progress
+from onnx_invert.plan.problem import describe
 from onnx_invert.trips import RoundTrip, Trip
 
 
@@ -106,7 +107,13 @@ def _solver(plan: NewtonPlan) -> list[str]:
     itemsize = int(plan.dtypes[0].itemsize)
     memory = plan.memory(itemsize)
     each = f"{memory / 1e6:.3g} MB" if memory >= 1e5 else f"{memory / 1e3:.3g} kB"
+    prior = []
+    if plan.decoder is not None:
+        prior = [
+            f"prior      x is what {plan.decoder.name} makes of {describe(plan.decoder.w)}, the least that gives y"
+        ]
     return [
+        *prior,
         f"method     Newton: solves {sizes}{_better(plan)}",
         f"cost       an iteration takes about {plan.passes} forward passes; at most {each} of memory for a sample",
     ]

@@ -50,6 +50,11 @@ def concretise(model: ir.Model, sizes: Mapping[str, int]) -> ir.Model:
     return twin
 
 
+def small(model: ir.Model) -> ir.Graph:
+    """The graph at the first sizes of `numbered`; errors as for `concretise`."""
+    return concretise(model, numbered(model.graph)).graph
+
+
 def settle(model: ir.Model, name: str) -> None:
     """Make constant what does not depend on the sizes of the inputs, and give each other size one name.
 

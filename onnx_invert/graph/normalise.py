@@ -25,6 +25,9 @@ NOT_FOLDED = frozenset(
     }
 )
 
+KEEPS_SHAPE = frozenset({"Binarizer", "GroupNormalization", "Imputer", "LinearRegressor", "Normalizer", "Scaler"})
+"""Operators of which ONNX infers no shape: the output has the input's, or for LinearRegressor one column a target."""
+
 
 def normalise(source: Source) -> None:
     """Bring `source.model` into the form that rules expect, in place.
@@ -92,7 +95,7 @@ def _name_sizes(graph: ir.Graph) -> None:
         )
 
 
-def infer_shapes(model: ir.Model, name: str) -> None:
+def infer_shapes(model: ir.Model, name: str, *, first: bool = True) -> None:
     """Infer shapes from the inputs and weights alone.
 
     What the file claims about inner tensors and outputs is put aside: exporters leave it vague, or wrong
@@ -100,7 +103,8 @@ def infer_shapes(model: ir.Model, name: str) -> None:
     """
     for node in model.graph:
         for value in node.outputs:
-            value.shape = None
+            if first or node.op_type not in KEEPS_SHAPE:
+                value.shape = None
     try:
         # onnx-ir's pass logs a failure and goes on; a contradiction has to be told.
         inferred = _c_api_infer(model)
@@ -112,33 +116,75 @@ def infer_shapes(model: ir.Model, name: str) -> None:
         raise ModelError(f"The shapes of {name} disagree: {facts}") from error
     for value, found in inferred.items():
         value.shape, value.type = found.shape, found.type or value.type
+    if _pass_shapes_on(model.graph):
+        infer_shapes(model, name, first=False)
 
 
-def _c_api_infer(model: ir.Model) -> dict[ir.Value, ir.Value]:
-    """What onnx's shape inference says of every value, with the weights left out of the call."""
+def _pass_shapes_on(graph: ir.Graph) -> bool:
+    """Give the outputs of operators of which ONNX infers nothing the shape of their input; True if any got one."""
+    changed = False
+    for node in graph:
+        if node.op_type not in KEEPS_SHAPE or node.outputs[0].shape is not None:
+            continue
+        x = node.inputs[0]
+        if x is None or x.shape is None:
+            continue
+        dims = list(x.shape)
+        if node.op_type == "LinearRegressor":
+            targets = node.attributes.get("targets")
+            dims = [*dims[:-1], targets.as_int() if targets is not None else 1]
+        output = node.outputs[0]
+        output.shape = ir.Shape(dims)
+        if output.type is None:
+            output.type = ir.TensorType(x.dtype if node.op_type == "Imputer" and x.dtype else ir.DataType.FLOAT)
+        changed = True
+    return changed
+
+
+def without_weights(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, ir.TensorProtocol]]:
+    """The model as a message, its weights inputs but for the smallest, whose values matter to shapes; and the weights.
+
+    The model itself stays as it is.
+    """
     graph = model.graph
     weights = {value: value.const_value for value in graph.initializers.values()}
     inputs = list(graph.inputs)
+    left: dict[str, ir.TensorProtocol] = {}
     try:
         for value, tensor in weights.items():
             assert tensor is not None
             value.shape, value.dtype = ir.Shape([int(n) for n in tensor.shape.numpy()]), tensor.dtype
             if tensor.size > 64:
+                left[value.name or ""] = tensor
                 value.const_value = None
                 del graph.initializers[value.name or ""]
                 graph.inputs.append(value)
-        proto = ir.serde.serialize_model(model)
+        return ir.serde.serialize_model(model), left
     finally:
         graph.inputs.clear()
         graph.inputs.extend(inputs)
         for value, tensor in weights.items():
             value.const_value = tensor
             graph.register_initializer(value)
+
+
+def restored(model: ir.Model, weights: dict[str, ir.TensorProtocol]) -> None:
+    """Give a model that was read from such a message its weights back."""
+    graph = model.graph
+    for value in [value for value in graph.inputs if value.name in weights]:
+        graph.inputs.remove(value)
+        value.const_value = weights[value.name or ""]
+        graph.register_initializer(value)
+
+
+def _c_api_infer(model: ir.Model) -> dict[ir.Value, ir.Value]:
+    """What onnx's shape inference says of every value, with the weights left out of the call."""
+    proto, _ = without_weights(model)
     result = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
     found = ir.convenience.create_value_mapping(ir.serde.deserialize_model(result).graph)
     return {
         value: found[value.name]
-        for node in graph
+        for node in model.graph
         for value in node.outputs
         if value.name in found and found[value.name].shape is not None
     }

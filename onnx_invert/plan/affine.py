@@ -116,6 +116,7 @@ def _evaluated(
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", system.opset)])
     try:
-        return np.asarray(ReferenceEvaluator(model).run(None, feeds)[0])
+        (result,) = ReferenceEvaluator(model).run(None, feeds)
+        return np.asarray(result)
     except Exception:  # sizes that depend on the number of samples, among others: then it is not multiplied out
         return None

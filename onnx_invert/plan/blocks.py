@@ -26,12 +26,14 @@ from onnx_invert.plan.affine import multiplied_out
 from onnx_invert.plan.lipschitz import lipschitz
 from onnx_invert.plan.steps import Affine, Mask, Root, Step, Sweep
 from onnx_invert.plan.system import Edge, System
-from onnx_invert.rules.dependence import SEVERAL, Labels, Unsized
+from onnx_invert.rules.dependence import Labels, UnsizedError
 
 _CUTS = 3
 """How many tensors behind y are tried as x: the block grows with each."""
 
 _MOST_ROUNDS = 4096
+
+Solved = Affine | Root | Sweep
 
 
 def solve(system: System, targets: Sequence[ir.Value]) -> bool:
@@ -91,7 +93,7 @@ def cuts(system: System, y: ir.Value) -> Iterator[tuple[ir.Value, list[ir.Node]]
             enter(maker)
 
 
-def _next(system: System) -> Step | None:
+def _next(system: System) -> Solved | None:
     for y in _open(system):
         for count, (x, nodes) in enumerate(cuts(system, y)):
             if count == _CUTS:
@@ -115,7 +117,7 @@ def _open(system: System) -> list[ir.Value]:
     return found
 
 
-def _block(system: System, x: ir.Value, y: ir.Value, nodes: list[ir.Node]) -> Step | None:
+def _block(system: System, x: ir.Value, y: ir.Value, nodes: list[ir.Node]) -> Solved | None:
     mask = system.known[x]
     wanted = ~mask
     affine = multiplied_out(system, x, y, nodes)
@@ -132,7 +134,7 @@ def _block(system: System, x: ir.Value, y: ir.Value, nodes: list[ir.Node]) -> St
 
 def _sweep(
     system: System, x: ir.Value, y: ir.Value, nodes: list[ir.Node], ids: Labels, labels: Labels
-) -> Step | None:
+) -> Sweep | None:
     edges = [(node, place) for node in nodes for place, value in enumerate(node.inputs) if value is x]
     edges = [edge for edge in edges if edge not in system.frozen]
     mixing = []
@@ -168,22 +170,13 @@ def _inner(system: System, x: ir.Value, y: ir.Value, nodes: list[ir.Node], froze
     mask = system.mask(y)
     inner.learn(y, np.ones(inner.known[y].shape, bool) if mask is None else mask)
     inner.run([x])
-    if not inner.is_known(x):
-        last = [node for node in nodes if node is y.producer()]
-        block = next(((d, between) for d, between in cuts(inner, y) if d is x), None) if last else None
-        between = nodes if block is None else block[1]
-        return [*_before(inner, nodes, x), Root(tuple(between), x, y, ~inner.known[x])]
-    return inner.steps
+    if inner.is_known(x):
+        return inner.steps
+    between = next((found for d, found in cuts(inner, y) if d is x), nodes)
+    return [*inner.steps, Root(tuple(between), x, y, ~inner.known[x])]
 
 
-def _before(inner: System, nodes: Sequence[ir.Node], x: ir.Value) -> list[Step]:
-    """The steps that x does not wait for: what the frozen operands feed."""
-    return list(inner.steps)
-
-
-def _rounds(
-    system: System, x: ir.Value, y: ir.Value, nodes: list[ir.Node], ids: Labels, labels: Labels
-) -> int | None:
+def _rounds(system: System, x: ir.Value, y: ir.Value, nodes: list[ir.Node], ids: Labels, labels: Labels) -> int | None:
     """After how many sweeps every element is found, if each sweep finds some; None if one finds none."""
     left = ids
     for count in range(1, _MOST_ROUNDS):
@@ -213,7 +206,7 @@ def _through(
             held = {}
         try:
             made = system.labels(node, lambda value, held=held: None if value in held else found.get(value))  # type: ignore[misc]
-        except Unsized:
+        except UnsizedError:
             return None
         found.update((o, label) for o, label in zip(node.outputs, made, strict=True) if label.any())
     labels = found.get(y)
@@ -233,12 +226,9 @@ def _numbers(mask: Mask) -> Labels:
     return ids
 
 
-def _use_up(system: System, block: Affine | Root | Sweep) -> None:
+def _use_up(system: System, block: Solved) -> None:
     """The equations of y are those that the block was solved by."""
     mask = system.mask(block.y)
     shape = system.concrete.shapes.get(block.y.name or "", ())
     used = block.mask if block.mask.shape == shape else np.ones(shape, bool)
     system.use(block.y, used if mask is None else used & mask)
-
-
-__all__ = ["SEVERAL", "cuts", "solve", "stuck"]

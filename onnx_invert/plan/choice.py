@@ -3,7 +3,7 @@ Newton where it does not."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal, get_args
 
@@ -21,9 +21,18 @@ AnyPlan = Plan | SystemPlan | NewtonPlan
 
 
 def choose(
-    model: ir.Model, problem: Problem, rules: RuleSet, method: str = "auto", progress: Progress | None = None
+    small: Callable[[], ir.Graph],
+    problem: Problem,
+    rules: RuleSet,
+    method: str = "auto",
+    progress: Progress | None = None,
+    *,
+    log_det: bool = False,
 ) -> AnyPlan:
-    """The plan of `method` for a `problem` of `model`; "auto" takes Newton only where nothing else keeps a promise.
+    """The plan of `method`; "auto" takes Newton only where nothing else keeps a promise.
+
+    `small` gives the model's graph at sizes that are all known. With `log_det` it is a plan whose steps tell the
+    log-determinant.
 
     Raises:
         UsageError: no such method.
@@ -33,12 +42,14 @@ def choose(
         raise UsageError(f"--method {method}: it is one of {', '.join(get_args(Method))}.")
     if method == "newton":
         return make_newton_plan(problem, rules)
+    if log_det:
+        return make_system_plan(small, problem, rules)
     try:
         return make_plan(problem, rules, progress)
     except NotInvertibleError as refused:
         blockers = refused.blockers
     try:
-        return make_system_plan(model, problem, rules)
+        return make_system_plan(small, problem, rules)
     except NotInvertibleError as refused:
         blockers = tuple(dict.fromkeys([*blockers, *_elsewhere(refused.blockers, blockers)]))
     except ModelError:

@@ -1,4 +1,4 @@
-"""How tensors hold samples: along the first axis, or one sample as a whole."""
+"""How tensors hold samples: along the first axis, in one row or several for each, or one sample as a whole."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from onnx_invert.errors import ModelError
 
 @dataclass(frozen=True)
 class Layout:
-    """How a tensor of the model holds its samples: `sizes` are those of one sample, `batched` says whether the
-    first axis counts samples. A tensor without such an axis is one sample as a whole."""
+    """How a tensor of the model holds its samples: `sizes` are those behind the first axis, `batched` says whether the
+    first axis counts samples, `rows` how many entries of it belong to each. A tensor without such an axis is one
+    sample as a whole."""
 
     sizes: tuple[int, ...]
     batched: bool
+    rows: int = 1
 
     @staticmethod
-    def of(value: ir.Value) -> Layout:
-        """Read off the shape.
+    def of(value: ir.Value, rows: int = 1) -> Layout:
+        """Read off the shape; `rows` has to come from whoever followed the samples to the tensor.
 
         Raises:
             ModelError: the rank, or a size other than that of the first axis, is known only at run time.
@@ -36,9 +38,14 @@ class Layout:
                 f"The sizes {', '.join(unknown)} of {value.name!r} are known only at run time: fix them "
                 "(onnxruntime.tools.make_dynamic_shape_fixed does)."
             )
-        return Layout(tuple(int(dim) for dim in rest), batched)  # type: ignore[arg-type]
+        return Layout(tuple(int(dim) for dim in rest), batched, rows if batched else 1)  # type: ignore[arg-type]
 
     @property
     def size(self) -> int:
         """The numbers in one sample."""
-        return math.prod(self.sizes)
+        return self.rows * math.prod(self.sizes)
+
+    @property
+    def is_matrix(self) -> bool:
+        """True if the tensor is (samples, size) as it stands."""
+        return self.batched and len(self.sizes) == 1 and self.rows == 1

@@ -35,7 +35,7 @@ _SHAPED = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", 
 def lipschitz(
     system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node], edges: Sequence[Edge]
 ) -> float | None:
-    """A Lipschitz constant (in the Euclidean norm of a sample) of y as a function of x at `edges`; None for none known."""
+    """A Lipschitz constant (Euclidean, of a sample) of y as a function of x at `edges`; None where none is known."""
     bound: dict[ir.Value, float] = {}
     active = set(edges)
     for node in nodes:

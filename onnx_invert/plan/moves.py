@@ -98,9 +98,7 @@ def forms_of(
     return forms
 
 
-def _form(
-    node: ir.Node, output: int, source: Index, shape: Sequence[int], x: ir.Value, once: bool
-) -> Form | None:
+def _form(node: ir.Node, output: int, source: Index, shape: Sequence[int], x: ir.Value, once: bool) -> Form | None:
     y = node.outputs[output]
     where = np.nonzero(source)
     come = np.unravel_index(source[where] - 1, tuple(shape))

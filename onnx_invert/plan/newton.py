@@ -16,6 +16,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_invert.errors import Blocker, ModelError, NotInvertibleError
+from onnx_invert.plan.batch import Batch, follow, joined
+from onnx_invert.plan.decoder import Decoder
 from onnx_invert.plan.equations import Solve
 from onnx_invert.plan.front import Front, find_front
 from onnx_invert.plan.guarantee import Guarantee, judge
@@ -87,13 +89,16 @@ class NewtonPlan:
     """How the recovered inputs follow from the known outputs by solving equations.
 
     `ends` holds per known output the closed-form way back to the tensor that the equations know it by; `systems`
-    are solved in this order, each for what the next one knows.
+    are solved in this order, each for what the next one knows. `batch` says where samples lie in between.
+    With a `decoder` x is what it makes of a w, and w is what is solved for.
     """
 
     problem: Problem
     ends: list[Path]
     systems: list[System]
     rules: RuleSet
+    batch: Batch
+    decoder: Decoder | None = None
     guarantee: Guarantee = field(init=False)
 
     def __post_init__(self) -> None:
@@ -102,6 +107,11 @@ class NewtonPlan:
         self.guarantee = Guarantee.of(n == narrowest and m > n, m == narrowest)
         if self.guarantee is Guarantee.BIJECTION:
             self.guarantee = Guarantee.RIGHT
+
+    @property
+    def solved(self) -> Problem:
+        """The problem whose unknowns the systems have: w's with a decoder."""
+        return self.problem if self.decoder is None else self.decoder.problem
 
     @property
     def paths(self) -> list[Path]:
@@ -157,8 +167,8 @@ class NewtonPlan:
 
     @property
     def requirements(self) -> list[str]:
-        """None beyond what the guarantee says."""
-        return []
+        """With a decoder, that x is one that it makes; else none beyond what the guarantee says."""
+        return [] if self.decoder is None else [f"y is f(x) of an x that {self.decoder.name} makes"]
 
     @property
     def dtypes(self) -> list[ir.DataType]:
@@ -184,13 +194,14 @@ def _numbers(system: System) -> int:
     return inner * (3 + 3 * seeds) + matrices + 8 * (r + system.m) + system.n
 
 
-def make_newton_plan(problem: Problem, rules: RuleSet) -> NewtonPlan:
-    """Peel, cut and measure.
+def make_newton_plan(outer: Problem, rules: RuleSet, decoder: Decoder | None = None) -> NewtonPlan:
+    """Peel, cut and measure; with a decoder the equations of the joined model.
 
     Raises:
-        NotInvertibleError: with every node that has no derivative, or why there are no equations.
+        NotInvertibleError: with every node that has no derivative or mixes samples, or why there are no equations.
         ModelError: sizes that are known only at run time.
     """
+    problem = outer if decoder is None else decoder.problem
     _check_types(problem)
     ends = [_peel(problem, rules, value) for value in problem.known]
     wanted = tuple(path.x for path in ends)
@@ -198,11 +209,12 @@ def make_newton_plan(problem: Problem, rules: RuleSet) -> NewtonPlan:
     whole, blockers = program(unknowns, wanted, rules, problem.opset)
     if not blockers:
         blockers = _flat_outputs(whole)
-    if blockers:
-        raise NotInvertibleError(list(dict.fromkeys(blockers)))
-    cut = _bottleneck(whole, _onto(problem, rules, whole))
+    batch = follow(unknowns, tuple(dict.fromkeys((*problem.known, *wanted))), problem.opset)
+    if blockers := joined(batch, blockers):
+        raise NotInvertibleError(blockers)
+    cut = _bottleneck(whole, batch, _onto(problem, rules, whole))
     stages = [(unknowns, wanted)] if cut is None else [((cut,), wanted), (unknowns, (cut,))]
-    return NewtonPlan(problem, ends, [_system(problem, rules, x, t) for x, t in stages], rules)
+    return NewtonPlan(outer, ends, [_system(problem, rules, batch, x, t) for x, t in stages], rules, batch, decoder)
 
 
 def _check_types(problem: Problem) -> None:
@@ -222,13 +234,15 @@ def _check_types(problem: Problem) -> None:
         raise NotInvertibleError(blockers)
 
 
-def _system(problem: Problem, rules: RuleSet, unknowns: tuple[ir.Value, ...], wanted: tuple[ir.Value, ...]) -> System:
+def _system(
+    problem: Problem, rules: RuleSet, batch: Batch, unknowns: tuple[ir.Value, ...], wanted: tuple[ir.Value, ...]
+) -> System:
     front = None
     if len(unknowns) == 1:
         front = find_front(unknowns[0], rules, problem.opset, frozenset(wanted))
     starts = unknowns if front is None else (front.value,)
     steps, _ = program(starts, wanted, rules, problem.opset)
-    layouts = {value: Layout.of(value) for value in (*unknowns, *starts, *wanted)}
+    layouts = {value: batch.layout(value) for value in (*unknowns, *starts, *wanted)}
     batched = {layout.batched for layout in layouts.values()}
     if len(batched) > 1:
         rows = ", ".join(describe(value) for value in layouts)
@@ -335,7 +349,7 @@ def _onto(problem: Problem, rules: RuleSet, whole: Program) -> ir.Value | None:
     return front.value
 
 
-def _bottleneck(whole: Program, onto: ir.Value | None) -> ir.Value | None:
+def _bottleneck(whole: Program, batch: Batch, onto: ir.Value | None) -> ir.Value | None:
     """The first of the narrowest tensors that every way from x to y leads through, if it is narrower than both.
 
     What is found there has to be something that x can make. Before a normalisation y does not tell mean and scale,
@@ -350,25 +364,25 @@ def _bottleneck(whole: Program, onto: ir.Value | None) -> ir.Value | None:
     last |= dict.fromkeys(whole.wanted, len(whole.steps))
     live = {value for value in whole.unknowns if value in last}
     best: ir.Value | None = None
-    smallest = min(_size(whole.unknowns), _size(whole.wanted))
+    smallest = min(_size(batch, whole.unknowns), _size(batch, whole.wanted))
     for index, step in enumerate(whole.steps):
         live |= {value for value in step.node.outputs if value in last}
         live = {value for value in live if last[value] > index}
         if len(live) == 1:
             (value,) = live
-            size = _size((value,))
+            size = _size(batch, (value,))
             determined = index >= normalised or value is onto
             if value.dtype in WIDE_TYPES and 0 < size < smallest and determined:
                 best, smallest = value, size
     return best
 
 
-def _size(values: Sequence[ir.Value]) -> int:
-    """The numbers in one sample of all tensors together; 0 where a size is unknown."""
+def _size(batch: Batch, values: Sequence[ir.Value]) -> int:
+    """The numbers in one sample of all tensors together; 0 where a size, or where samples lie, is unknown."""
     total = 0
     for value in values:
         try:
-            total += Layout.of(value).size
+            total += batch.layout(value).size if batch.is_known(value) else 0
         except ModelError:
             return 0
     return total

@@ -15,12 +15,13 @@ from onnx_invert.rules.node import FLOATS
 class Problem:
     """Inputs to recover, inputs that stay inputs, outputs that are known, outputs that are left out.
 
-    `dependent` are the tensors whose values follow from a recovered input's, `capturing` the nodes (If, Loop)
-    whose body uses one of them.
+    `inputs` are all of the model's, `dependent` are the tensors whose values follow from a recovered input's,
+    `capturing` the nodes (If, Loop) whose body uses one of them.
     """
 
     graph: ir.Graph
     opset: int
+    inputs: tuple[ir.Value, ...]
     recovered: tuple[ir.Value, ...]
     given: tuple[ir.Value, ...]
     known: tuple[ir.Value, ...]
@@ -62,6 +63,7 @@ def pose(model: ir.Model, recover: Sequence[str] = (), known: Sequence[str] = ()
     return Problem(
         graph=graph,
         opset=model.opset_imports.get("", 17),
+        inputs=tuple(graph.inputs),
         recovered=recovered,
         given=tuple(value for value in graph.inputs if value not in recovered),
         known=chosen,

@@ -9,20 +9,19 @@ known; one whose rule solves for an operand is undone where its output and its o
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from onnx_invert.plan.moves import Form, InPlace, Pick, Whole, forms_of
 from onnx_invert.plan.stages import Stage, is_drawn, measure
 from onnx_invert.plan.steps import Forward, Mask, Place, Step, Undo
 from onnx_invert.rules import RuleSet
-from onnx_invert.rules.dependence import ELEMENTWISE, SEVERAL, Labels, Unsized, flow, moves, places
-from onnx_invert.rules.facts import Convert, Diagonal, Elementwise, Matrix, NoInverse, Paired, Repeat
+from onnx_invert.rules.dependence import ELEMENTWISE, SEVERAL, Labels, UnsizedError, flow, moves, places
+from onnx_invert.rules.facts import Diagonal, Elementwise, Matrix, NoInverse, Repeat
 from onnx_invert.rules.node import FLOATS, NodeView
 
 Edge = tuple[ir.Node, int]
@@ -123,7 +122,9 @@ class System:
         if value.shape is None or len(value.shape) != mask.ndim:
             return bool(mask.all())
         for axis, dim in enumerate(value.shape):
-            if not isinstance(dim, int) and not np.array_equal(mask, np.broadcast_to(mask.take([0], axis), mask.shape)):
+            if not isinstance(dim, int) and not np.array_equal(
+                mask, np.broadcast_to(mask.take([0], axis), mask.shape)
+            ):
                 return False
         return True
 
@@ -131,7 +132,7 @@ class System:
         """Labels of a node's outputs from those of its operands.
 
         Raises:
-            Unsized: an output's size is not known.
+            UnsizedError: an output's size is not known.
         """
         twin = self.concrete.nodes.get(node.name or "")
         if twin is None:
@@ -172,7 +173,7 @@ class System:
             return []
         try:
             made = self.labels(node, self._ignorance)
-        except Unsized:
+        except UnsizedError:
             if any(value is not None and not self._taken(node, place) for place, value in enumerate(node.inputs)):
                 return []
             made = [np.zeros((), np.int64) for _ in node.outputs]
@@ -216,8 +217,7 @@ class System:
             if found is None or not all(isinstance(form, Pick | InPlace) for form in found):
                 return None
             forms[place] = found
-            for cover, source in zip(covered, sources, strict=True):
-                cover |= source > 0
+            covered = [cover | (source > 0) for cover, source in zip(covered, sources, strict=True)]
         return forms if all(np.all(cover >= mask) for cover, mask in zip(covered, masks, strict=True)) else None
 
     def _taken(self, node: ir.Node, place: int) -> bool:
@@ -240,7 +240,7 @@ class System:
             shape = self.concrete.shapes.get((node.inputs[place] or node.outputs[0]).name or "")
             try:
                 self._places[edge] = None if twin is None or shape is None else places(twin, place, shape)
-            except Unsized:
+            except UnsizedError:
                 self._places[edge] = None
         return self._places[edge]
 
@@ -276,7 +276,9 @@ class System:
     def _seen(self, node: ir.Node, sources: Sequence[Labels]) -> list[Labels]:
         """The sources of what is known of the outputs."""
         masks = [self.mask(output) for output in node.outputs]
-        return [source if mask is None else np.where(mask, source, 0) for source, mask in zip(sources, masks, strict=True)]
+        return [
+            source if mask is None else np.where(mask, source, 0) for source, mask in zip(sources, masks, strict=True)
+        ]
 
     def _undo(self, node: ir.Node, place: int, value: ir.Value) -> bool:
         output = node.outputs[0]
@@ -363,15 +365,3 @@ def several(stage: Stage) -> str:
             return "it multiplies elements by 0" if lost else ""
         case _:
             return ""
-
-
-def masks_of(system: System, values: Sequence[ir.Value]) -> Mapping[ir.Value, NDArray[np.bool_]]:
-    """Which elements of some tensors are known."""
-    return {
-        value: np.ones(system.concrete.shapes.get(value.name or "", ()), bool) if mask is None else mask.copy()
-        for value in values
-        for mask in (system.mask(value),)
-    }
-
-
-__all__ = ["Concrete", "Convert", "Edge", "Paired", "System", "masks_of", "several"]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
 
 from onnx_invert.errors import Blocker, ModelError, NotInvertibleError
-from onnx_invert.graph.concrete import concretise, numbered
 from onnx_invert.plan.blocks import solve, stuck
 from onnx_invert.plan.equations import equations
 from onnx_invert.plan.guarantee import Guarantee
@@ -100,7 +99,9 @@ class SystemPlan:
             for stage in self.stages
             if isinstance(stage.fact, Paired) and stage.fact.requires
         ]
-        found += [f"{step.name}: rises or falls throughout in every element" for step in self.flat if isinstance(step, Root)]
+        found += [
+            f"{step.name}: rises or falls throughout in every element" for step in self.flat if isinstance(step, Root)
+        ]
         return list(dict.fromkeys(found))
 
     @property
@@ -128,8 +129,10 @@ class SystemPlan:
         self.concrete = Concrete({}, {})
 
 
-def make_system_plan(model: ir.Model, problem: Problem, rules: RuleSet) -> SystemPlan:
+def make_system_plan(small: Callable[[], ir.Graph], problem: Problem, rules: RuleSet) -> SystemPlan:
     """Spread what is known of the outputs through the equations; outputs that are not needed are left out.
+
+    `small` gives the model's graph at sizes that are all known.
 
     Raises:
         NotInvertibleError: with every place where nothing more follows.
@@ -137,12 +140,10 @@ def make_system_plan(model: ir.Model, problem: Problem, rules: RuleSet) -> Syste
     """
     if problem.capturing:
         raise NotInvertibleError([_captures(node) for node in problem.capturing])
-    concrete = Concrete.of(concretise(model, numbered(problem.graph)).graph)
+    concrete = Concrete.of(small())
     refused: list[Blocker] = []
     for known in _choices(problem, concrete):
-        chosen = replace(
-            problem, known=known, unused=tuple(v for v in problem.graph.outputs if v not in known)
-        )
+        chosen = replace(problem, known=known, unused=tuple(v for v in problem.graph.outputs if v not in known))
         involved = equations(chosen)
         nodes = [node for node in problem.graph if node in involved]
         system = System.between(concrete, rules, problem.opset, nodes, problem.recovered)
@@ -161,6 +162,7 @@ def _captures(node: ir.Node) -> Blocker:
 
 def _choices(problem: Problem, concrete: Concrete) -> list[tuple[ir.Value, ...]]:
     """Sets of outputs to start from: the largest ones that together have as many numbers as x; then all."""
+
     def size(value: ir.Value) -> int:
         return math.prod(concrete.shapes.get(value.name or "", (0,)))
 

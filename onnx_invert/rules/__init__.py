@@ -14,9 +14,19 @@ from onnx_invert.rules.registry import RuleSet
 @cache
 def default_rules() -> RuleSet:
     """The rules that come with onnx-invert."""
-    from onnx_invert.rules import activations, arithmetic, convolutions, functions, layout, linear, refusals
+    from onnx_invert.rules import (
+        activations,
+        arithmetic,
+        convolutions,
+        functions,
+        layout,
+        linear,
+        pipelines,
+        refusals,
+    )
 
-    families = (activations, arithmetic, convolutions, functions, layout, linear, refusals, *derivative_families())
+    plain = (activations, arithmetic, convolutions, functions, layout, linear, pipelines, refusals)
+    families = (*plain, *derivative_families())
     return reduce(RuleSet.union, (family.rules for family in families), RuleSet())
 
 

@@ -10,6 +10,7 @@ everything, which is never wrong, only less than could be known.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -64,7 +65,7 @@ PER_SAMPLE = frozenset(
 SHAPES = frozenset({"Shape", "Size"})
 
 
-class Unsized(Exception):
+class UnsizedError(Exception):
     """The shape of an output is known only once its values are."""
 
 
@@ -72,7 +73,7 @@ def flow(node: ir.Node, labels: Sequence[Labels | None]) -> list[Labels]:
     """Labels of the outputs from those of the operands (None: known, whatever it is).
 
     Raises:
-        Unsized: an output's shape is not known at these sizes.
+        UnsizedError: an output's shape is not known at these sizes.
     """
     shapes = [_shape(output) for output in node.outputs]
     if node.op_type in SHAPES or not any(label is not None and label.any() for label in labels):
@@ -139,9 +140,7 @@ def through_matrix(labels: Labels, weight: NDArray[np.generic]) -> Labels:
     return made[np.asarray(back).reshape(-1)].reshape(*labels.shape[:-1], weight.shape[1])
 
 
-def _special(
-    node: ir.Node, labels: Sequence[Labels | None], shapes: Sequence[tuple[int, ...]]
-) -> list[Labels] | None:
+def _special(node: ir.Node, labels: Sequence[Labels | None], shapes: Sequence[tuple[int, ...]]) -> list[Labels] | None:
     """What is known better than that everything follows from everything."""
     op = node.op_type
     if moves(node) and all(label is None or not label.any() for label in labels[_data(node) :]):
@@ -163,8 +162,10 @@ def _special(
         return None if axes is None else [joined(labels[0], axes).reshape(shapes[0])]
     if op in ALONG and labels[0] is not None and all(label is None for label in labels[1:]):
         axes = _along(node, labels[0].ndim)
-        line = None if axes is None else joined(labels[0], axes)
-        return None if line is None else [_fitted(line, shape) for shape in shapes]
+        if axes is None:
+            return None
+        along = joined(labels[0], axes)
+        return [_fitted(along, shape) for shape in shapes]
     if op == "MatMul":
         return _matmul(labels, [_constant(node, 0), _constant(node, 1)], shapes[0])
     if op == "Gemm":
@@ -257,7 +258,9 @@ def _einsum(node: ir.Node, labels: Sequence[Labels | None], shape: tuple[int, ..
         kept = [letter for letter in indices if letter in right]
         line = line.reshape([n for n, letter in zip(line.shape, indices, strict=True) if letter in right])
         line = np.transpose(line, [kept.index(letter) for letter in right if letter in kept])
-        parts.append(line.reshape([line.shape[_rank(letter, right, kept)] if letter in kept else 1 for letter in right]))
+        parts.append(
+            line.reshape([line.shape[_rank(letter, right, kept)] if letter in kept else 1 for letter in right])
+        )
     return [np.broadcast_to(join(parts), shape)]
 
 
@@ -301,7 +304,7 @@ def _indices_known(node: ir.Node) -> bool:
 
 def _carry(node: ir.Node, labels: Sequence[Labels | None]) -> list[Labels]:
     """Move labels as the node moves numbers."""
-    arrays = []
+    arrays: list[Any] = []
     for place, value in enumerate(node.inputs):
         label = labels[place]
         indices = place >= _data(node) or (node.op_type, place) in {
@@ -319,7 +322,7 @@ def _carry(node: ir.Node, labels: Sequence[Labels | None]) -> list[Labels]:
     return _evaluated(node, arrays)
 
 
-def _evaluated(node: ir.Node, arrays: Sequence[NDArray[np.generic] | None]) -> list[Labels]:
+def _evaluated(node: ir.Node, arrays: Sequence[Any]) -> list[Labels]:
     """The node itself, run on labels by onnx's reference evaluator."""
     import onnx
     from onnx.reference import ReferenceEvaluator
@@ -345,7 +348,7 @@ def _evaluated(node: ir.Node, arrays: Sequence[NDArray[np.generic] | None]) -> l
     return [np.asarray(array) for array in ReferenceEvaluator(model).run(None, feeds)]
 
 
-def _slice(node: ir.Node, arrays: Sequence[NDArray[np.generic] | None]) -> list[Labels]:
+def _slice(node: ir.Node, arrays: Sequence[Any]) -> list[Labels]:
     x = arrays[0]
     assert x is not None
     if len(arrays) == 1:
@@ -366,14 +369,14 @@ def _slice(node: ir.Node, arrays: Sequence[NDArray[np.generic] | None]) -> list[
     return [x]
 
 
-def _gather(node: ir.Node, arrays: Sequence[NDArray[np.generic] | None]) -> list[Labels]:
+def _gather(node: ir.Node, arrays: Sequence[Any]) -> list[Labels]:
     x, index = arrays[0], arrays[1]
     assert x is not None
     assert index is not None
     return [np.take(x, index, axis=_integer(node, "axis", 0))]
 
 
-def _split(node: ir.Node, arrays: Sequence[NDArray[np.generic] | None]) -> list[Labels]:
+def _split(node: ir.Node, arrays: Sequence[Any]) -> list[Labels]:
     x = arrays[0]
     assert x is not None
     axis = _integer(node, "axis", 0)
@@ -381,30 +384,30 @@ def _split(node: ir.Node, arrays: Sequence[NDArray[np.generic] | None]) -> list[
     return np.split(x, np.cumsum(sizes)[:-1], axis=axis)
 
 
-def _transposed(node: ir.Node, arrays: Sequence[NDArray[np.generic] | None]) -> list[Labels]:
+def _transposed(node: ir.Node, arrays: Sequence[Any]) -> list[Labels]:
     x = arrays[0]
     assert x is not None
     perm = node.attributes.get("perm")
     return [np.transpose(x, None if perm is None else list(perm.as_ints()))]
 
 
-def _shaped(node: ir.Node, arrays: Sequence[NDArray[np.generic] | None]) -> list[Labels]:
+def _shaped(node: ir.Node, arrays: Sequence[Any]) -> list[Labels]:
     x = arrays[0]
     assert x is not None
     return [x.reshape(_shape(node.outputs[0]))] + [np.zeros(_shape(o), np.int64) for o in node.outputs[1:]]
 
 
-def _concatenated(node: ir.Node, arrays: Sequence[NDArray[np.generic] | None]) -> list[Labels]:
+def _concatenated(node: ir.Node, arrays: Sequence[Any]) -> list[Labels]:
     return [np.concatenate([a for a in arrays if a is not None], axis=_integer(node, "axis", 0))]
 
 
-def _expanded(node: ir.Node, arrays: Sequence[NDArray[np.generic] | None]) -> list[Labels]:
+def _expanded(node: ir.Node, arrays: Sequence[Any]) -> list[Labels]:
     x = arrays[0]
     assert x is not None
     return [np.broadcast_to(x, _shape(node.outputs[0]))]
 
 
-_CARRIED: dict[str, Callable[[ir.Node, Sequence[NDArray[np.generic] | None]], list[Labels]]] = {
+_CARRIED: dict[str, Callable[[ir.Node, Sequence[Any]], list[Labels]]] = {
     **dict.fromkeys(SAME, _shaped),
     "Transpose": _transposed,
     "Concat": _concatenated,
@@ -449,7 +452,7 @@ def _shape(value: ir.Value) -> tuple[int, ...]:
     if not value.name and value.shape is None:
         return ()
     if value.shape is None or not value.shape.is_static():
-        raise Unsized(value.name or "")
+        raise UnsizedError(value.name or "")
     return tuple(value.shape.numpy())
 
 

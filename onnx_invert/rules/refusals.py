@@ -61,7 +61,6 @@ for op_type, reason, remedy in (
 ):
     rules.refuse(op_type, reason, remedy)
 
-rules.refuse("Scaler", "there is no rule for ai.onnx.ml scalers yet", domain="ai.onnx.ml")
 rules.refuse("Imputer", "which elements it replaced is not told by its output", domain="ai.onnx.ml")
 rules.refuse("Binarizer", "only the side of the threshold is left", domain="ai.onnx.ml")
 rules.refuse("Normalizer", "the norm of its input is lost", domain="ai.onnx.ml")

@@ -11,6 +11,7 @@ from solving import layers, normal, residuals, run
 
 import onnx_invert
 from onnx_invert import Guarantee, NotInvertibleError, UsageError, VerificationError, invert
+from onnx_invert.cli import main
 from onnx_invert.solving import Choices
 
 WIDEN_SHRINK = layers(normal(6, 20) / 2, "LeakyRelu", normal(20, 5, seed=1) / 4, width=6)
@@ -62,6 +63,19 @@ def test_a_closed_form_is_preferred():
 def test_a_closed_form_does_not_drop_the_residual_in_silence():
     with pytest.raises(UsageError, match="--residual"):
         invert(layers(normal(6, 4), "LeakyRelu", width=6), residual=True)
+
+
+def test_options_that_a_closed_form_does_not_use_say_so(tmp_path, capfd):
+    model = layers(normal(6, 4), "LeakyRelu", width=6)
+    with pytest.warns(UserWarning, match="--tolerance: the inverse is a closed form"):
+        assert len(invert(model, tolerance=1e-3).notes) == 1
+    with pytest.raises(UsageError, match="--iterations and --tolerance"):
+        invert(model, method="closed-form", iterations=3, tolerance=1e-3)
+    onnx.save(model, tmp_path / "f.onnx")
+    with pytest.raises(SystemExit) as stop:
+        main([str(tmp_path / "f.onnx"), "-o", str(tmp_path / "g.onnx"), "--unroll", "4"])
+    assert stop.value.code == 0
+    assert "note: --unroll: the inverse is a closed form" in capfd.readouterr().err
 
 
 def test_check_holds_a_solver_to_what_it_claims(tmp_path):
@@ -241,7 +255,7 @@ def test_several_inputs_and_outputs():
         <ir_version: 8, opset_import: ["" : 17]>
         g (float[N,4] a, float[N,2,3] b) => (float[N,4] p, float[N,6] q) {
             flat = Flatten(b)  p = Relu(a)  z = Softplus(flat)  c = Concat<axis=1>(a, z)
-            q0 = ReduceSum<keepdims=1>(c)  q = Add(flat, q0)
+            one = Constant<value_ints = [1]>()  q0 = ReduceSum<keepdims=1>(c, one)  q = Add(flat, q0)
         }
     """)
     inversion = invert(model, recover=["a", "b"], force=True)

@@ -13,7 +13,8 @@ def test_rule(example):
 
 
 def test_every_rule_has_a_case():
-    assert {rule.op_type for rule in default_rules()} == {example.op for example in EXAMPLES}
+    # Those of ai.onnx.ml return float32 alone; test_pipelines.py holds them to numpy.
+    assert {rule.op_type for rule in default_rules() if not rule.domain} == {example.op for example in EXAMPLES}
 
 
 def test_labels_are_unique():

@@ -23,7 +23,6 @@ from onnx_invert.graph.emit import Emitter
 from onnx_invert.numerics.prior import Prior
 from onnx_invert.numerics.tolerance import eps
 from onnx_invert.plan.equations import upstream
-from onnx_invert.plan.layout import Layout
 from onnx_invert.plan.newton import NewtonPlan, System
 
 Array = NDArray[np.float64]
@@ -77,9 +76,9 @@ def build_newton(
 
 def build_probe(plan: NewtonPlan) -> ir.Model:
     """The model from its inputs to the tensors that the systems know: their spread on samples sets the units."""
-    problem = plan.problem
-    e = Emitter(problem.known[0].dtype or ir.DataType.FLOAT, [value.name or "" for value in problem.graph.inputs])
-    ports = {value: port_of(value) for value in problem.graph.inputs}
+    problem = plan.solved
+    e = Emitter(problem.known[0].dtype or ir.DataType.FLOAT, [value.name or "" for value in problem.inputs])
+    ports = {value: port_of(value) for value in problem.inputs}
     values = dict(ports)
     wanted = [value for system in plan.systems for value in system.wanted]
     nodes = upstream(wanted)
@@ -127,15 +126,22 @@ class _Build:
         outputs = []
         last = plan.systems[-1]
         sizes = [last.layouts[value].size for value in last.unknowns]
-        recovered: dict[ir.Value, ir.Value] = {}
+        found = dict(self._values)
         for value, part in zip(last.unknowns, split(e, target, sizes), strict=True):
-            output = e.op("Identity", tensor(e, last.layouts[value], part))
-            port = port_of(value)
+            found[value] = tensor(e, last.layouts[value], part)
+        made = last.unknowns
+        if plan.decoder is not None:
+            _take_weights(e, plan.decoder.nodes, self._values)
+            found = {**self._values, **found}
+            copy(e, [node for node in plan.decoder.nodes if node.outputs[0] not in found], found)
+            made = (plan.decoder.x,)
+        for value, inside in zip(problem.recovered, made, strict=True):
+            port, output = port_of(value), e.op("Identity", found[inside])
             output.name, output.shape, output.type = port.name, port.shape, port.type
-            recovered[value] = output
+            found[inside] = output
             outputs.append(output)
         if self._options.residual:
-            outputs.append(self._residual(recovered, ports))
+            outputs.append(self._residual(found, ports))
         opsets = {"": version, **domains_of(self._nodes, problem.graph.opset_imports)}
         result.model = assemble(e, [*ports.values(), *self._given.values()], outputs, opsets, metadata)
         return result
@@ -172,7 +178,7 @@ class _Build:
                     "gradients, which need a Loop."
                 )
             first = method.start(e, objective, target, settings)
-            batch = _batch(system)
+            batch = self._batch
 
             def body(inner: Emitter, values: list[ir.Value]) -> tuple[list[ir.Value], ir.Value]:
                 after, busy = method.step(inner, objective, target, norm, State.of(values), settings)
@@ -188,6 +194,13 @@ class _Build:
             )
             return decode(State.of(found).best)
 
+    @property
+    def _batch(self) -> int | str:
+        """The size of the axis of samples: a symbol, or 1."""
+        unknown = self._plan.systems[-1].unknowns[0]
+        dims = list(unknown.shape or ())
+        return 1 if not dims or isinstance(dims[0], int) else dims[0].value or "N"
+
     def _prepare(self, system: System) -> None:
         """Run once what needs no unknown, and take over the weights."""
         e, program = self._e, system.program
@@ -195,15 +208,15 @@ class _Build:
         for step in program.steps:
             _take_weights(e, [step.node], self._values)
 
-    def _residual(self, recovered: Mapping[ir.Value, ir.Value], ports: Mapping[ir.Value, ir.Value]) -> ir.Value:
+    def _residual(self, found: Mapping[ir.Value, ir.Value], ports: Mapping[ir.Value, ir.Value]) -> ir.Value:
         """‖f(x) − y‖ / ‖y‖ of each sample (N), the largest over several outputs; f is run once more on x."""
         e = self._e
         _take_weights(e, self._nodes, self._values)
-        values = {**self._values, **recovered}
+        values = {**self._values, **found}
         copy(e, [node for node in self._nodes if node.outputs[0] not in values], values)
         worst: ir.Value | None = None
         for value, port in ports.items():
-            layout = Layout.of(value)
+            layout = self._plan.batch.layout(value)
             y = rows(e, layout, port)
             difference = length(e, e.op("Sub", rows(e, layout, values[value]), y))
             tiny = float(np.finfo(e.dtype.numpy()).tiny)
@@ -211,7 +224,7 @@ class _Build:
             worst = relative if worst is None else e.op("Max", worst, relative)
         assert worst is not None
         output = e.op("Squeeze", worst, e.ints([1]))
-        output.name, output.shape = RESIDUAL, ir.Shape([_batch(self._plan.systems[0])])
+        output.name, output.shape = RESIDUAL, ir.Shape([self._batch])
         return output
 
 
@@ -220,15 +233,6 @@ def _take_weights(e: Emitter, nodes: Iterable[ir.Node], values: dict[ir.Value, i
         for value in node.inputs:
             if value is not None and value.const_value is not None:
                 place(e, value, values)
-
-
-def _batch(system: System) -> int | str:
-    """The size of the axis of samples: a symbol, or 1."""
-    value = system.wanted[0]
-    if not system.layouts[value].batched:
-        return 1
-    dim = next(iter(value.shape or ()))
-    return dim if isinstance(dim, int) else dim.value or "N"
 
 
 def _coordinates(

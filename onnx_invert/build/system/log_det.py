@@ -132,7 +132,9 @@ class LogDet:
         if self._batch not in dims:
             maker = value.producer()
             what = f"its tensor {value.name!r} has no axis of its own for the samples"
-            raise NotInvertibleError([Blocker(maker.name or "" if maker else "", maker.op_type if maker else "input", what)])
+            raise NotInvertibleError(
+                [Blocker(maker.name or "" if maker else "", maker.op_type if maker else "input", what)]
+            )
         return list(dims).index(self._batch)
 
 

@@ -384,7 +384,10 @@ class _Settled:
     def __contains__(self, value: object) -> bool:
         r = self._r
         return (
-            value in r._plain or value in r.dependent or value in r.ports or getattr(value, "const_value", None) is not None
+            value in r._plain
+            or value in r.dependent
+            or value in r.ports
+            or getattr(value, "const_value", None) is not None
         )
 
 
