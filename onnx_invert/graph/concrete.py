@@ -20,11 +20,15 @@ _ROUNDS = 8
 
 
 def numbered(graph: ir.Graph, second: bool = False) -> dict[str, int]:
-    """A number for every symbolic size of the inputs: 2 (5) for the first, others larger, no two alike."""
+    """A number for every symbolic size of the inputs: 2 (5) for the first, which counts samples; for the others
+    multiples of 16, as what is squeezed or pooled needs, no two alike."""
     symbols = dict.fromkeys(
         str(dim.value) for value in graph.inputs for dim in value.shape or () if not isinstance(dim, int)
     )
-    return {name: (5 + 14 * i if second else 2 + 6 * i) for i, name in enumerate(symbols)}
+    return {
+        name: (5 if second else 2) if i == 0 else 16 * (3 * i - 1 if second else 2 * i - 1)
+        for i, name in enumerate(symbols)
+    }
 
 
 def concretise(model: ir.Model, sizes: Mapping[str, int]) -> ir.Model:

@@ -20,8 +20,9 @@ from onnx_invert.plan.moves import Form, InPlace, Pick, Whole, forms_of
 from onnx_invert.plan.stages import Stage, is_drawn, measure
 from onnx_invert.plan.steps import Forward, Mask, Place, Step, Undo
 from onnx_invert.rules import RuleSet
+from onnx_invert.rules.arithmetic import by_mask
 from onnx_invert.rules.dependence import ELEMENTWISE, SEVERAL, Labels, UnsizedError, flow, moves, places
-from onnx_invert.rules.facts import Diagonal, Elementwise, Matrix, NoInverse, Repeat
+from onnx_invert.rules.facts import Diagonal, Elementwise, Fact, Matrix, NoInverse, Paired, Repeat
 from onnx_invert.rules.node import FLOATS, NodeView
 
 Edge = tuple[ir.Node, int]
@@ -52,8 +53,10 @@ class Concrete:
 class System:
     """Equations, and what is known so far. `known` has a mask for every tensor that is not known altogether.
 
-    `nodes` are the equations in running order. `frozen` operands are taken for known. All masks have the sizes of
-    `concrete`; a tensor may be known in part only if the part is the same along every axis whose size is not fixed.
+    `nodes` are the equations in running order. `frozen` operands are taken for known, `unknowns` are the tensors that
+    are not known to begin with, `zeros` the elements that a constant makes 0 whatever the unknown is. All masks have
+    the sizes of `concrete`; a tensor may be known in part only if the part is the same along every axis whose size
+    is not fixed.
     """
 
     concrete: Concrete
@@ -62,9 +65,11 @@ class System:
     nodes: Sequence[ir.Node]
     known: dict[ir.Value, Mask]
     frozen: frozenset[Edge] = frozenset()
+    unknowns: frozenset[ir.Value] = frozenset()
     steps: list[Step] = field(default_factory=list)
     used: dict[ir.Value, Mask] = field(default_factory=dict)
     refused: dict[Edge, NoInverse] = field(default_factory=dict)
+    zeros: dict[ir.Value, Mask] = field(default_factory=dict)
     _stages: dict[Edge, tuple[Stage, ...] | None] = field(default_factory=dict)
     _places: dict[Edge, list[Labels] | None] = field(default_factory=dict)
 
@@ -77,7 +82,29 @@ class System:
         for value in (*unknown, *(output for node in nodes for output in node.outputs)):
             shape = concrete.shapes.get(value.name or "")
             system.known[value] = np.zeros(shape if shape is not None else (), bool)
+        system.unknowns = frozenset(system.known)
+        for node in nodes:
+            zero = system._zero(node)
+            if zero is not None and zero.any():
+                system.zeros[node.outputs[0]] = zero
         return system
+
+    def _zero(self, node: ir.Node) -> Mask | None:
+        """The elements of a product that a constant 0 makes 0, whatever the unknown is."""
+        shape = self.concrete.shapes.get(node.outputs[0].name or "")
+        if shape is None or node.op_type not in {"Mul", "Add", "Sub", "Identity", "Neg"}:
+            return None
+        parts = []
+        for value in node.inputs:
+            if value is None:
+                return None
+            if value.const_value is not None:
+                parts.append(np.broadcast_to(value.const_value.numpy() == 0, shape))
+            else:
+                found = self.zeros.get(value)
+                parts.append(np.zeros(shape, bool) if found is None else np.broadcast_to(found, shape))
+        together = np.logical_or if node.op_type == "Mul" else np.logical_and
+        return np.asarray(together.reduce(parts), bool)
 
     @cached_property
     def position(self) -> dict[ir.Node, int]:
@@ -141,7 +168,9 @@ class System:
             None if value is None or (node, place) in self.frozen else of(value)
             for place, value in enumerate(node.inputs)
         ]
-        return flow(twin, parts)
+        made = flow(twin, parts)
+        zero = self.zeros.get(node.outputs[0])
+        return made if zero is None else [np.where(zero, 0, made[0]), *made[1:]]
 
     def redundant(self) -> list[ir.Node]:
         """The equations that were not needed, once everything is known: they hold for some y only."""
@@ -315,6 +344,9 @@ class System:
             for stage in stages:
                 if isinstance(stage.fact, Diagonal):
                     new = new & np.broadcast_to(stage.fact.scale != 0, before.shape)
+        for at, other in enumerate(node.inputs):
+            if at != place and other in self.zeros and node.op_type not in {"Add", "Sub"}:
+                new = new & ~np.broadcast_to(self.zeros[other], before.shape)
         if not new.any() or not self.uniform(value, new):
             return False
         shape = self.concrete.shapes.get(output.name or "", before.shape)
@@ -322,6 +354,15 @@ class System:
         self.steps.append(Undo(node, place, stages, new))
         self.learn(value, new)
         return True
+
+    def _safe(self, node: ir.Node, fact: Fact) -> Fact:
+        """A product with a given mask, undone where the mask is not 0; elsewhere x comes back as 0."""
+        if not isinstance(fact, Paired) or node.op_type != "Mul":
+            return fact
+        other = node.inputs[fact.other]
+        if other is None or other in self.unknowns:
+            return fact
+        return by_mask(fact, other.name or "")
 
     def _facts(self, node: ir.Node, place: int) -> tuple[Stage, ...] | None:
         """What undoes a node for an operand, if it gives one x and no other; measured once."""
@@ -336,7 +377,7 @@ class System:
         if isinstance(chain, NoInverse):
             self.refused[edge] = chain
             return None
-        stages = tuple(Stage(fact, (node,), place) for fact in chain)
+        stages = tuple(Stage(self._safe(node, fact), (node,), place) for fact in chain)
         for stage in stages:
             measure(stage)
             reason = several(stage)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -148,6 +149,19 @@ def mul(node: NodeView) -> Chain | NoInverse:
         ),
         weights=lambda b: b,
     )
+
+
+def by_mask(product: Paired, name: str) -> Paired:
+    """A product with a given mask, undone where the mask is not 0; elsewhere x comes back as 0."""
+
+    def inverse(e: Emitter, y: ir.Value, b: ir.Value) -> ir.Value:
+        none = e.op("Equal", b, e.scalar(0.0))
+        return e.op("Where", none, e.scalar(0.0), e.op("Div", y, e.op("Where", none, e.scalar(1.0), b)))
+
+    def slope(e: Emitter, x: ir.Value, b: ir.Value) -> ir.Value:
+        return e.op("Where", e.op("Equal", b, e.scalar(0.0)), e.scalar(1.0), b)
+
+    return replace(product, inverse=inverse, derivative=slope, requires=f"x is 0 wherever {name!r} is")
 
 
 @rules.rule("Div")

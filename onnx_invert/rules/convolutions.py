@@ -66,14 +66,16 @@ def conv_transpose(node: NodeView) -> Chain | NoInverse:
     if any(node.ints("output_padding", 99) or ()) or "output_shape" in node.node.attributes:
         return NoInverse(OVERLAP)
     group = node.integer("group", 1)
-    if group != 1:
-        return NoInverse("its channels are in groups: there is no rule for transposed convolutions of groups")
     patched = _patches(shape[1:], sizes)
     if isinstance(patched, NoInverse):
         return patched
     rank = len(shape)
     back = [Rearrangement(step.inverse, step.forward) for step in reversed(patched)]
-    matrix = weight.reshape(weight.shape[0], -1)
+    rows, columns = weight.shape[0] // group, int(np.prod(weight.shape[1:]))
+    matrix = np.zeros((weight.shape[0], group * columns), weight.dtype)
+    for index in range(group):
+        own = slice(index * rows, (index + 1) * rows)
+        matrix[own, index * columns : (index + 1) * columns] = weight[own].reshape(rows, columns)
     return (transposing([0, *range(2, rank), 1]), Matrix(matrix), *back, *_bias(node, rank))
 
 

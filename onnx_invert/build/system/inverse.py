@@ -13,7 +13,6 @@ from onnx_invert.build.system.realise import Realisation
 from onnx_invert.build.versions import domains_of, opset_for
 from onnx_invert.errors import Blocker, NotInvertibleError
 from onnx_invert.graph.emit import Emitter
-from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.plan.problem import Problem
 from onnx_invert.plan.system_plan import SystemPlan
 
@@ -78,8 +77,8 @@ def _output(e: Emitter, r: Realisation, x: ir.Value) -> ir.Value:
 
 
 def _log_det(plan: SystemPlan) -> LogDet:
-    if plan.guarantee is not Guarantee.BIJECTION:
-        what = "x and y have different sizes, or an equation is left over: there is no square Jacobian"
+    if plan.redundant:
+        what = "an equation is left over: there is no square Jacobian"
         raise NotInvertibleError([Blocker("the model", "log-det", what, "leave out --log-det")])
     first = (plan.problem.recovered[0].shape or ir.Shape([1]))[0]
     return LogDet(plan.rules, plan.problem.opset, first if isinstance(first, int) else str(first.value))

@@ -16,6 +16,7 @@ from onnx_invert.build.system.log_det import LogDet
 from onnx_invert.build.system.pieces import Mask, Piece, Pieces, pick
 from onnx_invert.build.system.root import find_roots
 from onnx_invert.build.system.sweeps import sweep
+from onnx_invert.errors import ModelError
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.plan.equations import upstream
 from onnx_invert.plan.moves import Flat, InPlace, Pick, Turned, Whole
@@ -176,6 +177,11 @@ class Realisation:
                 if fixed:
                     parts.append(self.e.ints(fixed))
                     fixed = []
+                if str(dim.value) not in self.sizes:
+                    raise ModelError(
+                        f"The size {dim.value!r} of {value.name!r} is told by no input of the inverse: give the model's "
+                        "inputs fixed sizes."
+                    )
                 port, axis = self.sizes[str(dim.value)]
                 self.root.used_ports[port] = None
                 shape = self.e.op("Shape", port)
