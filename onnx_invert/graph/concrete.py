@@ -150,9 +150,24 @@ def _names(graph: ir.Graph, shapes: list[dict[str, tuple[int, ...]]], names: dic
                 dim = None if value.shape is None else value.shape[axis]
                 if isinstance(dim, int) or pair[0] == pair[1]:
                     dims.append(pair[0])
+                elif pair in names:
+                    dims.append(names[pair])
                 else:
-                    dims.append(names.setdefault(pair, str(dim.value) if dim is not None else f"{value.name}.{axis}"))
+                    own = str(dim.value) if dim is not None else f"{value.name}.{axis}"
+                    dims.append(names.setdefault(pair, _multiple(pair, names) or own))
             value.shape = ir.Shape(dims)
+
+
+def _multiple(pair: tuple[int, int], names: Mapping[tuple[int, int], str]) -> str | None:
+    """`2*frames` or `frames/2` for a size that is always that multiple, or part, of an input's."""
+    for (a, b), name in names.items():
+        if "*" in name or "/" in name:
+            continue
+        if pair[0] % a == 0 and pair[0] // a * b == pair[1]:
+            return f"{pair[0] // a}*{name}"
+        if a % pair[0] == 0 and a // pair[0] * pair[1] == b:
+            return f"{name}/{a // pair[0]}"
+    return None
 
 
 def _shapes(graph: ir.Graph) -> dict[str, tuple[int, ...]]:

@@ -65,6 +65,12 @@ class SystemPlan:
         return any(isinstance(step, Root) for step in self.flat)
 
     @property
+    def has_masks(self) -> bool:
+        """True if a given mask multiplies what is recovered."""
+        given = {value for stage in self.stages if isinstance(stage.fact, Paired) for value in _factor(stage)}
+        return any(value not in self.problem.dependent for value in given)
+
+    @property
     def iterates(self) -> bool:
         """True if some steps are iterations: roots, or sweeps."""
         return any(isinstance(step, Root | Sweep) for step in self.steps)
@@ -127,6 +133,13 @@ class SystemPlan:
         for value in self.problem.graph.initializers.values():
             value.const_value = None
         self.concrete = Concrete({}, {})
+
+
+def _factor(stage: Stage) -> list[ir.Value]:
+    """The other operand of a product."""
+    node = stage.nodes[0]
+    other = node.inputs[stage.fact.other] if isinstance(stage.fact, Paired) and node.op_type == "Mul" else None
+    return [other] if other is not None else []
 
 
 def make_system_plan(small: Callable[[], ir.Graph], problem: Problem, rules: RuleSet) -> SystemPlan:

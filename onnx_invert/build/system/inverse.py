@@ -81,7 +81,8 @@ def _log_det(plan: SystemPlan) -> LogDet:
         what = "an equation is left over: there is no square Jacobian"
         raise NotInvertibleError([Blocker("the model", "log-det", what, "leave out --log-det")])
     first = (plan.problem.recovered[0].shape or ir.Shape([1]))[0]
-    return LogDet(plan.rules, plan.problem.opset, first if isinstance(first, int) else str(first.value))
+    batch = first if isinstance(first, int) else str(first.value)
+    return LogDet(plan.rules, plan.problem.opset, batch, masked=plan.has_masks)
 
 
 def _named(e: Emitter, value: ir.Value, problem: Problem) -> ir.Value:

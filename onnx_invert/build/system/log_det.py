@@ -32,17 +32,20 @@ NAME = "log_det"
 
 
 class LogDet:
-    """Sums log|∂y/∂x| over the steps; `batch` is the size that counts samples, as the model calls it."""
+    """Sums log|∂y/∂x| over the steps; `batch` is the size that counts samples, as the model calls it; `masked` says
+    that a given mask sets elements to 0, which have no volume."""
 
-    def __init__(self, rules: RuleSet, opset: int, batch: int | str) -> None:
-        self._rules, self._opset, self._batch = rules, opset, batch
-        self._constant = 0.0
+    def __init__(self, rules: RuleSet, opset: int, batch: int | str, *, masked: bool = False) -> None:
+        self._rules, self._opset, self._batch, self._masked = rules, opset, batch, masked
         self._terms: list[ir.Value] = []
 
     def of_stage(self, r: Realisation, stage: Stage, x: ir.Value, y: ir.Value, like: ir.Value, mask: Mask) -> None:
         """A fact that was undone: `x` and `y` are its ends in the graph, `like` the tensor of the model with the
         elements `mask` that were found."""
         e, fact = r.e, stage.fact
+        if self._masked and isinstance(fact, Matrix | Diagonal) and not _keeps_volume(fact):
+            what = "it scales what a given mask sets to 0 as well: the log-determinant of such elements is not defined"
+            raise _refusal(stage.nodes[0], what)
         match fact:
             case Rearrangement() | Convert():
                 return
@@ -136,6 +139,12 @@ class LogDet:
                 [Blocker(maker.name or "" if maker else "", maker.op_type if maker else "input", what)]
             )
         return list(dims).index(self._batch)
+
+
+def _keeps_volume(fact: Matrix | Diagonal) -> bool:
+    if isinstance(fact, Diagonal):
+        return bool(np.all(np.abs(fact.scale) == 1))
+    return fact.weight.ndim == 2 and abs(float(np.linalg.slogdet(fact.weight.astype(np.float64))[1])) < 1e-6
 
 
 def _refusal(node: ir.Node, reason: str) -> NotInvertibleError:

@@ -47,7 +47,6 @@ class Realisation:
     outer: Realisation | None = None
     replaced: Mapping[Edge, ir.Value] = field(default_factory=dict)
     pieces: dict[ir.Value, Pieces] = field(default_factory=dict)
-    used_ports: dict[ir.Value, None] = field(default_factory=dict)
     copied: list[ir.Node] = field(default_factory=list)
     _plain: dict[ir.Value, ir.Value] = field(default_factory=dict)
 
@@ -177,18 +176,29 @@ class Realisation:
                 if fixed:
                     parts.append(self.e.ints(fixed))
                     fixed = []
-                if str(dim.value) not in self.sizes:
-                    raise ModelError(
-                        f"The size {dim.value!r} of {value.name!r} is told by no input of the inverse: give the model's "
-                        "inputs fixed sizes."
-                    )
-                port, axis = self.sizes[str(dim.value)]
-                self.root.used_ports[port] = None
-                shape = self.e.op("Shape", port)
-                parts.append(self.e.op("Slice", shape, self.e.ints([axis]), self.e.ints([axis + 1]), self.e.ints([0])))
+                parts.append(self._size(str(dim.value), value))
             if fixed or not parts:
                 parts.append(self.e.ints(fixed))
             return parts[0] if len(parts) == 1 else self.e.op("Concat", *parts, axis=0)
+
+    def _size(self, name: str, value: ir.Value) -> ir.Value:
+        """A symbolic size, (1,), from an input of the inverse; `2*name` and `name/2` are told by `name`.
+
+        Raises:
+            ModelError: no input tells it.
+        """
+        e = self.e
+        if name in self.sizes:
+            port, axis = self.sizes[name]
+            return e.op("Slice", e.op("Shape", port), e.ints([axis]), e.ints([axis + 1]), e.ints([0]))
+        count, _, base = name.partition("*")
+        if base in self.sizes:
+            return e.op("Mul", self._size(base, value), e.ints([int(count)]))
+        base, _, count = name.rpartition("/")
+        if base in self.sizes:
+            return e.op("Div", self._size(base, value), e.ints([int(count)]))
+        what = f"The size {name!r} of {value.name!r} is told by no input of the inverse"
+        raise ModelError(f"{what}: give the model's inputs fixed sizes.")
 
     def value(self, forward: ir.Value) -> ir.Value:
         """The other operand of a node that is undone."""
@@ -202,7 +212,6 @@ class Realisation:
             self._plain[value] = self.e.weight(value.const_value, f"given/{value.name}")
         elif value in self.ports:
             self._plain[value] = self.ports[value]
-            self.used_ports[self.ports[value]] = None
         else:
             for node in upstream([value], _Settled(self)):
                 if node.op_type == "Shape" and node.inputs[0] in self.dependent:
