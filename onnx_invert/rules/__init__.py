@@ -16,7 +16,11 @@ def default_rules() -> RuleSet:
     """The rules that come with onnx-invert."""
     from onnx_invert.rules import activations, arithmetic, functions, layout, linear, refusals
 
-    families = (activations, arithmetic, functions, layout, linear, refusals, *derivative_families())
+    families = (
+        *(activations, arithmetic, functions, layout, linear, refusals),
+        *derivative_families(),
+        *completion_families(),
+    )
     return reduce(RuleSet.union, (family.rules for family in families), RuleSet())
 
 
@@ -42,6 +46,13 @@ def derivative_families() -> tuple[ModuleType, ...]:
         *(einsum, elements, indexing, moves, normalisations, operands, pipelines, pointwise, pooling, products),
         *(reductions, resampling, windows),
     )
+
+
+def completion_families() -> tuple[ModuleType, ...]:
+    """The families of completions."""
+    from onnx_invert.rules.completions import elements, normalisations, picks, reductions, windows
+
+    return (elements, normalisations, picks, reductions, windows)
 
 
 __all__ = ["RuleSet", "default_rules"]
