@@ -25,10 +25,13 @@ less than 0.35: every step squares the error, and the fifth is below the roundin
 
 @rules.completion("Relu")
 def relu(node: NodeView) -> Completion | NoInverse:
-    """z = min(x, 0), the negative part; x = y where y > 0, else min(z, 0). Surplus: one number a number."""
+    """z = min(x, 0), the negative part; x = z where z < 0, else y. Surplus: one number a number.
+
+    z decides, not y: where y was 0, what later layers give back is 0 to rounding only.
+    """
 
     def give(e: Emitter, y: ir.Value, z: ir.Value) -> ir.Value:
-        return e.op("Where", less(e, e.op("Neg", y), 0.0), y, e.op("Min", z, 0.0))
+        return e.op("Where", less(e, z, 0.0), z, e.op("Max", y, 0.0))
 
     return (Completed("negative part", lambda e, x, y: e.op("Min", x, 0.0), give),)
 
