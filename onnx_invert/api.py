@@ -23,8 +23,9 @@ from onnx_invert.build.inverse import build
 from onnx_invert.build.newton.inverse import Options, build_newton
 from onnx_invert.errors import NotInvertibleError, UsageError, VerificationError
 from onnx_invert.graph.normalise import normalise
-from onnx_invert.graph.read import Source
-from onnx_invert.graph.write import check_target, restate, save, staged, to_proto
+from onnx_invert.graph.read import Source, from_proto, read
+from onnx_invert.graph.write import check_target, commit_both, restate, save, staged, to_proto
+from onnx_invert.lossless import LosslessPair, make_pair
 from onnx_invert.numerics.tolerance import eps
 from onnx_invert.opening import ModelLike, open_model
 from onnx_invert.plan.choice import AnyPlan, choose
@@ -60,6 +61,14 @@ class Inversion:
     report: dict[str, Any]
     path: Path | None = None
     _model: ir.Model | None = field(default=None, repr=False)
+    lossless: LosslessPair | None = field(default=None, repr=False)
+
+    @property
+    def forward(self) -> onnx.ModelProto:
+        """The network with its latents as further outputs, of a lossless inversion."""
+        if self.lossless is None:
+            raise UsageError("There is no forward network with latents: invert with lossless=True or a path.")
+        return to_proto(self.lossless.forward)
 
     @property
     def model(self) -> onnx.ModelProto:
@@ -90,6 +99,8 @@ def invert(
     tolerance: float | None = None,
     unroll: int | None = None,
     residual: bool = False,
+    lossless: str | os.PathLike[str] | bool = False,
+    latents: str = "flat",
     prior: Data | None = None,
     prior_kind: str = "conditional",
     bounds: tuple[Any, Any] | None = None,
@@ -116,6 +127,9 @@ def invert(
         tolerance: relative residual at which Newton takes a sample for solved; 32 eps by default.
         unroll: write out this many of Newton's iterations instead of a Loop, which some runtimes lack.
         residual: give the inverse one more output, `residual`: ‖f(x) − y‖ / ‖y‖ of each sample.
+        lossless: where to write the network with what it loses as further outputs, the latents z; the inverse then
+            takes them too, and x comes back from y and z. True keeps it in memory.
+        latents: "flat" for one tensor `latent` (N, Z), "per-node" for one tensor each.
         prior: inputs of the model, as for `data`: of all x with f(x) = y Newton then looks for a plausible one.
         prior_kind: "conditional" centres the prior on a regression from y to x, "gaussian" on the data's mean.
         bounds: the least and the greatest x, two numbers or arrays in x's shape: Newton stays within them.
@@ -147,6 +161,13 @@ def invert(
     with ExitStack() as stack:
         source = open_model(model, stack)
         target = Path(output) if output is not None else None
+        beside = None if isinstance(lossless, bool) else Path(lossless)
+        if beside is not None:
+            if target is None:
+                raise UsageError("lossless is a path, and the inverse has none: both are written, or neither.")
+            check_target(
+                beside, Path(model) if isinstance(model, str | os.PathLike) else None, [*source.files, target]
+            )
         if target is not None:
             check_target(target, Path(model) if isinstance(model, str | os.PathLike) else None, source.files)
         plan = _plan(source, recover, known, rules or default_rules(), method, progress)
@@ -158,17 +179,44 @@ def invert(
             if arrays is None and given.prior is not None:
                 arrays = _some(given.prior, plan, samples or SAMPLES)
             options = given.options(plan, arrays)
-            inverse = build_newton(plan, options, opset=opset, metadata=_metadata(source, plan, options))
+            metadata = _metadata(source, plan, options)
+            make = partial(build_newton, plan, options, opset=opset, metadata=metadata)
         else:
             if residual:
                 raise UsageError("--residual: this inverse is a closed form, which has no residual output yet.")
-            inverse = build(plan, opset=opset, metadata=_metadata(source, plan))
+            metadata = _metadata(source, plan)
+            make = partial(build, plan, opset=opset, metadata=metadata)
+        inverse = make()
+        pair_of: LosslessPair | None = None
+        if lossless is not False:
+            _tell(progress, "lossless pair")
+            ports = ports_of(plan.problem)
+            first = plan.problem.recovered[0].name or ""
+            pair_of = make_pair(
+                plan.problem,
+                rules or default_rules(),
+                network=lambda: _again(source),
+                plain=lambda: make().model,
+                closed_form=isinstance(plan, Plan),
+                layout=latents,
+                ports=ports,
+                batches=None if arrays is None else list(cut(arrays, ports, first, samples)),
+                count=samples or SAMPLES,
+                rtol=rtol,
+                verify=verify,
+                opset=opset,
+                metadata=metadata,
+            )
+            inverse.model = pair_of.inverse
         if target is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="onnx-invert-"))
             staging = Path(folder) / "inverse.onnx"
         else:
             staging = target
         file = stack.enter_context(staged(inverse.model, staging))
+        other = (
+            stack.enter_context(staged(pair_of.forward, beside)) if pair_of is not None and beside is not None else None
+        )
         kept = inverse.model if target is None else None
         measured = None
         if verify:
@@ -189,17 +237,23 @@ def invert(
                 # More equations than unknowns, and yet not one-to-one: every reachable y is reproduced, by another x.
                 measured = replace(measured, x=replace(measured.x, promised=False))
                 reached = Guarantee.GENERALIZED
-        failed = measured is not None and not measured.passed
+        back = None if pair_of is None else pair_of.measured
+        failed = (measured is not None and not measured.passed) or (back is not None and not back.passed)
         partly = measured is not None and measured.unsolved > 0
         guarantee = Guarantee.APPROXIMATE if failed or partly else reached
         report = _report(source, plan, guarantee, measured, time.perf_counter() - started)
-        result = Inversion(plan, guarantee, measured, report, None, kept)
+        if pair_of is not None:
+            report["lossless"] = _lossless(pair_of)
+        result = Inversion(plan, guarantee, measured, report, None, kept, pair_of)
         if failed and measured is not None and not force:
             raise VerificationError(_failure(plan, measured), result)
         if guarantee is not plan.guarantee:
             _relabel(file.path, kept, guarantee)
         if target is not None:
-            file.commit()
+            if other is not None:
+                commit_both(other, file)
+            else:
+                file.commit()
             result.path = target
         return result
 
@@ -305,6 +359,31 @@ def _metadata(source: Source, plan: AnyPlan, options: Options | None = None) -> 
 
 def _method(plan: AnyPlan) -> str:
     return "newton" if isinstance(plan, NewtonPlan) else "closed-form"
+
+
+def _again(source: Source) -> ir.Model:
+    """The model as it was read, before it was brought into another form."""
+    if source.path is not None:
+        return read(source.path).model
+    return from_proto(onnx.ModelProto.FromString(source.data)).model
+
+
+def _lossless(pair: LosslessPair) -> dict[str, Any]:
+    """What the report says of a lossless pair."""
+    plan, back = pair.plan, pair.measured
+    return {
+        "latent": plan.size,
+        "surplus": plan.surplus,
+        "kept": plan.kept,
+        "effort": str(plan.effort),
+        "slots": [
+            {"node": slot.name, "op": slot.op, "latent": slot.latent, "numbers": slot.numbers} for slot in plan.slots
+        ],
+        "max_error": None if back is None else document.number(float(back.absolute.max())),
+        "relative_error": None if back is None else document.number(float(back.relative.max())),
+        "tolerance": None if back is None else back.tolerance,
+        "passed": None if back is None else back.passed,
+    }
 
 
 def _relabel(path: Path, model: ir.Model | None, guarantee: Guarantee) -> None:
