@@ -175,7 +175,7 @@ def trips(measured: RoundTrip) -> None:
         ("y → g → f → y, y drawn", measured.drawn),
     )
     for name, trip in named:
-        if trip is not None:
+        if trip is not None and trip.errors.size:
             table.add_row(
                 name,
                 f"{trip.median:.2g}",
@@ -230,9 +230,9 @@ def last_line(inversion: Inversion, *, failed: bool) -> None:
 
 def _figures(measured: RoundTrip) -> str:
     x = f"x error {measured.x.worst:.2g}{'' if measured.x.promised else ' (not promised)'}"
-    trips = [trip for trip in (measured.y, measured.drawn) if trip is not None]
-    y = f"y error {max(trip.worst for trip in trips):.2g}"
-    return f"  {x}  {y}  would pass with --rtol {_up(measured.needed)}"
+    trips = [trip for trip in (measured.y, measured.drawn) if trip is not None and trip.errors.size]
+    y = f"  y error {max(trip.worst for trip in trips):.2g}" if trips else ""
+    return f"  {x}{y}  would pass with --rtol {_up(measured.needed)}"
 
 
 def _up(value: float) -> str:

@@ -244,8 +244,15 @@ def make_lossless(problem: Problem, rules: RuleSet, effort: Effort = EFFORTS[0])
     chosen = tuple(_resolve(step, effort) for step in _used(problem, steps))
     slots = sorted(_slots(chosen), key=lambda slot: order.get(_place(slot.step), -1))
     x_size = sum(samples.numbers(_shape(value)) or 0 for value in problem.recovered)
-    y_size = sum(samples.numbers(_shape(value)) or 0 for value in problem.known)
+    y_size = sum(_numbers(samples, value) for value in problem.known)
     return Lossless(problem, effort, chosen, _renamed(slots), x_size, y_size, samples.fixed)
+
+
+def _numbers(samples: _Samples, value: ir.Value) -> int:
+    """The numbers of an output, a sample; an unnamed first axis is taken for that of samples."""
+    shape = _shape(value) or ()
+    sizes = [size for size in shape if isinstance(size, int)]
+    return samples.numbers(shape) or (0 if len(sizes) < len(shape) - 1 else math.prod(sizes))
 
 
 def _place(step: Step) -> ir.Node | None:

@@ -53,7 +53,11 @@ def _linear(node: NodeView, weight: float | None) -> Completion | NoInverse:
         return found
     moved, merged, y = found
     k = int(merged[-1])
-    return (moved, Matrix(np.full((k, 1), weight or 1.0 / k, node.dtype.numpy())), squeezed(y))
+    back = [*target(merged[:-1]), 1]
+    placed = Rearrangement(
+        lambda e, u: e.op("Reshape", u, e.ints(target(y))), lambda e, v: e.op("Reshape", v, e.ints(back)), y
+    )
+    return (moved, Matrix(np.full((k, 1), weight or 1.0 / k, node.dtype.numpy())), placed)
 
 
 @rules.completion("ReduceMean")
