@@ -215,7 +215,9 @@ def invert(
             staging = target
         file = stack.enter_context(staged(inverse.model, staging))
         other = (
-            stack.enter_context(staged(pair_of.forward, beside)) if pair_of is not None and beside is not None else None
+            stack.enter_context(staged(pair_of.forward, beside))
+            if pair_of is not None and beside is not None
+            else None
         )
         kept = inverse.model if target is None else None
         measured = None

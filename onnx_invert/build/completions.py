@@ -64,7 +64,9 @@ def take(e: Emitter, link: Link, u: ir.Value, v: ir.Value, *, fixed: bool) -> ir
     return e.op("Reshape", z, e.ints([1 if fixed else -1, link.numbers]))
 
 
-def give(e: Emitter, link: Link, v: ir.Value, z: ir.Value | None, others: Sequence[ir.Value], *, fixed: bool) -> ir.Value:
+def give(
+    e: Emitter, link: Link, v: ir.Value, z: ir.Value | None, others: Sequence[ir.Value], *, fixed: bool
+) -> ir.Value:
     """u from v and the rows of z."""
     part = link.part
     match part:

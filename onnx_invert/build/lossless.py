@@ -24,7 +24,7 @@ from onnx_invert.build.versions import OLDEST_OPSET, OPSET, domains_of, ir_versi
 from onnx_invert.errors import ModelError
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.plan.equations import upstream
-from onnx_invert.plan.lossless import Join, Keep, Lossless, Run, Slot, Undo
+from onnx_invert.plan.lossless import Join, Keep, Lossless, Run, Slot, Step, Undo
 from onnx_invert.rules.node import FLOATS, Shape
 
 FLAT = "latent"
@@ -66,9 +66,7 @@ def latent_type(plan: Lossless) -> ir.DataType:
     return max((t for t in types if t in FLOATS), key=lambda t: t.itemsize, default=ir.DataType.FLOAT)
 
 
-def build_forward(
-    plan: Lossless, model: ir.Model, layout: Sequence[Latent], metadata: Mapping[str, str]
-) -> ir.Model:
+def build_forward(plan: Lossless, model: ir.Model, layout: Sequence[Latent], metadata: Mapping[str, str]) -> ir.Model:
     """Append to `model`, the network as it was read, the nodes that compute z. `model` is changed.
 
     Raises:
@@ -343,7 +341,7 @@ class _Giving:
     def recovered(self) -> list[ir.Value]:
         """The recovered inputs."""
         fixed = self._plan.fixed
-        slots = {(slot.step, slot.link): z for slot, z in self._cut()}
+        slots: dict[tuple[Step, int], ir.Value] = {(slot.step, slot.link): z for slot, z in self._cut()}
         for step in self._plan.steps:
             e, value = self._e, step.value
             dtype = value.dtype if value.dtype in FLOATS else None
@@ -363,9 +361,7 @@ class _Giving:
             self._values[value] = found
         return [self._values[value] for value in self._plan.problem.recovered]
 
-    def _undo(
-        self, step: Undo, slots: Mapping[tuple[object, int], ir.Value], dtype: ir.DataType | None
-    ) -> ir.Value:
+    def _undo(self, step: Undo, slots: Mapping[tuple[Step, int], ir.Value], dtype: ir.DataType | None) -> ir.Value:
         v = self._values[step.output]
         for index in reversed(range(len(step.links))):
             link = step.links[index]

@@ -102,9 +102,7 @@ def coordinates(weight: NDArray[np.generic], cap: float | None = None) -> Coordi
     turned = basis @ turn
     top = (left * stretch) @ left.T
     blend = (left / (1 + stretch)) @ left.T @ turned[rank:].T
-    return Coordinates(
-        rank, full - rank, condition, None, None, Reflector(top, turned[rank:], blend, inverse @ turn)
-    )
+    return Coordinates(rank, full - rank, condition, None, None, Reflector(top, turned[rank:], blend, inverse @ turn))
 
 
 def _singular(work: Array) -> tuple[Array, Array, Array]:

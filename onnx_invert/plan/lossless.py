@@ -242,7 +242,7 @@ def make_lossless(problem: Problem, rules: RuleSet, effort: Effort = EFFORTS[0])
             )
     order = {node: index for index, node in enumerate(problem.graph)}
     chosen = tuple(_resolve(step, effort) for step in _used(problem, steps))
-    slots = sorted(_slots(chosen), key=lambda slot: order.get(_place(slot.step), -1))
+    slots = sorted(_slots(chosen), key=lambda slot: -1 if (node := _place(slot.step)) is None else order.get(node, -1))
     x_size = sum(samples.numbers(_shape(value)) or 0 for value in problem.recovered)
     y_size = sum(_numbers(samples, value) for value in problem.known)
     return Lossless(problem, effort, chosen, _renamed(slots), x_size, y_size, samples.fixed)
@@ -330,9 +330,9 @@ class _Samples:
             return
         if node.op_type in {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"}:
             before, sizes = self.numbers(_shape(source)), shape[1:]
-            if before is not None and all(isinstance(size, int) for size in sizes):
-                if math.prod(int(size) for size in sizes) == before:
-                    self._symbols.add(shape[0])
+            known = before is not None and all(isinstance(size, int) for size in sizes)
+            if known and math.prod(int(size) for size in sizes) == before:
+                self._symbols.add(shape[0])
 
     def numbers(self, shape: Shape | None) -> int | None:
         """The numbers in one sample, None where the tensor has no sample of its own size."""
@@ -367,8 +367,7 @@ class _Prices:
         waiting: dict[ir.Value, list[Step]] = {}
         tie = count()
         heap: list[tuple[Price, int, ir.Value, Step | None]] = []
-        for value in self._problem.known:
-            heap.append(((0, 0, 0), next(tie), value, None))
+        heap += [((0, 0, 0), next(tie), value, None) for value in self._problem.known]
         for step in self._ways():
             if not step.needs:
                 heapq.heappush(heap, (self._price(step, settled), next(tie), step.value, step))

@@ -7,12 +7,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from pairs import back, pair, session, widened
+from random_networks import random_network
 
 import onnx_invert
 from onnx_invert.graph import write
 from onnx_invert.lossless import EFFORTS
-from pairs import back, pair, session, widened
-from random_networks import random_network
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -118,7 +118,7 @@ def network_comes_back(seed):
         x = x.astype(np.float64)
     found = []
     for effort in EFFORTS:
-        plan, forward, inverse = pair(network.model, effort)
+        _, forward, inverse = pair(network.model, effort)
         again = back(forward, inverse, x)
         found.append(np.abs(again - x).max() / max(np.abs(x).max(), 1e-30))
         if found[-1] < 2.0**-14:

@@ -79,9 +79,7 @@ def standardised(shape: Shape, axes: Sequence[int], epsilon: float, *, centred: 
     count = int(np.prod([int(shape[axis]) for axis in axes]))
     first = axes[0]
     parts = 2 if centred else 1
-    latent: Shape = tuple(
-        parts if axis == first else 1 if axis in axes else size for axis, size in enumerate(shape)
-    )
+    latent: Shape = tuple(parts if axis == first else 1 if axis in axes else size for axis, size in enumerate(shape))
 
     def take(e: Emitter, x: ir.Value, _: ir.Value) -> ir.Value:
         middle = mean(e, x, axes, count) if centred else None
@@ -170,9 +168,7 @@ def group_normalization(node: NodeView) -> Completion | NoInverse:
         return affine
     if affine[0].scale.size == groups != channels:  # until opset 21: one for each group
         each = channels // groups
-        affine = (
-            Diagonal(np.repeat(affine[0].scale, each, axis=0), np.repeat(affine[0].shift, each, axis=0)),
-        )
+        affine = (Diagonal(np.repeat(affine[0].scale, each, axis=0), np.repeat(affine[0].shift, each, axis=0)),)
     grouped: Shape = (shape[0], groups, int(np.prod([int(size) for size in shape[1:]])) // groups)
     split = Rearrangement(
         lambda e, v: e.op("Reshape", v, e.ints(target(grouped))),

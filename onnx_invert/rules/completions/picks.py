@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_invert.graph.emit import Emitter
 from onnx_invert.rules.completion import Completed, Completion, Selection, cut, sample
 from onnx_invert.rules.facts import NoInverse
 from onnx_invert.rules.node import NodeView
@@ -136,7 +134,7 @@ def pad(node: NodeView) -> Completion | NoInverse:
             kept = np.arange(max(0, -before[axis]), size - max(0, -after[axis]))
             places = np.take(places, kept, axis)
         widths = [(max(0, before.get(axis, 0)), max(0, after.get(axis, 0))) for axis in range(rank)]
-        return np.pad(places, widths, mode=mode, **kinds[mode])
+        return np.asarray(np.pad(places, widths, mode=cast(Any, mode), **kinds[mode]))
 
     return selected(node, select, used)
 

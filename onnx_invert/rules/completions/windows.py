@@ -42,6 +42,11 @@ def _image(node: NodeView) -> tuple[Shape, Shape] | NoInverse:
     return x, y
 
 
+def _size(shape: Shape) -> int:
+    """The numbers of one image."""
+    return int(np.prod([int(size) for size in shape[1:]]))
+
+
 def _places(windows: Windows) -> list[tuple[tuple[int, ...], NDArray[np.int64], NDArray[np.int64]]]:
     """For every place in the kernel: the windows that have it inside the image, and where it lies, flattened."""
     found = []
@@ -65,10 +70,10 @@ def _dense(windows: Windows, weight: Weight, group: int) -> Weight:
     c = per_group * group
     n, o = int(np.prod(windows.sizes)), int(np.prod(windows.counts))
     matrix = np.zeros((c, n, m, o), weight.dtype)
-    for place, outputs, inputs in _places(windows):
+    for flat, (_, outputs, inputs) in enumerate(_places(windows)):
         for g in range(group):
             rows, columns = slice(g * per_group, (g + 1) * per_group), slice(g * m // group, (g + 1) * m // group)
-            part = weight[(columns, slice(None), *place)]
+            part = weight[columns].reshape(-1, per_group, int(np.prod(windows.kernel)))[..., flat]
             # Two index arrays with a slice between them: their axis comes first.
             matrix[rows, inputs, columns, outputs] += part.T[None]
     return matrix.reshape(c * n, m * o)
@@ -143,7 +148,7 @@ def conv(node: NodeView) -> Completion | NoInverse:
         moved = Rearrangement(back.forward, back.inverse, y)
         patch = _patches(inner, windows.kernel, channels=True)
         return (*crop, patch, Matrix(weight.reshape(len(weight), -1).T), moved, *shift)
-    numbers = (int(np.prod(x[1:])), int(np.prod(y[1:])))
+    numbers = _size(x), _size(y)
     if numbers[0] * numbers[1] > LARGEST:
         return NoInverse(f"its matrix on whole images is {numbers[0]}×{numbers[1]}, too large to be written out")
     return (Operator(numbers, lambda: _dense(windows, weight, group), y), *shift)
@@ -163,7 +168,7 @@ def conv_transpose(node: NodeView) -> Completion | NoInverse:
     windows = Windows.of(node, y[2:], x[2:], weight.shape[2:])
     if isinstance(windows, NoInverse):
         return windows
-    numbers = (int(np.prod(x[1:])), int(np.prod(y[1:])))
+    numbers = _size(x), _size(y)
     if numbers[0] * numbers[1] > LARGEST:
         return NoInverse(f"its matrix on whole images is {numbers[0]}×{numbers[1]}, too large to be written out")
     shift = () if bias is None else (Diagonal(shift=bias.astype(np.float64).reshape(-1, *[1] * len(y[2:]))),)
