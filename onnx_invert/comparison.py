@@ -143,6 +143,7 @@ def _lossless(
     note = (
         f"a lossless pair: x from y and {', '.join(names) or 'nothing else'}; largest error {found.absolute.max():.2g}"
     )
+    shown = Guarantee.LEFT if found.passed else Guarantee.APPROXIMATE
     report = {
         "model": str(paths[0]),
         "inverse": str(paths[1]),

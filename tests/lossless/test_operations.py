@@ -105,7 +105,7 @@ TEXTS = {
         { a, b = Split<axis = 1>(x, l) c = Neg(a) y = Concat<axis = 1>(b, c) }""",
     "coupling": """c (float[N,4] x) => (float[N,4] y) <int64[2] l = {2, 2}>
         { a, b = Split<axis = 1>(x, l) s = Exp(a) m = Mul(b, s) c = Add(m, a) y = Concat<axis = 1>(a, c) }""",
-    "slices": """c (float[N,4] x) => (float[N,4] y) 
+    "slices": """c (float[N,4] x) => (float[N,4] y)
         <int64[1] o = {0}, int64[1] i = {2}, int64[1] e = {4}, int64[1] k = {1}>
         { a = Slice(x, o, i, k) b = Slice(x, i, e, k) c = Neg(a) y = Concat<axis = 1>(b, c) }""",
     "residual": """r (float[N,4] x) => (float[N,4] y) { a = Relu(x) y = Add(x, a) }""",
