@@ -492,6 +492,8 @@ class _Prices:
         match part:
             case Matrix():
                 k, m = part.lengths
+                if before is None:  # its rank may turn out lower, and then z needs a shape
+                    return None
                 if part.weight.ndim > 2:
                     return plain if k <= m else None
                 lost = max(0, k - m)
