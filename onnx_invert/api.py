@@ -28,8 +28,9 @@ from onnx_invert.graph.compose import join
 from onnx_invert.graph.concrete import settle, small
 from onnx_invert.graph.convert import raise_opset
 from onnx_invert.graph.normalise import normalise
-from onnx_invert.graph.read import Source
-from onnx_invert.graph.write import check_target, restate, save, staged, to_proto
+from onnx_invert.graph.read import Source, from_proto, read
+from onnx_invert.graph.write import check_target, commit_both, restate, save, staged, to_proto
+from onnx_invert.lossless import LosslessPair, make_pair
 from onnx_invert.numerics.tolerance import eps
 from onnx_invert.opening import ModelLike, open_model
 from onnx_invert.plan.choice import AnyPlan, choose
@@ -70,6 +71,14 @@ class Inversion:
     path: Path | None = None
     _model: ir.Model | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
+    lossless: LosslessPair | None = field(default=None, repr=False)
+
+    @property
+    def forward(self) -> onnx.ModelProto:
+        """The network with its latents as further outputs, of a lossless inversion."""
+        if self.lossless is None:
+            raise UsageError("There is no forward network with latents: invert with lossless=True or a path.")
+        return to_proto(self.lossless.forward)
 
     @property
     def model(self) -> onnx.ModelProto:
@@ -101,6 +110,8 @@ def invert(
     unroll: int | None = None,
     residual: bool = False,
     log_det: bool = False,
+    lossless: str | os.PathLike[str] | bool = False,
+    latents: str = "flat",
     prior: Data | ModelLike | None = None,
     prior_kind: str | None = None,
     bounds: tuple[Any, Any] | None = None,
@@ -128,6 +139,9 @@ def invert(
         unroll: write out this many of Newton's iterations instead of a Loop, which some runtimes lack.
         residual: give the inverse one more output, `residual`: ‖f(x) − y‖ / ‖y‖ of each sample.
         log_det: give the inverse one more output, `log_det`: log|det ∂x/∂y| of each sample. Bijections alone have it.
+        lossless: where to write the network with what it loses as further outputs, the latents z; the inverse then
+            takes them too, and x comes back from y and z. True keeps it in memory.
+        latents: "flat" for one tensor `latent` (N, Z), "per-node" for one tensor each.
         prior: inputs of the model, as for `data`: of all x with f(x) = y Newton then looks for a plausible one. Or a
             decoder, a model (path ending in .onnx, or ModelProto) that makes x of normal numbers w: x is then one
             that it makes, of the least w.
@@ -168,6 +182,13 @@ def invert(
         source = open_model(model, stack)
         decoder = open_model(prior, stack) if _is_decoder(prior) else None
         target = Path(output) if output is not None else None
+        beside = None if isinstance(lossless, bool) else Path(lossless)
+        if beside is not None:
+            if target is None:
+                raise UsageError("lossless is a path, and the inverse has none: both are written, or neither.")
+            check_target(
+                beside, Path(model) if isinstance(model, str | os.PathLike) else None, [*source.files, target]
+            )
         if target is not None:
             read = [file for part in (source, decoder) if part is not None for file in part.files]
             if decoder is not None and decoder.path is not None:
@@ -184,7 +205,8 @@ def invert(
             if arrays is None and given.prior is not None:
                 arrays = _some(given.prior, plan, samples or SAMPLES)
             options = given.options(plan, arrays)
-            inverse = build_newton(plan, options, opset=opset, metadata=_metadata(source, plan, options, given.kind))
+            metadata = _metadata(source, plan, options, given.kind)
+            make = partial(build_newton, plan, options, opset=opset, metadata=metadata)
         else:
             if residual:
                 raise UsageError("--residual: this inverse is a closed form, which has no residual output yet.")
@@ -192,13 +214,41 @@ def invert(
             if idle := given.idle(unrolled=iterates):
                 notes.append(idle)
                 warnings.warn(idle, stacklevel=2)
-            inverse = _closed(plan, opset=opset, unroll=unroll, log_det=log_det, metadata=_metadata(source, plan))
+            metadata = _metadata(source, plan)
+            make = partial(_closed, plan, opset=opset, unroll=unroll, log_det=log_det, metadata=metadata)
+        inverse = make()
+        pair_of: LosslessPair | None = None
+        if lossless is not False:
+            _tell(progress, "lossless pair")
+            ports = ports_of(plan.problem.inputs)
+            first = plan.problem.recovered[0].name or ""
+            pair_of = make_pair(
+                plan.problem,
+                rules or default_rules(),
+                network=lambda: _again(source),
+                plain=lambda: make().model,
+                closed_form=isinstance(plan, Plan),
+                layout=latents,
+                ports=ports,
+                batches=None if arrays is None else list(cut(arrays, ports, first, samples)),
+                count=samples or SAMPLES,
+                rtol=rtol,
+                verify=verify,
+                opset=opset,
+                metadata=metadata,
+            )
+            inverse.model = pair_of.inverse
         if target is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="onnx-invert-"))
             staging = Path(folder) / "inverse.onnx"
         else:
             staging = target
         file = stack.enter_context(staged(inverse.model, staging))
+        other = (
+            stack.enter_context(staged(pair_of.forward, beside))
+            if pair_of is not None and beside is not None
+            else None
+        )
         kept = inverse.model if target is None else None
         measured = None
         if verify:
@@ -226,17 +276,23 @@ def invert(
                 # zero: x comes back, and that is all.
                 measured = replace(measured, drawn=replace(measured.drawn, promised=False))
                 reached = Guarantee.LEFT
-        failed = measured is not None and not measured.passed
+        back = None if pair_of is None else pair_of.measured
+        failed = (measured is not None and not measured.passed) or (back is not None and not back.passed)
         partly = measured is not None and measured.unsolved > 0
         guarantee = Guarantee.APPROXIMATE if failed or partly else reached
         report = _report(source, plan, guarantee, measured, given.kind, time.perf_counter() - started)
-        result = Inversion(plan, guarantee, measured, report, None, kept, notes=tuple(notes))
+        if pair_of is not None:
+            report["lossless"] = _lossless(pair_of)
+        result = Inversion(plan, guarantee, measured, report, None, kept, tuple(notes), pair_of)
         if failed and measured is not None and not force:
             raise VerificationError(_failure(plan, measured), result)
         if guarantee is not plan.guarantee:
             _relabel(file.path, kept, guarantee)
         if target is not None:
-            file.commit()
+            if other is not None:
+                commit_both(other, file)
+            else:
+                file.commit()
             result.path = target
         return result
 
@@ -411,6 +467,31 @@ def _method(plan: AnyPlan) -> str:
     if isinstance(plan, NewtonPlan):
         return "newton"
     return "equations" if isinstance(plan, SystemPlan) and plan.iterates else "closed-form"
+
+
+def _again(source: Source) -> ir.Model:
+    """The model as it was read, before it was brought into another form."""
+    if source.path is not None:
+        return read(source.path).model
+    return from_proto(onnx.ModelProto.FromString(source.data)).model
+
+
+def _lossless(pair: LosslessPair) -> dict[str, Any]:
+    """What the report says of a lossless pair."""
+    plan, back = pair.plan, pair.measured
+    return {
+        "latent": plan.size,
+        "surplus": plan.surplus,
+        "kept": plan.kept,
+        "effort": str(plan.effort),
+        "slots": [
+            {"node": slot.name, "op": slot.op, "latent": slot.latent, "numbers": slot.numbers} for slot in plan.slots
+        ],
+        "max_error": None if back is None else document.number(float(back.absolute.max())),
+        "relative_error": None if back is None else document.number(float(back.relative.max())),
+        "tolerance": None if back is None else back.tolerance,
+        "passed": None if back is None else back.passed,
+    }
 
 
 def _relabel(path: Path, model: ir.Model | None, guarantee: Guarantee) -> None:

@@ -12,14 +12,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from onnx_invert._version import __version__
 from onnx_invert.errors import FileError, UsageError
+from onnx_invert.lossless import is_pair, latent_names, measure
 from onnx_invert.numerics.tolerance import eps
 from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.report import document
 from onnx_invert.runtime import Renamed, Session, numpy_type
 from onnx_invert.samples import Port, cut, load, match
-from onnx_invert.trips import RoundTrip
+from onnx_invert.trips import RoundTrip, Trip
 from onnx_invert.verify import Pair, verify
 
 
@@ -68,6 +71,8 @@ def check(
     f, g = (Session(path, path.name) for path in paths)
     claim, note = _claim(g.metadata, paths[0])
     known, recovered = _matched(f, g)
+    if is_pair(f.metadata, g.metadata):
+        return _lossless(paths, f, g, data=data, samples=samples, rtol=rtol)
     given = [value.name for value in f.inputs if value.name not in recovered]
     ports = [Port(v.name, _shape(v.shape), numpy_type(v)) for v in f.inputs]
     outputs = {value.name: value for value in f.output_ports}
@@ -115,6 +120,44 @@ def check(
         "version": __version__,
     }
     return Check(claim, found, measured, note, report)
+
+
+def _lossless(
+    paths: tuple[Path, Path],
+    f: Session,
+    g: Session,
+    *,
+    data: str | Path | None,
+    samples: int | None,
+    rtol: float | None,
+) -> Check:
+    """g⁺(f⁺(x)) = x of a lossless pair."""
+    ports = [Port(v.name, _shape(v.shape), numpy_type(v)) for v in f.inputs]
+    names = latent_names(f, g)
+    recovered = [port.name for port in ports if port.name in g.outputs]
+    known = [name for name in f.outputs if name in g.names]
+    batches = None
+    if data is not None:
+        arrays = match(load(Path(data)), [port.name for port in ports], Path(data).name)
+        batches = list(cut(arrays, ports, recovered[0], samples))
+    found = measure(f, g, ports, recovered, known, names, batches=batches, count=samples or 256, rtol=rtol)
+    held = np.full(found.relative.shape, found.tolerance)
+    x = Trip(found.relative, np.ones(found.relative.shape), held, promised=True, strict=True)
+    y = Trip(np.zeros(0), np.zeros(0), np.zeros(0), promised=False)
+    measured = RoundTrip(found.relative.size, "given data" if data is not None else "drawn", x, y, None)
+    note = (
+        f"a lossless pair: x from y and {', '.join(names) or 'nothing else'}; largest error {found.absolute.max():.2g}"
+    )
+    shown = Guarantee.LEFT if found.passed else Guarantee.APPROXIMATE
+    report = {
+        "model": str(paths[0]),
+        "inverse": str(paths[1]),
+        "claim": Guarantee.LEFT.value,
+        "found": shown.value,
+        "round_trip": document.round_trip(measured),
+        "version": __version__,
+    }
+    return Check(Guarantee.LEFT, shown, measured, note, report)
 
 
 def _claim(metadata: dict[str, str], model: Path) -> tuple[Guarantee | None, str]:

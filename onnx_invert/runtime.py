@@ -62,6 +62,11 @@ class Session:
         return {value.name for value in self.inputs}
 
     @property
+    def optional(self) -> set[str]:
+        """The names of inputs that have a value of their own where none is given."""
+        return {value.name for value in self._session.get_overridable_initializers()}
+
+    @property
     def outputs(self) -> list[str]:
         """The names of the outputs."""
         return [output.name for output in self._session.get_outputs()]
@@ -92,13 +97,14 @@ class Session:
             UsageError: a missing or unknown name, a wrong shape or type.
         """
         wanted = {value.name: value for value in self.inputs}
+        optional = {value.name: value for value in self._session.get_overridable_initializers()}
         for name in feeds:
-            if name not in wanted:
+            if name not in wanted and name not in optional:
                 raise UsageError(f"{self._name} has no input {name!r}. {self.signature()}")
         for name in wanted:
             if name not in feeds:
                 raise UsageError(f"No array for the input {name!r} of {self._name}. {self.signature()}")
-        return {name: self._fit(wanted[name], array) for name, array in feeds.items()}
+        return {name: self._fit((wanted | optional)[name], array) for name, array in feeds.items()}
 
     def _fit(self, value: Any, array: Array) -> Array:
         shape = value.shape

@@ -115,6 +115,17 @@ def invert(
     log_det: Annotated[
         bool, typer.Option("--log-det", help="Add the output log_det: log|det ∂x/∂y| of each sample.")
     ] = False,
+    lossless: Annotated[
+        Path | None,
+        typer.Option(
+            "--lossless",
+            metavar="FORWARD.onnx",
+            help="Write the network with what it loses as outputs; from these x comes back.",
+        ),
+    ] = None,
+    latents: Annotated[
+        str, typer.Option("--latents", metavar="LAYOUT", help="flat: one tensor of all latents; or per-node.")
+    ] = "flat",
     prior: Annotated[
         Path | None,
         typer.Option(
@@ -158,7 +169,7 @@ def invert(
     if output is None and not dry_run:
         raise UsageError("Where should the inverse go? Give -o INVERSE, or --dry-run to write nothing.")
     target = None if dry_run else output
-    _check_targets(target, report, model, data, prior)
+    _check_targets(target, report, model, data, prior, *([] if target is None else [lossless]))
     failure: VerificationError | None = None
     with render.progress(quiet) as progress:
         try:
@@ -173,6 +184,8 @@ def invert(
                 unroll=unroll,
                 residual=residual,
                 log_det=log_det,
+                lossless=lossless is not None if lossless is None or target is None else lossless,
+                latents=latents,
                 prior=prior,
                 prior_kind=prior_kind,
                 bounds=None if bounds is None else (inputs.bound(bounds[0]), inputs.bound(bounds[1])),

@@ -14,6 +14,7 @@ from rich.text import Text
 from onnx_invert.api import Inversion
 from onnx_invert.cli.console import console, shown
 from onnx_invert.comparison import Check
+from onnx_invert.lossless import LosslessPair
 from onnx_invert.plan.choice import AnyPlan
 from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.plan.newton import NewtonPlan
@@ -141,6 +142,33 @@ def inversion(inversion: Inversion) -> None:
     promise(inversion.plan)
     if inversion.round_trip is not None:
         trips(inversion.round_trip)
+    if inversion.lossless is not None:
+        lossless(inversion.lossless)
+
+
+def lossless(pair: LosslessPair) -> None:
+    """What z holds, and how well x comes back from y and z."""
+    made = pair.plan
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("latent of", "op", "numbers", "what"):
+        table.add_column(name, overflow="fold", justify="right" if name == "numbers" else "left")
+    for slot in made.slots:
+        table.add_row(*(Text(shown(cell)) for cell in (slot.name, slot.op, str(slot.numbers), slot.latent)))
+    out = console()
+    out.print()
+    out.print(table)
+    size = f"z has {made.size} numbers, y {made.y_size}, x {made.x_size}: surplus {made.surplus}; {made.effort}"
+    out.print(shown(size), soft_wrap=True)
+    back = pair.measured
+    if back is not None:
+        verdict = "holds" if back.passed else "FAILS"
+        out.print(
+            shown(
+                f"x → f⁺ → (y, z) → g⁺ → x: {back.relative.size} samples, largest error {back.absolute.max():.2g}, "
+                f"relative {back.relative.max():.2g} of {back.tolerance:.2g}: {verdict}"
+            ),
+            soft_wrap=True,
+        )
 
 
 def trips(measured: RoundTrip) -> None:
@@ -154,7 +182,7 @@ def trips(measured: RoundTrip) -> None:
         ("y → g → f → y, y drawn", measured.drawn),
     )
     for name, trip in named:
-        if trip is not None:
+        if trip is not None and trip.errors.size:
             table.add_row(
                 name,
                 f"{trip.median:.2g}",
@@ -209,9 +237,9 @@ def last_line(inversion: Inversion, *, failed: bool) -> None:
 
 def _figures(measured: RoundTrip) -> str:
     x = f"x error {measured.x.worst:.2g}{'' if measured.x.promised else ' (not promised)'}"
-    trips = [trip for trip in (measured.y, measured.drawn) if trip is not None]
-    y = f"y error {max(trip.worst for trip in trips):.2g}"
-    return f"  {x}  {y}  would pass with --rtol {_up(measured.needed)}"
+    trips = [trip for trip in (measured.y, measured.drawn) if trip is not None and trip.errors.size]
+    y = f"  y error {max(trip.worst for trip in trips):.2g}" if trips else ""
+    return f"  {x}{y}  would pass with --rtol {_up(measured.needed)}"
 
 
 def _up(value: float) -> str:

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from onnx_invert.errors import FileError
 from onnx_invert.graph.atomic import check_target, folder_beside, real_path, uninterrupted
 
-__all__ = ["LARGEST_FILE", "Staged", "check_target", "restate", "save", "staged", "to_proto"]
+__all__ = ["LARGEST_FILE", "Staged", "check_target", "commit_both", "restate", "save", "staged", "to_proto"]
 
 LARGEST_FILE = 2_000_000_000
 """Bytes of weights above which they go into a file of their own: protobuf ends at 2 GiB."""
@@ -54,6 +54,31 @@ class Staged:
                 _sync(self.target.parent)
         except OSError as error:
             raise FileError(f"The output {str(self.target)!r} cannot be written: {error.strerror}.") from error
+
+
+def commit_both(first: Staged, second: Staged) -> None:
+    """Move two models to their targets: both or none, whatever fails and whenever Ctrl-C comes.
+
+    Raises:
+        FileError: one of them cannot be written; what was there before is there again.
+    """
+    places = first.target, first.target.with_name(first.path.name + ".data")
+    kept = [place.with_name(place.name) if place.exists() else None for place in places]
+    spare = [first.path.with_name(f"before-{index}") for index in range(len(places))]
+    with uninterrupted():
+        for place, copy in zip(kept, spare, strict=True):
+            if place is not None:
+                copy.hardlink_to(place)
+        first.commit()
+        try:
+            second.commit()
+        except BaseException:
+            for place, old, copy in zip(places, kept, spare, strict=True):
+                if old is not None:
+                    copy.replace(place)
+                else:
+                    place.unlink(missing_ok=True)
+            raise
 
 
 @contextmanager

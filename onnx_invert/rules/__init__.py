@@ -26,7 +26,7 @@ def default_rules() -> RuleSet:
     )
 
     plain = (activations, arithmetic, convolutions, functions, layout, linear, pipelines, refusals)
-    families = (*plain, *derivative_families())
+    families = (*plain, *derivative_families(), *completion_families())
     return reduce(RuleSet.union, (family.rules for family in families), RuleSet())
 
 
@@ -52,6 +52,13 @@ def derivative_families() -> tuple[ModuleType, ...]:
         *(einsum, elements, indexing, moves, normalisations, operands, pipelines, pointwise, pooling, products),
         *(reductions, resampling, windows),
     )
+
+
+def completion_families() -> tuple[ModuleType, ...]:
+    """The families of completions."""
+    from onnx_invert.rules.completions import elements, normalisations, picks, reductions, windows
+
+    return (elements, normalisations, picks, reductions, windows)
 
 
 __all__ = ["RuleSet", "default_rules"]

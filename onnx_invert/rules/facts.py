@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.rules.interval import REALS, Interval
+from onnx_invert.rules.node import Shape
 
 Array = NDArray[np.float64]
 Emit = Callable[[Emitter, ir.Value], ir.Value]
@@ -122,10 +123,14 @@ class Repeat:
 
 @dataclass(frozen=True)
 class Rearrangement:
-    """y holds the elements of x, each once, in other places. `inverse` and `forward` emit both ways."""
+    """y holds the elements of x, each once, in other places. `inverse` and `forward` emit both ways.
+
+    `shape` is that of y, where a rule that goes on from there needs it.
+    """
 
     forward: Emit
     inverse: Emit
+    shape: Shape | None = None
 
 
 @dataclass(frozen=True)

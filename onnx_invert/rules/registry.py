@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from onnx_invert.rules.completion import Completion, CompletionRule
 from onnx_invert.rules.differential import At, DerivativeRule, scaling
 from onnx_invert.rules.facts import (
     REALS,
@@ -58,6 +59,7 @@ class RuleSet:
     rules: dict[tuple[str, str], list[Rule]] = field(default_factory=dict)
     refusals: dict[tuple[str, str], NoInverse] = field(default_factory=dict)
     derivatives: dict[tuple[str, str], DerivativeRule] = field(default_factory=dict)
+    completions: dict[tuple[str, str], CompletionRule] = field(default_factory=dict)
 
     def add(self, rule: Rule) -> None:
         """Register `rule`; ValueError if that operator and opset have one."""
@@ -124,6 +126,22 @@ class RuleSet:
         where = f" of domain {node.node.domain!r}" if _plain(node.node.domain) else ""
         return NoInverse(f"there is no derivative of this operator{where}")
 
+    def completion(self, op_type: str, *, domain: str = "") -> Callable[[CompletionRule], CompletionRule]:
+        """Decorator: register what an operator loses, where it does not follow from the facts of its inverse."""
+
+        def register(function: CompletionRule) -> CompletionRule:
+            if (domain, op_type) in self.completions:
+                raise ValueError(f"Two completions for {op_type}.")
+            self.completions[domain, op_type] = function
+            return function
+
+        return register
+
+    def complete(self, node: NodeView) -> Completion | NoInverse:
+        """How a node is completed to a bijection for its unknown operand: by its own rule, or as its facts say."""
+        rule = self.completions.get((_plain(node.node.domain), node.op_type))
+        return self.apply(node) if rule is None else rule(node)
+
     def find(self, domain: str, op_type: str, opset: int) -> Rule | None:
         """The newest rule for the operator that `opset` reaches, or None."""
         for rule in self.rules.get((_plain(domain), op_type), ()):
@@ -134,7 +152,10 @@ class RuleSet:
     def union(self, other: RuleSet) -> RuleSet:
         """A new set with the rules of both; ValueError on a duplicate."""
         joined = RuleSet(
-            {key: list(rules) for key, rules in self.rules.items()}, dict(self.refusals), dict(self.derivatives)
+            {key: list(rules) for key, rules in self.rules.items()},
+            dict(self.refusals),
+            dict(self.derivatives),
+            dict(self.completions),
         )
         for rule in other:
             joined.add(rule)
@@ -142,6 +163,8 @@ class RuleSet:
             joined.refuse(op_type, refusal.reason, refusal.remedy, domain=domain)
         for (domain, op_type), function in other.derivatives.items():
             joined.derivative(op_type, domain=domain)(function)
+        for (domain, op_type), completing in other.completions.items():
+            joined.completion(op_type, domain=domain)(completing)
         return joined
 
     def __iter__(self) -> Iterator[Rule]:

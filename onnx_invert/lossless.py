@@ -1,0 +1,201 @@
+"""A network and its inverse as a lossless pair: built, tried on samples, and more careful where digits are missing.
+
+    x → (y, z) = f⁺(x) → x̂ = g⁺(y, z)          max |x̂ − x| / max |x|, sample by sample
+
+The pair with the fewest latents comes first. Where a sample does not come back to `DIGITS`, the next effort
+(plan/lossless.py) keeps more, up to the inputs themselves, which always come back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnx_invert.build.lossless import FLAT, build_forward, build_inverse, latents
+from onnx_invert.errors import ModelError, UsageError
+from onnx_invert.graph.write import save
+from onnx_invert.plan.lossless import EFFORTS, Lossless, make_lossless
+from onnx_invert.plan.problem import Problem
+from onnx_invert.rules import RuleSet
+from onnx_invert.runtime import Session
+from onnx_invert.samples import DISTRIBUTIONS, Batch, Port, draw
+from onnx_invert.trips import by_sample
+
+DIGITS = {2: 2.0**-6, 4: 2.0**-14, 8: 2.0**-37}
+"""Relative error that counts as lossless, by the bytes of a number: 6, 14 and 37 binary digits stay. float32 keeps 24,
+so that a condition of a thousand is allowed for; a pixel has 8."""
+
+LAYOUTS = ("flat", "per-node")
+
+STATED = "onnx_invert.lossless"
+PAIR = "onnx_invert.pair"
+NAMES = "onnx_invert.latents"
+
+
+@dataclass(frozen=True)
+class Return:
+    """How well x came back: max |x̂ − x| in its own units and relative to max |x|, one number a sample."""
+
+    absolute: NDArray[np.float64]
+    relative: NDArray[np.float64]
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """True if every sample came back; NaN is none that did."""
+        return bool(self.relative.size) and bool(np.all(self.relative <= self.tolerance))
+
+
+@dataclass(frozen=True)
+class LosslessPair:
+    """Both files before they are written, the plan behind them, and what was measured (None if nothing was)."""
+
+    plan: Lossless
+    forward: ir.Model
+    inverse: ir.Model
+    names: tuple[str, ...]
+    measured: Return | None
+
+
+def make_pair(
+    problem: Problem,
+    rules: RuleSet,
+    *,
+    network: Callable[[], ir.Model],
+    plain: Callable[[], ir.Model],
+    closed_form: bool,
+    layout: str,
+    ports: Sequence[Port],
+    batches: Sequence[Batch] | None,
+    count: int,
+    rtol: float | None,
+    verify: bool,
+    opset: int | None,
+    metadata: Mapping[str, str],
+) -> LosslessPair:
+    """Build the pair with the fewest latents that is lossless on the samples.
+
+    `network` reads the model anew, `plain` builds the inverse from y alone; both are called for every effort.
+
+    Raises:
+        UsageError: no such layout.
+        ModelError: one of the files cannot be built or run.
+    """
+    if layout not in LAYOUTS:
+        raise UsageError(f"--latents {layout}: it is one of {', '.join(LAYOUTS)}.")
+    pair: LosslessPair | None = None
+    for effort in EFFORTS:
+        plan = make_lossless(problem, rules, effort)
+        taken = [value.name or "" for value in (*problem.graph.inputs, *problem.graph.outputs)]
+        parts = latents(plan, per_node=layout == "per-node", taken=taken)
+        identity = "\n".join([metadata["onnx_invert.model_sha256"], *(f"{p.name} {p.numbers}" for p in parts)])
+        stated = {
+            **metadata,
+            PAIR: hashlib.sha256(identity.encode()).hexdigest(),
+            NAMES: " ".join(str(part.numbers) for part in parts),
+        }
+        forward = build_forward(plan, network(), parts, {**_about(stated), STATED: "forward"})
+        inverse = build_inverse(
+            plan,
+            plain(),
+            parts,
+            zero_is_plain=closed_form and plan.plain_at_zero,
+            opset=opset,
+            metadata={**stated, STATED: "inverse"},
+        )
+        pair = LosslessPair(plan, forward, inverse, tuple(part.name for part in parts), None)
+        if not verify:
+            return pair
+        with tempfile.TemporaryDirectory(prefix="onnx-invert-") as folder:
+            paths = Path(folder) / "forward.onnx", Path(folder) / "inverse.onnx"
+            save(forward, paths[0])
+            save(inverse, paths[1])
+            f, g = Session(paths[0], "the forward network"), Session(paths[1], "the lossless inverse")
+            recovered = [value.name or "" for value in problem.recovered]
+            known = [value.name or "" for value in problem.known]
+            found = measure(f, g, ports, recovered, known, pair.names, batches=batches, count=count, rtol=rtol)
+        pair = LosslessPair(plan, forward, inverse, pair.names, found)
+        if found.passed:
+            break
+    assert pair is not None
+    return pair
+
+
+def _about(metadata: Mapping[str, str]) -> dict[str, str]:
+    """What of the inverse's metadata is true of the forward network."""
+    return {key: value for key, value in metadata.items() if key in {"onnx_invert.version", PAIR, NAMES}} | {
+        "onnx_invert.model_sha256": metadata["onnx_invert.model_sha256"]
+    }
+
+
+def measure(
+    f: Session,
+    g: Session,
+    ports: Sequence[Port],
+    recovered: Sequence[str],
+    known: Sequence[str],
+    names: Sequence[str],
+    *,
+    batches: Sequence[Batch] | None = None,
+    count: int = 256,
+    rtol: float | None = None,
+) -> Return:
+    """g⁺(f⁺(x)) against x on samples, drawn where there are none.
+
+    Raises:
+        ModelError: a file cannot be run, or the network is finite on no sample.
+    """
+    main = next(port for port in ports if port.name == recovered[0])
+    drawn: Sequence[Batch] = batches or _drawn(f, ports, known, count, main.name)
+    tolerance = rtol if rtol is not None else DIGITS[main.dtype.itemsize]
+    absolute: list[NDArray[Any]] = []
+    relative: list[NDArray[Any]] = []
+    for batch in drawn:
+        outputs = f.run({port.name: batch[port.name] for port in ports}, [*known, *names])
+        feeds = {**outputs, **{name: batch[name] for name in batch if name in g.names}}
+        found = g.run({name: array for name, array in feeds.items() if name in g.names or name in g.optional})
+        rows = len(batch[main.name]) if main.has_batch else 1
+        worst, share = np.zeros(rows), np.zeros(rows)
+        for name in recovered:
+            true = by_sample(batch[name], rows).astype(np.float64)
+            error = np.max(np.abs(by_sample(found[name], rows) - true), axis=1, initial=0.0)
+            size = np.max(np.abs(true), axis=1, initial=0.0)
+            # A sample of zeros is held to the others' size.
+            floor = float(np.median(size)) or 1.0
+            worst = np.maximum(worst, error)
+            share = np.maximum(share, error / np.maximum(size, 1e-3 * floor))
+        absolute.append(worst)
+        relative.append(np.where(np.isfinite(share), share, np.inf))
+    return Return(np.concatenate(absolute), np.concatenate(relative), tolerance)
+
+
+def _drawn(f: Session, ports: Sequence[Port], known: Sequence[str], count: int, main: str) -> list[Batch]:
+    """Samples from the first distribution on which the network is finite."""
+    for index in range(len(DISTRIBUTIONS)):
+        batches = list(draw(ports, min(count, 32) if not _batched(ports, main) else count, index, main))
+        if all(np.isfinite(array).all() for batch in batches for array in f.run(batch, known).values()):
+            return batches
+    raise ModelError("The model returns NaN or infinity on drawn samples: give realistic inputs with --data.")
+
+
+def _batched(ports: Sequence[Port], main: str) -> bool:
+    return next(port for port in ports if port.name == main).has_batch
+
+
+def is_pair(forward: Mapping[str, str], inverse: Mapping[str, str]) -> bool:
+    """True if the metadata of two files says that they were made for each other."""
+    ends = forward.get(STATED), inverse.get(STATED)
+    return ends == ("forward", "inverse") and forward.get(PAIR) == inverse.get(PAIR)
+
+
+def latent_names(f: Session, g: Session) -> list[str]:
+    """The latents of a pair: outputs of the one that are inputs with a default of the other."""
+    return [name for name in f.outputs if name in g.optional and name.startswith(FLAT)]
