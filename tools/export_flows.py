@@ -2,15 +2,14 @@
 
     python tools/export_flows.py --out tests/data/flows [--only PATTERN …]
 
-Needs torch and the flow libraries: install tools/flow_zoo/requirements.txt as it says there, in an environment of its
-own; for the Keras flow, the dependency group `train` of this project in another. A library that is not installed is left
-out. What an exporter cannot do is printed and noted in the index.
+Needs torch and the flow libraries: install tools/flow_zoo/requirements.txt as it says there, in an environment of
+its own. A library that is not installed is left out. What an exporter cannot do is printed and noted in the index.
 
 NAME.dynamo.onnx, NAME.legacy.onnx
     The forward map, x and further inputs to z and log_abs_det.
 NAME.npz
-    `x` and the further inputs of 64 samples by name; `z` (or `z0`, `z1` …) and `log_abs_det` (64,) as the library gives
-    them; `inverse`, the library's own inverse of z; `inverse_log_abs_det`, that inverse's log-det. float32.
+    `x` and the further inputs of 64 samples by name; `z` (or `z0`, `z1` …) and `log_abs_det` (64,) as the library
+    gives them; `inverse`, the library's own inverse of z; `inverse_log_abs_det`, that inverse's log-det. float32.
 index.json
     A list, a case each: which arrays are the model's inputs and outputs in their order, the files, and how far the
     library's own inverse and log-det are from x and from the Jacobian of autograd.

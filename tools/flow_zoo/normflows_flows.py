@@ -186,7 +186,7 @@ def residual(name: str) -> Flow:
     with torch.no_grad():
         for parameter in blocks.parameters():
             if parameter.dim() == 2:
-                parameter.mul_(10)
+                nn.init.orthogonal_(parameter, gain=0.9)
     return Flow(
         name,
         "normflows",
@@ -196,7 +196,7 @@ def residual(name: str) -> Flow:
         lambda latents, _: (blocks.inverse(latents[0]), None),
         gives_log_det=False,
         noise=0.0,
-        note="the library's log-det is an estimate by random vectors, and its inverse stops at a change of about 0.003",
+        note="the library's log-det is an estimate by random vectors; its inverse stops at a change of about 0.003",
     )
 
 

@@ -1,4 +1,6 @@
-"""Coupling flows as voice models have them (VITS, Glow-TTS), in plain torch: x (N, C, T) and mask (N, 1, T) to z (N, C, T).
+"""Coupling flows as voice models have them (VITS, Glow-TTS), in plain torch.
+
+x (N, C, T) and mask (N, 1, T) to z (N, C, T) and log_abs_det (N,).
 
 They have no library of their own: published models carry the layers in their source, and these follow the papers
 (Kim et al., arXiv:2005.11129 and arXiv:2106.06103). Frames where the mask is 0 are padding: x is 0 there, and so is z.
@@ -119,7 +121,8 @@ class GroupedMixing(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.linalg.qr(torch.randn(self.GROUP, self.GROUP))[0])
+        rotation = torch.linalg.qr(torch.randn(self.GROUP, self.GROUP))[0]
+        self.weight = nn.Parameter(rotation * torch.linspace(0.6, 1.4, self.GROUP), requires_grad=False)
         self.log_det = 0.0
         self.backwards = torch.eye(self.GROUP)
 

@@ -11,8 +11,8 @@ from zuko.utils import GaussLegendre
 
 from .flow import Flow, toy
 
-# What ONNX cannot say as the library says it, said otherwise: Einsum broadcasts an ellipsis over operands of equal rank
-# only, and torch's older exporter knows no autograd function of one's own.
+# What ONNX cannot say as the library says it, said otherwise: Einsum broadcasts an ellipsis over operands of
+# equal rank only, and torch's older exporter knows no autograd function of one's own.
 zuko.nn.linear = lambda x, W, b=None: (W @ x[..., None])[..., 0] + (0 if b is None else b)
 zuko.transforms.gauss_legendre = lambda f, a, b, n, phi: GaussLegendre.quadrature(f, a, b, n)
 
