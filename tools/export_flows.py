@@ -71,7 +71,7 @@ def makers(patterns: list[str]) -> Iterator[tuple[Any, str]]:
 def write(make: Any, name: str, folder: Path) -> dict[str, Any]:
     """Build, train and export one flow; its entry of the index."""
     import torch
-    from flow_zoo.exporting import OPSETS, ExportError, arrays, export
+    from flow_zoo.exporting import ExportError, arrays, export
     from flow_zoo.training import prepare
 
     seed = sum(map(ord, name))
@@ -81,7 +81,7 @@ def write(make: Any, name: str, folder: Path) -> dict[str, Any]:
     prepare(flow)
     stored = arrays(flow)
     entry = describe(flow, stored)
-    for exporter in OPSETS:
+    for exporter in flow.exporters:
         path = folder / f"{name}.{exporter}.onnx"
         try:
             made = export(flow, exporter, stored)

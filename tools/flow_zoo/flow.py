@@ -40,7 +40,8 @@ class Flow:
     train: bool = True
     noise: float = 0.15
     dynamic: dict[str, dict[int, str]] = field(default_factory=dict)
-    # In a batch beside that of the samples, the further inputs that do not grow with the batch.
+    # The legacy exporter's files are large: a flow whose like is there already does without.
+    exporters: tuple[str, ...] = ("dynamo", "legacy")
     note: str = ""
 
 

@@ -108,17 +108,6 @@ def rq_coupling_lu(name: str) -> Flow:
     return flow(name, "coupling spline, LU", layers, toy(4))
 
 
-def rq_coupling(name: str) -> Flow:
-    """A rational-quadratic coupling with context, by an alternating mask, after an affine one."""
-    layers = [
-        t.AffineCouplingTransform(mask(4, odd=True), net(context=2)),
-        t.PiecewiseRationalQuadraticCouplingTransform(
-            mask(4), net(context=2), num_bins=4, tails="linear", tail_bound=3.0
-        ),
-    ]
-    return flow(name, "coupling spline, conditional", layers, toy(4), others={"context": toy(2, seed=1)})
-
-
 def quadratic_coupling(name: str) -> Flow:
     """Piecewise-quadratic splines in a coupling."""
     layers = [
@@ -190,14 +179,13 @@ def multiscale(name: str) -> Flow:
     shape = transform.add_transform(first, (8, 2, 2))
     second = t.CompositeTransform([t.ActNorm(shape[0]), t.AffineCouplingTransform(mask(shape[0], True), conv_net)])
     transform.add_transform(second, shape)
-    return flow(name, "coupling affine, images, multi-scale", [transform], images(2, 4))
+    return flow(name, "coupling affine, images, multi-scale", [transform], images(2, 4), exporters=("dynamo",))
 
 
 FLOWS = {
     "nflows_maf": maf,
     "nflows_maf_context": maf_context,
     "nflows_rq_autoregressive": rq_autoregressive,
-    "nflows_rq_coupling": rq_coupling,
     "nflows_rq_coupling_lu": rq_coupling_lu,
     "nflows_quadratic_coupling": quadratic_coupling,
     "nflows_linear_spline_coupling": linear_spline_coupling,

@@ -192,7 +192,7 @@ def residual(name: str) -> Flow:
         "normflows",
         "residual contraction",
         blocks,
-        toy(4),
+        3 * toy(4),
         lambda latents, _: (blocks.inverse(latents[0]), None),
         gives_log_det=False,
         noise=0.0,
@@ -206,7 +206,7 @@ def spline_coupling(name: str) -> Flow:
         f.CoupledRationalQuadraticSpline(4, 1, 16, num_bins=4),
         f.LULinearPermute(4, identity_init=False),
     ]
-    return density(name, "coupling spline, LU", flows, toy(4))
+    return density(name, "coupling spline, LU", flows, toy(4), exporters=("dynamo",))
 
 
 def spline_autoregressive(name: str) -> Flow:

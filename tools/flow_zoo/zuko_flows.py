@@ -72,7 +72,8 @@ def nsf(name: str) -> Flow:
 def nsf_coupling(name: str) -> Flow:
     """Neural spline flow of couplings (two passes), conditional."""
     model = zuko.flows.NSF(5, context=2, transforms=2, bins=4, passes=2, randperm=True, **SMALL)
-    return flow(name, "coupling spline, conditional", model, toy(5), others={"context": toy(2, seed=1)})
+    others = {"context": toy(2, seed=1)}
+    return flow(name, "coupling spline, conditional", model, toy(5), others=others, exporters=("dynamo",))
 
 
 def ncsf(name: str) -> Flow:
