@@ -3,9 +3,10 @@
     python tools/export_flows.py --out tests/data/flows [--only PATTERN …]
 
 Needs torch and the flow libraries: install tools/flow_zoo/requirements.txt as it says there, in an environment of
-its own. A library that is not installed is left out. What an exporter cannot do is printed and noted in the index.
+its own; for Keras, the dependency group `train` in another. A library that is not installed is left out. What an
+exporter cannot do is printed and noted in the index.
 
-NAME.dynamo.onnx, NAME.legacy.onnx
+NAME.dynamo.onnx, NAME.legacy.onnx, NAME.keras.onnx
     The forward map, x and further inputs to z and log_abs_det.
 NAME.npz
     `x` and the further inputs of 64 samples by name; `z` (or `z0`, `z1` …) and `log_abs_det` (64,) as the library
@@ -22,13 +23,14 @@ import importlib
 import importlib.util
 import json
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from flow_zoo.flow import Flow
 
@@ -38,6 +40,7 @@ LIBRARIES = {
     "normflows": "flow_zoo.normflows_flows",
     "FrEIA": "flow_zoo.freia_flows",
     "torch": "flow_zoo.voice_flows",
+    "keras": "flow_zoo.keras_flows",
 }
 CHECKED_SAMPLES = 4
 
@@ -51,24 +54,25 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     index = options.out / "index.json"
     entries = {entry["name"]: entry for entry in json.loads(index.read_text())} if index.exists() else {}
-    for make, name in makers(options.only):
-        entries[name] = write(make, name, options.out)
+    for name, write in writers(options.only):
+        entries[name] = write(name, options.out)
         ordered = [entries[key] for key in sorted(entries)]
         index.write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n")
 
 
-def makers(patterns: list[str]) -> Iterator[tuple[Any, str]]:
-    """The functions that build the wanted flows of the installed libraries, with their names."""
-    for library, module in LIBRARIES.items():
+def writers(patterns: list[str]) -> Iterator[tuple[str, Callable[[str, Path], dict[str, Any]]]]:
+    """The wanted flows of the installed libraries, each with what writes it and gives its entry of the index."""
+    for library, name in LIBRARIES.items():
         if importlib.util.find_spec(library) is None:
             print(f"{library} is not installed: its flows are left out")
             continue
-        for name, make in importlib.import_module(module).FLOWS.items():
-            if any(fnmatch(name, pattern) for pattern in patterns):
-                yield make, name
+        module = importlib.import_module(name)
+        for flow, make in module.FLOWS.items():
+            if any(fnmatch(flow, pattern) for pattern in patterns):
+                yield flow, module.write if library == "keras" else partial(write_torch, make)
 
 
-def write(make: Any, name: str, folder: Path) -> dict[str, Any]:
+def write_torch(make: Callable[[str], Flow], name: str, folder: Path) -> dict[str, Any]:
     """Build, train and export one flow; its entry of the index."""
     import torch
     from flow_zoo.exporting import ExportError, arrays, export

@@ -11,9 +11,18 @@ from zuko.utils import GaussLegendre
 
 from .flow import Flow, toy
 
+
 # What ONNX cannot say as the library says it, said otherwise: Einsum broadcasts an ellipsis over operands of
 # equal rank only, and torch's older exporter knows no autograd function of one's own.
-zuko.nn.linear = lambda x, W, b=None: (W @ x[..., None])[..., 0] + (0 if b is None else b)
+def stacked_linear(x: Tensor, W: Tensor, b: Tensor | None = None) -> Tensor:
+    """zuko.nn.linear, by matrix products where the weights are stacked."""
+    if W.dim() == 2:
+        return nn.functional.linear(x, W, b)
+    y = (W @ x[..., None])[..., 0]
+    return y if b is None else y + b
+
+
+zuko.nn.linear = stacked_linear
 zuko.transforms.gauss_legendre = lambda f, a, b, n, phi: GaussLegendre.quadrature(f, a, b, n)
 
 SMALL = {"hidden_features": (16, 16)}
