@@ -249,7 +249,7 @@ def in_float64(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-@pytest.mark.parametrize("path", files("flows"), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((DATA / "flows").glob("*.fwd*.onnx")), ids=lambda path: path.stem)
 def test_flows_are_refused_with_reasons(path):
     with pytest.raises(NotInvertibleError) as error:
         invert(path)
