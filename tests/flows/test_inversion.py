@@ -1,0 +1,114 @@
+"""Flows as their libraries export them, inverted: x, the log-determinant, and what is refused."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from flow_cases import FlowCase, flow_cases
+
+import onnx_invert
+from onnx_invert.errors import NotInvertibleError, OnnxInvertError
+
+REFUSED = {
+    "normflows_planar": "x + u·h(w·x + b) mixes all elements: its root is one number, which no element tells",
+    "normflows_planar_tanh": "as planar",
+    "normflows_radial": "the radius mixes all elements",
+    "normflows_residual": "no Lipschitz bound is found for x·sigmoid(βx)",
+    "nflows_elementwise": "boolean indexing: how many elements lie inside follows from x",
+    "nflows_quadratic_coupling": "boolean indexing",
+    "nflows_rq_autoregressive": "boolean indexing",
+    "nflows_rq_coupling": "boolean indexing",
+    "nflows_rq_coupling_lu": "boolean indexing",
+    "normflows_spline_autoregressive": "boolean indexing",
+    "normflows_spline_coupling": "boolean indexing",
+    "nflows_linear_spline_coupling": "a spline on [0, 1] alone: the bracket leaves its domain",
+    "nflows_spline_cdf": "a spline on [0, 1] alone",
+    "normflows_checkerboard": "factors that are learnt numbers, 0 among them",
+    "normflows_masked_affine.dynamo": "a weight is NaN",
+    "zuko_naf": "the unknown is repeated: its network widens it first",
+    "zuko_ncsf": "a spline on a circle: beyond its ends it is not monotone",
+}
+"""Flows that keep no promise yet, with the reason; each is refused, or fails its verification."""
+
+NO_LOG_DET = {"nflows_glow", "freia_iresnet", "voice_glow_tts"}
+"""Flows whose inverse has no log-determinant yet: the samples lie in a merged axis, or the block is a contraction, or
+a mask sets elements to 0 that a matrix then scales."""
+
+
+def _is_refused(case: FlowCase) -> bool:
+    return case.name in REFUSED or str(case) in REFUSED
+
+
+CASES = [case for case in flow_cases() if case.path.exists()]
+
+
+def _ports(case: FlowCase) -> tuple[str, list[str], dict[str, np.ndarray]]:
+    """The model's names of x and of the latents, and its inputs."""
+    model = case.model()
+    inputs = [port.name for port in model.graph.input]
+    outputs = [port.name for port in model.graph.output]
+    x = inputs[case.inputs.index("x")]
+    latents = [outputs[place] for place, name in enumerate(case.outputs) if name in case.latents]
+    feeds = {port: case.arrays[name] for port, name in zip(inputs, case.inputs, strict=True)}
+    return x, latents, feeds
+
+
+def _worst(found: np.ndarray, wanted: np.ndarray) -> float:
+    """The largest relative error of a sample."""
+    found, wanted = (array.reshape(len(wanted), -1).astype(np.float64) for array in (found, wanted))
+    return float(np.max(np.linalg.norm(found - wanted, axis=1) / np.linalg.norm(wanted, axis=1)))
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if not _is_refused(case)], ids=str)
+def test_a_flow_comes_back(case: FlowCase) -> None:
+    x, latents, feeds = _ports(case)
+    count = case.batch or len(case.arrays["x"])
+    data = {name: array[:count] for name, array in feeds.items()}
+    with_log_det = case.name not in NO_LOG_DET and "log_abs_det" in case.arrays
+    made = onnx_invert.invert(
+        case.model(), recover=[x], known=latents, method="closed-form", log_det=with_log_det, data=data
+    )
+    assert made.guarantee.promises_x
+    outputs = [port.name for port in case.model().graph.output]
+    forward = dict(zip(outputs, case.run(slice(count)).values(), strict=True))
+    session = ort.InferenceSession(made.model.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = dict(
+        zip(
+            [port.name for port in session.get_outputs()],
+            session.run(None, {port.name: (forward | data)[port.name] for port in session.get_inputs()}),
+            strict=True,
+        )
+    )
+    spline = any(word in case.kind for word in ("spline", "monotonic", "polynomial"))
+    error = _worst(found[x], case.arrays["x"][:count])
+    assert error < (1e-3 if spline else 1e-4)
+    if case.inverse_error:
+        assert error < 10 * case.inverse_error + 1e-6
+    if with_log_det:
+        wanted = -case.arrays["log_abs_det"][:count]
+        assert np.max(np.abs(found["log_det"] - wanted) / np.maximum(1, np.abs(wanted))) < (1e-3 if spline else 1e-4)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if _is_refused(case)], ids=str)
+def test_what_is_not_solved_is_never_called_solved(case: FlowCase) -> None:
+    x, latents, feeds = _ports(case)
+    count = case.batch or len(case.arrays["x"])
+    with warnings.catch_warnings(), pytest.raises(OnnxInvertError):
+        warnings.simplefilter("ignore")
+        onnx_invert.invert(
+            case.model(),
+            recover=[x],
+            known=latents,
+            method="closed-form",
+            data={name: array[:count] for name, array in feeds.items()},
+        )
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.name in NO_LOG_DET], ids=str)
+def test_a_log_determinant_that_is_not_known_is_refused(case: FlowCase) -> None:
+    x, latents, _ = _ports(case)
+    with pytest.raises(NotInvertibleError, match="log-det"):
+        onnx_invert.invert(case.model(), recover=[x], known=latents, method="closed-form", log_det=True, verify=False)
