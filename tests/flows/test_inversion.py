@@ -110,5 +110,5 @@ def test_what_is_not_solved_is_never_called_solved(case: FlowCase) -> None:
 @pytest.mark.parametrize("case", [case for case in CASES if case.name in NO_LOG_DET], ids=str)
 def test_a_log_determinant_that_is_not_known_is_refused(case: FlowCase) -> None:
     x, latents, _ = _ports(case)
-    with pytest.raises(NotInvertibleError, match="log-det"):
+    with pytest.raises(NotInvertibleError):
         onnx_invert.invert(case.model(), recover=[x], known=latents, method="closed-form", log_det=True, verify=False)
