@@ -104,17 +104,20 @@ def _next(system: System) -> Solved | None:
     return None
 
 
-def _open(system: System) -> list[ir.Value]:
+def _open(system: System) -> Iterator[ir.Value]:
     """Tensors that are known, in part at least, while an operand of the node that makes them is not; last first."""
-    found = []
-    for node in reversed(system.nodes):
+    leading = True
+    for index in range(system.end - 1, -1, -1):
+        node = system.nodes[index]
         unknown = any(
             value is not None and (node, place) not in system.frozen and not system.is_known(value)
             for place, value in enumerate(node.inputs)
         )
         if unknown:
-            found += [o for o in node.outputs if (mask := system.mask(o)) is None or mask.any()]
-    return found
+            leading = False
+            yield from (o for o in node.outputs if (mask := system.mask(o)) is None or mask.any())
+        elif leading:
+            system.end = index  # what is known stays known: the next search need not begin behind it
 
 
 def _block(system: System, x: ir.Value, y: ir.Value, nodes: list[ir.Node]) -> Solved | None:

@@ -107,6 +107,11 @@ class System:
         return np.asarray(together.reduce(parts), bool)
 
     @cached_property
+    def end(self) -> int:
+        """Behind the last node of which an operand may still be unknown."""
+        return len(self.nodes)
+
+    @cached_property
     def position(self) -> dict[ir.Node, int]:
         """Where each node stands in the running order."""
         return {node: index for index, node in enumerate(self.nodes)}
