@@ -136,7 +136,8 @@ def _pass_shapes_on(graph: ir.Graph) -> bool:
         output = node.outputs[0]
         output.shape = ir.Shape(dims)
         if output.type is None:
-            output.type = ir.TensorType(x.dtype if node.op_type == "Imputer" and x.dtype else ir.DataType.FLOAT)
+            same = node.domain in {"", "ai.onnx"} or node.op_type == "Imputer"
+            output.type = ir.TensorType(x.dtype if same and x.dtype else ir.DataType.FLOAT)
         changed = True
     return changed
 

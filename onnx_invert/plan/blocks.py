@@ -24,6 +24,7 @@ import onnx_ir as ir
 
 from onnx_invert.plan.affine import multiplied_out
 from onnx_invert.plan.lipschitz import lipschitz
+from onnx_invert.plan.monotone import is_monotone
 from onnx_invert.plan.steps import Affine, Mask, Root, Step, Sweep
 from onnx_invert.plan.system import Edge, System
 from onnx_invert.rules.dependence import Labels, UnsizedError
@@ -98,10 +99,21 @@ def _next(system: System) -> Solved | None:
         for count, (x, nodes) in enumerate(cuts(system, y)):
             if count == _CUTS:
                 break
-            block = _block(system, x, y, nodes)
+            block = None if _is_chain(system, x, nodes) else _block(system, x, y, nodes)
             if block is not None:
                 return block
     return None
+
+
+def _is_chain(system: System, x: ir.Value, nodes: Sequence[ir.Node]) -> bool:
+    """Whether the nodes follow one another, each with one unknown operand: then each is refused for its own reason."""
+    inside = {x, *(output for node in nodes for output in node.outputs)}
+    edges = sum(
+        value in inside and (node, place) not in system.frozen
+        for node in nodes
+        for place, value in enumerate(node.inputs)
+    )
+    return edges <= len(nodes)
 
 
 def _open(system: System) -> Iterator[ir.Value]:
@@ -131,7 +143,7 @@ def _block(system: System, x: ir.Value, y: ir.Value, nodes: list[ir.Node]) -> So
     if labels is None:
         return None
     if _in_place(labels, ids):
-        return Root(tuple(nodes), x, y, wanted)
+        return Root(tuple(nodes), x, y, wanted) if is_monotone(system, x, y, nodes, wanted) else None
     return _sweep(system, x, y, nodes, ids, labels)
 
 
@@ -159,12 +171,14 @@ def _sweep(
         if factor is None or factor >= 1:
             return None
     inner = _inner(system, x, y, nodes, mixing)
+    if inner is None:
+        return None
     before = ir.Value(name=f"{x.name}/before", shape=x.shape, type=x.type)
     return Sweep(tuple(nodes), x, y, ids > 0, before, tuple(mixing), tuple(inner), rounds, factor)
 
 
-def _inner(system: System, x: ir.Value, y: ir.Value, nodes: list[ir.Node], frozen: list[Edge]) -> list[Step]:
-    """How x follows from y once the frozen operands are known: node by node, or as roots."""
+def _inner(system: System, x: ir.Value, y: ir.Value, nodes: list[ir.Node], frozen: list[Edge]) -> list[Step] | None:
+    """How x follows from y once the frozen operands are known: node by node, or as roots; None if it does not."""
     inner = System.between(system.concrete, system.rules, system.opset, nodes, [x])
     inner.frozen = system.frozen | frozenset(frozen)
     known = system.mask(x)
@@ -176,6 +190,8 @@ def _inner(system: System, x: ir.Value, y: ir.Value, nodes: list[ir.Node], froze
     if inner.is_known(x):
         return inner.steps
     between = next((found for d, found in cuts(inner, y) if d is x), nodes)
+    if not is_monotone(inner, x, y, between, ~inner.known[x]):
+        return None
     return [*inner.steps, Root(tuple(between), x, y, ~inner.known[x])]
 
 

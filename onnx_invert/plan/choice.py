@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from onnx_invert.errors import Blocker, ModelError, NotInvertibleError, UsageError
 from onnx_invert.plan.newton import NewtonPlan, make_newton_plan
-from onnx_invert.plan.plan import Plan, Progress, make_plan
+from onnx_invert.plan.plan import NoPromiseError, Plan, Progress, make_plan
 from onnx_invert.plan.problem import Problem
 from onnx_invert.plan.system_plan import SystemPlan, make_system_plan
 from onnx_invert.rules import RuleSet
@@ -47,9 +47,11 @@ def choose(
     try:
         return make_plan(problem, rules, progress)
     except NotInvertibleError as refused:
-        blockers = refused.blockers
+        # Where the layers of a path were judged together, no other way of undoing them keeps more.
+        blockers, judged = refused.blockers, isinstance(refused, NoPromiseError)
     try:
-        return make_system_plan(small, problem, rules)
+        if not judged:
+            return make_system_plan(small, problem, rules)
     except NotInvertibleError as refused:
         blockers = tuple(dict.fromkeys([*blockers, *_elsewhere(refused.blockers, blockers)]))
     except ModelError:

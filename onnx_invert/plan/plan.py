@@ -98,6 +98,10 @@ class Plan:
         return [text for path in self.paths for stage in path.stages if (text := _requirement(stage))]
 
 
+class NoPromiseError(NotInvertibleError):
+    """Every layer of a path can be undone, but together they keep no promise."""
+
+
 def release_weights(problem: Problem, paths: Sequence[Path]) -> None:
     """Let go of the weights of a model and of its paths' stages."""
     for path in paths:
@@ -131,7 +135,7 @@ def make_plan(problem: Problem, rules: RuleSet, progress: Progress | None = None
     verdicts = [judge(path.stages) for path in paths]
     blockers = [blocker for verdict in verdicts for blocker in verdict.blockers]
     if blockers:
-        raise NotInvertibleError(_distinct(blockers))
+        raise NoPromiseError(_distinct(blockers))
     return Plan(problem, paths, verdicts, rules)
 
 

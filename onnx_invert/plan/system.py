@@ -15,7 +15,9 @@ from functools import cached_property
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
+from onnx_invert.plan.evaluation import evaluate
 from onnx_invert.plan.moves import Form, InPlace, Pick, Whole, forms_of
 from onnx_invert.plan.stages import Stage, is_drawn, measure
 from onnx_invert.plan.steps import Forward, Mask, Place, Step, Undo
@@ -34,6 +36,17 @@ class Concrete:
 
     nodes: dict[str, ir.Node]
     shapes: dict[str, tuple[int, ...]]
+    graph: ir.Graph | None = None
+    _drawn: dict[str, NDArray[np.generic]] | None = None
+
+    def sample(self, opset: int) -> dict[str, NDArray[np.generic]]:
+        """Every tensor where the inputs are drawn from N(0, 1) (1 for what is no float), computed once.
+
+        Empty where onnx's reference evaluator does not run the model.
+        """
+        if self._drawn is None:
+            self._drawn = evaluate(self.graph, opset) if self.graph is not None else {}
+        return self._drawn
 
     @staticmethod
     def of(graph: ir.Graph) -> Concrete:
@@ -46,6 +59,7 @@ class Concrete:
                 for value in values
                 if value.shape is not None and value.shape.is_static()
             },
+            graph,
         )
 
 

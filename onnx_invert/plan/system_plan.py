@@ -180,6 +180,11 @@ def _choices(problem: Problem, concrete: Concrete) -> list[tuple[ir.Value, ...]]
         return math.prod(concrete.shapes.get(value.name or "", (0,)))
 
     needed = sum(size(value) for value in problem.recovered)
+    enough = [value.name or "" for value in problem.known if size(value) >= needed]
+    if len(enough) > 1:
+        reason = f"the outputs {', '.join(map(repr, enough))} each have as many numbers as what is recovered"
+        remedy = f"--from NAME  with one of: {', '.join(enough)}"
+        raise NotInvertibleError([Blocker("the outputs", "output", reason, remedy)])
     floats = sorted(problem.known, key=size, reverse=True)
     chosen: list[ir.Value] = []
     for value in floats:

@@ -82,7 +82,7 @@ def flow(node: ir.Node, labels: Sequence[Labels | None]) -> list[Labels]:
     if node.domain in {"", "ai.onnx"}:
         made = _special(node, labels, shapes)
     if made is None:
-        whole = join([joined(label) for label in labels if label is not None])
+        whole = join([joined(label).reshape(()) for label in labels if label is not None])
         made = [np.broadcast_to(whole, shape) for shape in shapes]
     return [np.array(np.broadcast_to(label, shape)) for label, shape in zip(made, shapes, strict=True)]
 

@@ -51,13 +51,29 @@ def test_nodes_beside_the_path_are_no_equations():
     assert [solve.node.name for solve in order(posed).solves] == ["make_y"]
 
 
+def stuck(body):
+    """Why no path leads back."""
+    return {blocker.node: blocker.reason for blocker in order(problem(model(body))).blockers}
+
+
 @pytest.mark.parametrize("body", ["y = Mul(x, x)", "a = Tanh(x) y = Add(a, a)"])
 def test_a_tensor_used_twice_by_a_node(body):
-    assert "2 times: one equation for several unknowns" in blockers(model(body))["make_y"]
+    assert "2 times: one equation for several unknowns" in stuck(body)["make_y"]
+
+
+def test_what_falls_and_rises_is_no_block():
+    assert "2 times: one equation for several unknowns" in blockers(model("y = Mul(x, x)"))["make_y"]
+
+
+@pytest.mark.parametrize(
+    "body", ["a = Tanh(x) y = Add(a, a)", "a = Tanh(x) y = Add(x, a)", "a = Neg(x) y = Sub(a, x)"]
+)
+def test_what_rises_or_falls_throughout_is_a_block(body):
+    assert invert(model(body)).round_trip.passed
 
 
 def test_two_unknown_operands():
-    reasons = blockers(model("a = Tanh(x) y = Add(x, a)"))
+    reasons = stuck("a = Tanh(x) y = Add(x, a)")
     assert (
         reasons["make_y"] == "its operands 'a' and 'x' both depend on the unknown: one equation for several unknowns"
     )
@@ -72,7 +88,7 @@ def test_every_node_without_an_inverse_is_listed_too():
 def test_a_long_branch_that_joins_again():
     """Linear in the number of nodes: 2,000 of them in two branches are refused at once."""
     steps = " ".join(f"a{i + 1} = Neg(a{i}) b{i + 1} = Neg(b{i})" for i in range(1000))
-    reasons = blockers(model(f"a0 = Neg(x) b0 = Tanh(x) {steps} y = Add(a1000, b1000)"))
+    reasons = stuck(f"a0 = Neg(x) b0 = Tanh(x) {steps} y = Add(a1000, b1000)")
     assert "both depend on the unknown" in reasons["make_y"]
 
 

@@ -1,0 +1,55 @@
+"""Parts of a model run at planning time, by onnx's reference evaluator: to see what a block does, not to prove it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+Arrays = dict[str, NDArray[np.generic]]
+
+
+def evaluate(graph: ir.Graph, opset: int) -> Arrays:
+    """All tensors of a graph whose sizes are numbers, the inputs drawn from N(0, 1), or 1 where they are no floats."""
+    rng = np.random.default_rng(0)
+    feeds: dict[str, Any] = {}
+    for value in graph.inputs:
+        dtype = (value.dtype or ir.DataType.FLOAT).numpy()
+        shape = tuple(value.shape.numpy()) if value.shape is not None and value.shape.is_static() else ()
+        floating = np.issubdtype(dtype, np.floating)
+        feeds[value.name or ""] = (rng.standard_normal(shape) if floating else np.ones(shape)).astype(dtype)
+    nodes = list(graph)
+    wanted = [output.name or "" for node in nodes for output in node.outputs if output.name]
+    made = run(nodes, feeds, wanted, opset)
+    return {} if made is None else {**feeds, **made}
+
+
+def run(nodes: Sequence[ir.Node], feeds: Mapping[str, Any], wanted: Sequence[str], opset: int) -> Arrays | None:
+    """What `nodes` make of `feeds`; None if the evaluator fails on them."""
+    from onnx.reference import ReferenceEvaluator
+
+    known = dict(feeds)
+    for node in nodes:
+        for value in node.inputs:
+            if value is not None and value.const_value is not None:
+                known[value.name or ""] = value.const_value.numpy()
+    graph = onnx.helper.make_graph(
+        [ir.serde.serialize_node(node) for node in nodes],
+        "part",
+        [
+            onnx.helper.make_tensor_value_info(name, int(ir.DataType.from_numpy(array.dtype)), array.shape)
+            for name, array in known.items()
+        ],
+        [onnx.helper.make_empty_tensor_value_info(name) for name in wanted],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
+    try:
+        with np.errstate(all="ignore"):
+            arrays = ReferenceEvaluator(model).run(None, known)
+    except Exception:  # an operator that it lacks, sizes that do not fit: nothing is known then
+        return None
+    return {name: np.asarray(array) for name, array in zip(wanted, arrays, strict=True)}
