@@ -1,4 +1,4 @@
-"""Whether yᵢ rises, or falls, throughout with xᵢ: tried at points over the range of x, with all else as one run has it.
+"""Whether yᵢ rises, or falls, throughout with xᵢ: tried over the range of x, with all else as one run has it.
 
 Tried, not proven: verification has the last word. A function that turns round between two points is taken for
 monotone; one that turns round across several is refused here, before anything is built.

@@ -183,6 +183,9 @@ class System:
         twin = self.concrete.nodes.get(node.name or "")
         if twin is None:
             return [np.zeros(self.concrete.shapes.get(o.name or "", ()), np.int64) for o in node.outputs]
+        for value in node.inputs:
+            if value in self.unknowns and (value.name or "") not in self.concrete.shapes:
+                raise UnsizedError(value.name)
         parts = [
             None if value is None or (node, place) in self.frozen else of(value)
             for place, value in enumerate(node.inputs)

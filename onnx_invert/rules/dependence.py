@@ -421,6 +421,8 @@ _BY_SHAPE = SAME | {"Transpose", "Concat", "Split", "Expand"}
 
 
 def _axes(node: ir.Node, rank: int) -> list[int] | None:
+    if not rank:
+        return []
     if node.op_type in {"ArgMax", "ArgMin"}:
         return [_integer(node, "axis", 0) % rank]
     attribute = node.attributes.get("axes")

@@ -248,3 +248,18 @@ for source in (np.float16, np.float32, np.float64):
         )  # fmt: skip
 for opset in (7, 9, 19):
     add("Cast", BIJECTION, f"opset{opset}", attributes={"to": TensorProto.DOUBLE}, opset=opset, surround=False)
+
+# Convolutions whose windows lie side by side: kernels of size 1, patches, groups, in one dimension and in two.
+add("Conv", BIJECTION, "pointwise", shape=(2, 3, 4, 4), operands={1: draw(3, 3, 1, 1), 2: draw(3)})
+add("Conv", LEFT, "widening", shape=(2, 2, 5), operands={1: draw(3, 2, 1)})
+add(
+    "Conv", BIJECTION, "patches", shape=(2, 1, 4, 6), operands={1: draw(4, 1, 2, 2)}, attributes={"strides": [2, 2]}
+)  # fmt: skip
+add(
+    "Conv", BIJECTION, "groups", shape=(2, 2, 4), operands={1: draw(4, 1, 2)},
+    attributes={"strides": [2], "group": 2},
+)  # fmt: skip
+add(
+    "ConvTranspose", BIJECTION, "patches", shape=(2, 4, 2, 3), operands={1: draw(4, 1, 2, 2), 2: draw(1)},
+    attributes={"strides": [2, 2]},
+)  # fmt: skip
