@@ -20,6 +20,7 @@ from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.plan.newton import NewtonPlan
 from onnx_invert.plan.plan import Progress
 from onnx_invert.plan.problem import describe
+from onnx_invert.plan.system_plan import SystemPlan
 from onnx_invert.trips import RoundTrip, Trip
 
 
@@ -97,6 +98,9 @@ def promise(plan: AnyPlan) -> None:
     lines += [f"if         {requirement}" for requirement in plan.requirements]
     if isinstance(plan, NewtonPlan):
         lines += _solver(plan)
+    elif isinstance(plan, SystemPlan):
+        steps = f"{len(plan.rows)} steps" + (", some of which iterate" if plan.iterates else "")
+        lines.append(f"method     equations, in {steps}; condition of a step up to {_condition(plan.condition)}")
     else:
         lines.append(f"method     closed form, condition {_condition(plan.condition)}{_better(plan)}")
     console().print(shown("\n".join(lines)), soft_wrap=True)

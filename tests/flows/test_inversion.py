@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import warnings
+from importlib.resources import files
+from pathlib import Path
 
+import jsonschema
 import numpy as np
 import onnxruntime as ort
 import pytest
 from flow_cases import FlowCase, flow_cases
 
 import onnx_invert
+from onnx_invert.cli import main
 from onnx_invert.errors import NotInvertibleError, OnnxInvertError
 
 REFUSED = {
@@ -112,3 +117,26 @@ def test_a_log_determinant_that_is_not_known_is_refused(case: FlowCase) -> None:
     x, latents, _ = _ports(case)
     with pytest.raises(NotInvertibleError):
         onnx_invert.invert(case.model(), recover=[x], known=latents, method="closed-form", log_det=True, verify=False)
+
+
+def _exit_code(arguments: list[str]) -> int:
+    try:
+        main(arguments)
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def test_the_command_line_tells_what_it_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A report that its schema allows, the outputs that were left out, and a check that passes."""
+    flow = next(case for case in CASES if case.name == "zuko_nsf_coupling_moons")
+    inverse, report, data = tmp_path / "inverse.onnx", tmp_path / "report.json", tmp_path / "x.npy"
+    np.save(data, flow.arrays["x"])
+    assert _exit_code([str(flow.path), "-o", str(inverse), "--report", str(report), "--data", str(data)]) == 0
+    said = capsys.readouterr().out
+    assert "left out" in said
+    assert "some of which iterate" in said
+    schema = json.loads(files("onnx_invert.report").joinpath("schema.json").read_text())
+    jsonschema.validate(json.loads(report.read_text()), schema)
+    assert json.loads(report.read_text())["method"] == "equations"
+    assert _exit_code(["check", str(flow.path), str(inverse), "--data", str(data)]) == 0

@@ -60,4 +60,5 @@ def widened(model):
     for value in (*wide.graph.input, *wide.graph.output):
         value.type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
     del wide.graph.value_info[:]
+    wide.opset_import[0].version = max(wide.opset_import[0].version, 17)  # LeakyRelu in float64, in onnxruntime
     return wide

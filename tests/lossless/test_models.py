@@ -54,9 +54,9 @@ def test_every_digit_comes_back(name, models):
         assert np.abs(same - y).max() <= allowed * np.abs(y).max()
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "mnist_residual"])
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in {"mnist_residual", "mnist_lenet"}])
 def test_and_in_float64(name, models):
-    """mnist_residual holds Erf, for which onnxruntime has no float64 kernel."""
+    """mnist_residual holds Erf and mnist_lenet Conv, for which onnxruntime has no float64 kernel."""
     model = widened(onnx.load(models / f"{name}.onnx"))
     x = inputs(model).astype(np.float64)[:200]
     assert lossless(model, x, 1e-10)[2] < 1e-10
