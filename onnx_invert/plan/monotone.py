@@ -21,12 +21,14 @@ REACH = 4.0
 
 
 def is_monotone(system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node], mask: Mask) -> bool:
-    """False if some element of y in `mask` both rises and falls; True as well where it could not be tried."""
+    """False if some element of y in `mask` rises and falls, or is not defined; True where it could not be tried."""
     found = system.concrete.sample(system.opset)
     twins = [system.concrete.nodes.get(node.name or "") for node in nodes]
     here = found.get(x.name or "")
     if here is None or any(twin is None for twin in twins) or not np.issubdtype(here.dtype, np.floating):
         return True
+    if any(node in set(nodes) for node, _ in system.frozen):
+        return True  # x would move at the operands that are held, too
     inner = {output.name for node in nodes for output in node.outputs} | {x.name}
     kept = {
         value.name or "": found[value.name or ""]
@@ -44,7 +46,9 @@ def is_monotone(system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Nod
             return True
         values.append(np.where(mask, made[y.name or ""].astype(np.float64), np.nan))
     curve = np.stack(values)
-    slack = 1e-5 * np.nanmax(np.abs(np.where(np.isfinite(curve), curve, 0)), axis=0)
+    if not np.isfinite(curve[:, mask]).all():
+        return False  # it is not defined everywhere: the search for a root would leave its domain
+    slack = 1e-4 * np.nanmax(np.abs(np.where(np.isfinite(curve), curve, 0)), axis=0)
     with np.errstate(invalid="ignore"):
         steps = np.diff(curve, axis=0)
     rises, falls = ((sign * steps > slack).any(axis=0) for sign in (1, -1))

@@ -149,7 +149,7 @@ class NewtonPlan:
         ends = [describe(value).split(" ", 1)[-1] for value in (*system.unknowns[:1], *system.wanted[:1])]
         how = "Gauss–Newton" if system.is_dense else "Gauss–Newton by conjugate gradients"
         return Row(
-            node=names[0] if len(names) == 1 else f"{names[0]} … {names[-1]}",
+            node=" … ".join(dict.fromkeys([*names[:1], *names[-1:]])),
             op="+".join(dict.fromkeys(node.op_type for node in nodes)),
             rule=f"f(x) = y solved: {how}",
             shapes=f"{ends[0]} → {ends[1]}",
