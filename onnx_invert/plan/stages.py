@@ -116,7 +116,7 @@ def state_facts(problem: Problem, rules: RuleSet, path: Path) -> list[Blocker]:
             if isinstance(fact, Paired):
                 other = solve.node.inputs[fact.other]
                 assert other is not None
-                if reason := unfit.setdefault(other, _not_available(problem, other, sound)):
+                if reason := unfit.setdefault(other, not_available(problem, other, sound)):
                     blockers.append(Blocker(solve.node.name or "", solve.node.op_type, reason))
             path.stages.append(Stage(fact, (solve.node,), solve.operand))
     return blockers
@@ -144,8 +144,11 @@ def _refusal(problem: Problem, node: ir.Node, refusal: NoInverse) -> Blocker:
     return Blocker(node.name or "", node.op_type, refusal.reason, refusal.remedy, lines)
 
 
-def _not_available(problem: Problem, other: ir.Value, sound: set[ir.Node]) -> str:
-    """Why an operand cannot be had when the inverse runs, or nothing. `sound` are the nodes found to be fit."""
+def not_available(problem: Problem, other: ir.Value, sound: set[ir.Node], *, sized: bool = False) -> str:
+    """Why an operand cannot be had when the inverse runs, or nothing. `sound` are the nodes found to be fit.
+
+    `sized` says that the shapes of unknown tensors can be had.
+    """
     makers = [node] if (node := other.producer()) is not None else []
     seen: set[ir.Node] = set()
     while makers:
@@ -159,6 +162,8 @@ def _not_available(problem: Problem, other: ir.Value, sound: set[ir.Node]) -> st
             return f"its operand {other.name!r} comes out of the body of {maker.name!r} ({maker.op_type})"
         for value in maker.inputs:
             if value is not None and value in problem.dependent:
+                if sized:
+                    continue
                 return f"its operand {other.name!r} is made from the shape of the unknown tensor {value.name!r}"
             if value is not None and (node := value.producer()) is not None:
                 makers.append(node)

@@ -15,7 +15,7 @@ from onnx_invert.plan.equations import equations
 from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.plan.plan import Row
 from onnx_invert.plan.problem import Problem, describe
-from onnx_invert.plan.stages import Stage
+from onnx_invert.plan.stages import Stage, not_available
 from onnx_invert.plan.steps import Affine, Forward, Place, Root, Step, Sweep, Undo
 from onnx_invert.plan.system import Concrete, System
 from onnx_invert.rules import RuleSet
@@ -159,6 +159,8 @@ def make_system_plan(small: Callable[[], ir.Graph], problem: Problem, rules: Rul
         chosen = replace(problem, known=known, unused=tuple(v for v in problem.graph.outputs if v not in known))
         involved = equations(chosen)
         nodes = [node for node in problem.graph if node in involved]
+        if unfit := _unfit(chosen, nodes):
+            raise NotInvertibleError(unfit)
         system = System.between(concrete, rules, problem.opset, nodes, problem.recovered)
         for value in known:
             if value in system.known:
@@ -167,6 +169,19 @@ def make_system_plan(small: Callable[[], ir.Graph], problem: Problem, rules: Rul
             return SystemPlan(chosen, rules, concrete, system.steps, system.redundant(), _sizes(chosen, system))
         refused = refused or _blockers(system, problem)
     raise NotInvertibleError(refused)
+
+
+def _unfit(problem: Problem, nodes: Sequence[ir.Node]) -> list[Blocker]:
+    """Operands that the inverse cannot have: drawn anew at every run, or made in the body of a node."""
+    sound: set[ir.Node] = set()
+    others = {
+        value: node
+        for node in nodes
+        for value in node.inputs
+        if value is not None and value not in problem.dependent and value.const_value is None
+    }
+    reasons = ((node, not_available(problem, value, sound, sized=True)) for value, node in others.items())
+    return [Blocker(node.name or "", node.op_type, reason) for node, reason in reasons if reason]
 
 
 def _captures(node: ir.Node) -> Blocker:
