@@ -7,7 +7,7 @@ emitted several times, and in the body of a Loop inside.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -21,19 +21,24 @@ def copy(e: Emitter, nodes: Iterable[ir.Node], values: dict[ir.Value, ir.Value],
     """Emit `nodes` as they are. `values` maps tensors of the model to those of the graph, and grows."""
     for node in nodes:
         inputs = [None if value is None else place(e, value, values) for value in node.inputs]
-        twin = ir.Node(
-            node.domain,
-            node.op_type,
-            inputs,
-            attributes=list(node.attributes.values()),
-            num_outputs=len(node.outputs),
-            name=e.unique(f"{prefix}/{node.name}"),
-        )
-        for mine, theirs in zip(twin.outputs, node.outputs, strict=True):
-            mine.name = e.unique(f"{prefix}/{theirs.name}") if theirs.name else theirs.name
-            mine.type, mine.shape = theirs.type, theirs.shape
-            values[theirs] = mine
-        e.add_node(twin)
+        values.update(zip(node.outputs, again(e, node, inputs, prefix), strict=True))
+
+
+def again(e: Emitter, node: ir.Node, inputs: Sequence[ir.Value | None], prefix: str = "forward") -> Sequence[ir.Value]:
+    """Emit one node of the model on other operands; its outputs."""
+    twin = ir.Node(
+        node.domain,
+        node.op_type,
+        inputs,
+        attributes=list(node.attributes.values()),
+        num_outputs=len(node.outputs),
+        name=e.unique(f"{prefix}/{node.name}"),
+    )
+    for mine, theirs in zip(twin.outputs, node.outputs, strict=True):
+        mine.name = e.unique(f"{prefix}/{theirs.name}") if theirs.name else theirs.name
+        mine.type, mine.shape = theirs.type, theirs.shape
+    e.add_node(twin)
+    return twin.outputs
 
 
 def place(e: Emitter, value: ir.Value, values: dict[ir.Value, ir.Value]) -> ir.Value:

@@ -127,6 +127,8 @@ def _solver(plan: NewtonPlan) -> list[str]:
 def _where(plan: AnyPlan) -> str:
     if isinstance(plan, NewtonPlan):
         return "; measured on samples, not proven"
+    if isinstance(plan, SystemPlan) and plan.has_roots:
+        return "; that its roots are all there is measured on samples, not proven"
     boxes = [f"{name} in {image}" for name, image in plan.images.items() if image is not None and not image.is_reals]
     if plan.guarantee in {Guarantee.LEFT, Guarantee.GENERALIZED}:
         return "; a y that no x gives is moved to one that some x gives"

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import onnx
 import onnx_ir as ir
-from numpy.typing import NDArray
 
+from onnx_invert.plan.evaluation import run
 from onnx_invert.plan.stages import Stage, measure
 from onnx_invert.plan.system import System, several
 from onnx_invert.rules.dependence import moves
 from onnx_invert.rules.facts import Diagonal, Fact, Matrix, Rearrangement
+from onnx_invert.rules.node import FLOATS
 
 LARGEST = 2048
 """Numbers per sample up to which a block is multiplied out: its matrix has the square of that many."""
@@ -22,7 +22,10 @@ _BY_CONSTANT = frozenset({"Mul", "MatMul", "Gemm", "Conv", "ConvTranspose", "Ein
 
 
 def multiplied_out(system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node]) -> tuple[Stage, ...] | None:
-    """The stages of y = A x + c, one row per sample; None if it is not that, or has no single x for a y."""
+    """The stages of y = A x + c, one row per sample; None if it is not that, or has no single x for a y.
+
+    The caller has made sure that no sample depends on another.
+    """
     if system.known[x].any() or not system.is_known(y) or not _is_affine(system, x, nodes):
         return None
     sizes = [_sizes(value) for value in (x, y)]
@@ -33,7 +36,8 @@ def multiplied_out(system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.
     if not 0 < count <= LARGEST or rows < count or rows > 2 * LARGEST:
         return None
     basis = np.concatenate([np.eye(count), np.zeros((1, count))]).astype(x.dtype.numpy())
-    made = _evaluated(system, x, y, nodes, basis.reshape(-1, *before))
+    found = run(nodes, {x.name or "": basis.reshape(-1, *before)}, [y.name or ""], system.opset)
+    made = None if found is None else found[y.name or ""]
     if made is None or made.shape != (count + 1, *after) or not np.isfinite(made).all():
         return None
     flat = made.reshape(count + 1, -1).astype(np.float64)
@@ -81,8 +85,8 @@ def _is_affine(system: System, x: ir.Value, nodes: Sequence[ir.Node]) -> bool:
             or (node.op_type in _BY_CONSTANT and len(places) == 1)
             or (node.op_type == "Div" and places == [0])
         )
-        if not fine:
-            return False
+        if not fine or any(output.dtype is not None and output.dtype not in FLOATS for output in node.outputs):
+            return False  # a cast to whole numbers is a step, not a factor
         inside.update(node.outputs)
     return True
 
@@ -92,31 +96,3 @@ def _flattened(sizes: tuple[int, ...]) -> Rearrangement:
     return Rearrangement(
         lambda e, v: e.op("Reshape", v, e.ints([-1, count])), lambda e, v: e.op("Reshape", v, e.ints([-1, *sizes]))
     )
-
-
-def _evaluated(
-    system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node], values: NDArray[np.generic]
-) -> NDArray[np.generic] | None:
-    """What the nodes make of `values`, by onnx's reference evaluator."""
-    from onnx.reference import ReferenceEvaluator
-
-    feeds = {x.name or "": values}
-    for node in nodes:
-        for value in node.inputs:
-            if value is not None and value.const_value is not None:
-                feeds[value.name or ""] = value.const_value.numpy()
-    graph = onnx.helper.make_graph(
-        [ir.serde.serialize_node(node) for node in nodes],
-        "block",
-        [
-            onnx.helper.make_tensor_value_info(name, int(ir.DataType.from_numpy(array.dtype)), array.shape)
-            for name, array in feeds.items()
-        ],
-        [onnx.helper.make_empty_tensor_value_info(y.name or "")],
-    )
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", system.opset)])
-    try:
-        (result,) = ReferenceEvaluator(model).run(None, feeds)
-        return np.asarray(result)
-    except Exception:  # sizes that depend on the number of samples, among others: then it is not multiplied out
-        return None

@@ -25,9 +25,10 @@ import onnx_ir as ir
 from onnx_invert.plan.affine import multiplied_out
 from onnx_invert.plan.lipschitz import lipschitz
 from onnx_invert.plan.monotone import is_monotone
-from onnx_invert.plan.steps import Affine, Mask, Root, Step, Sweep
+from onnx_invert.plan.steps import Affine, Mask, Root, Step, Sweep, Undo
 from onnx_invert.plan.system import Edge, System
 from onnx_invert.rules.dependence import Labels, UnsizedError
+from onnx_invert.rules.facts import Diagonal, Rearrangement
 
 _CUTS = 3
 """How many tensors behind y are tried as x: the block grows with each."""
@@ -135,7 +136,7 @@ def _open(system: System) -> Iterator[ir.Value]:
 def _block(system: System, x: ir.Value, y: ir.Value, nodes: list[ir.Node]) -> Solved | None:
     mask = system.known[x]
     wanted = ~mask
-    affine = multiplied_out(system, x, y, nodes)
+    affine = multiplied_out(system, x, y, nodes) if _by_sample(system, x, y, nodes) else None
     if affine is not None:
         return Affine(tuple(nodes), x, y, wanted, affine)
     ids = _numbers(wanted)
@@ -168,11 +169,17 @@ def _sweep(
     factor = None
     if rounds is None:
         factor = lipschitz(system, x, y, nodes, mixing)
-        if factor is None or factor >= 1:
+        if factor is None:
             return None
     inner = _inner(system, x, y, nodes, mixing)
     if inner is None:
         return None
+    if factor is not None:
+        # What solves for x may stretch again: y = x/2 + g(x) is one only where g's constant is below 1/2.
+        stretch = _stretch(inner)
+        factor = None if stretch is None else factor * stretch
+        if factor is None or factor >= 1:
+            return None
     before = ir.Value(name=f"{x.name}/before", shape=x.shape, type=x.type)
     return Sweep(tuple(nodes), x, y, ids > 0, before, tuple(mixing), tuple(inner), rounds, factor)
 
@@ -181,6 +188,7 @@ def _inner(system: System, x: ir.Value, y: ir.Value, nodes: list[ir.Node], froze
     """How x follows from y once the frozen operands are known: node by node, or as roots; None if it does not."""
     inner = System.between(system.concrete, system.rules, system.opset, nodes, [x])
     inner.frozen = system.frozen | frozenset(frozen)
+    inner.unknowns = system.unknowns
     known = system.mask(x)
     if known is not None and known.any():
         inner.learn(x, known)
@@ -215,7 +223,18 @@ def _rounds(system: System, x: ir.Value, y: ir.Value, nodes: list[ir.Node], ids:
 def _through(
     system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node], ids: Labels, frozen: Sequence[Edge] = ()
 ) -> Labels | None:
-    """The labels that those of x leave on y, 0 where y is not known."""
+    """The labels that those of x leave on y, which has its sizes, 0 where y is not known; None where they cannot."""
+    labels = _carried(system, x, y, nodes, ids, frozen)
+    if labels is None or labels.shape != ids.shape:
+        return None
+    mask = system.mask(y)
+    return labels if mask is None else np.where(mask, labels, 0)
+
+
+def _carried(
+    system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node], ids: Labels, frozen: Sequence[Edge] = ()
+) -> Labels | None:
+    """The labels that those of x leave on y, known or not."""
     found: dict[ir.Value, Labels] = {x: ids}
     still = set(frozen)
     for node in nodes:
@@ -228,11 +247,34 @@ def _through(
         except UnsizedError:
             return None
         found.update((o, label) for o, label in zip(node.outputs, made, strict=True) if label.any())
-    labels = found.get(y)
-    if labels is None or labels.shape != ids.shape:
-        return None
-    mask = system.mask(y)
-    return labels if mask is None else np.where(mask, labels, 0)
+    return found.get(y)
+
+
+def _by_sample(system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node]) -> bool:
+    """Whether, along the first axis of both, each sample of y follows from that sample of x alone."""
+    shape = system.concrete.shapes.get(x.name or "", ())
+    if not shape:
+        return False
+    samples = np.arange(1, shape[0] + 1).reshape(-1, *[1] * (len(shape) - 1))
+    labels = _carried(system, x, y, nodes, np.array(np.broadcast_to(samples, shape)))
+    if labels is None or labels.shape[:1] != shape[:1]:
+        return False
+    return bool(np.all((labels == 0) | (labels == samples.reshape(-1, *[1] * (labels.ndim - 1)))))
+
+
+def _stretch(inner: Sequence[Step]) -> float | None:
+    """By how much at most x moves with y, the frozen operands held; None where no bound is known."""
+    factor = 1.0
+    for step in inner:
+        if isinstance(step, Root | Sweep | Affine):
+            return None
+        for stage in step.stages if isinstance(step, Undo) else ():
+            fact = stage.fact
+            if isinstance(fact, Diagonal) and np.all(fact.scale != 0):
+                factor /= float(np.min(np.abs(fact.scale)))
+            elif not isinstance(fact, Rearrangement) and stage.nodes[0].op_type not in {"Add", "Sub"}:
+                return None
+    return factor
 
 
 def _in_place(labels: Labels, ids: Labels) -> bool:

@@ -20,7 +20,7 @@ from onnx_invert.rules.dependence import ELEMENTWISE
 
 STEEPEST: dict[str, float] = {
     **dict.fromkeys(("Relu", "Tanh", "Abs", "Neg", "Identity", "Softplus", "Softsign", "Sin", "Cos", "Atan"), 1.0),
-    **dict.fromkeys(("Dropout", "Cast", "Clip", "Asinh"), 1.0),
+    **dict.fromkeys(("Dropout", "Clip", "Asinh"), 1.0),
     "Erf": 2 / math.sqrt(math.pi),
     "Sigmoid": 0.25,
     "Gelu": 1.13,
@@ -29,7 +29,8 @@ STEEPEST: dict[str, float] = {
 }
 """sup |f′|, rounded up."""
 
-_SHAPED = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Gather", "Split"})
+_SHAPED = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split"})
+"""They keep or drop elements, and repeat none."""
 
 
 def lipschitz(
@@ -58,6 +59,11 @@ def lipschitz(
 
 def _factor(node: ir.Node, parts: dict[int, float], system: System) -> float | None:
     op = node.op_type
+    shapes = system.concrete.shapes
+    whole = shapes.get(node.outputs[0].name or "")
+    sizes = [shapes.get(value.name or "") for place in parts if (value := node.inputs[place]) is not None]
+    if op in ELEMENTWISE and any(size != whole for size in sizes):
+        return None  # repeated by broadcasting
     if op in {"Add", "Sub", "Sum"}:
         return sum(parts.values())
     if op == "Concat":
@@ -79,6 +85,9 @@ def _factor(node: ir.Node, parts: dict[int, float], system: System) -> float | N
             return None
         size = np.abs(other.astype(np.float64))
         return before * float(size.max() if op == "Mul" else 1 / size.min())
+    turned = node.attributes.get("transA")
+    if turned is not None and turned.as_int():
+        return None
     weight = constants[1] if op in {"MatMul", "Gemm", "Conv"} and place == 0 else None
     if weight is None:
         return None
@@ -105,7 +114,9 @@ def _slope(node: ir.Node) -> float:
         case "LeakyRelu":
             return max(1.0, abs(float(alpha.as_float())) if alpha is not None else 0.01)
         case "Selu":
-            return 1.76
+            gamma = node.attributes.get("gamma")
+            steep = float(alpha.as_float()) if alpha is not None else 1.6733
+            return (float(gamma.as_float()) if gamma is not None else 1.0508) * max(1.0, steep)
         case "Elu":
             return max(1.0, float(alpha.as_float()) if alpha is not None else 1.0)
         case _:

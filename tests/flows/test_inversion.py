@@ -94,7 +94,7 @@ def test_a_flow_comes_back(case: FlowCase) -> None:
         assert error < 10 * case.inverse_error + 1e-6
     if with_log_det:
         wanted = -case.arrays["log_abs_det"][:count]
-        assert np.max(np.abs(found["log_det"] - wanted) / np.maximum(1, np.abs(wanted))) < (1e-3 if spline else 1e-4)
+        assert np.max(np.abs(found["log_det"] - wanted) / np.maximum(1, np.abs(wanted))) < 1e-4
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if _is_refused(case)], ids=str)

@@ -166,3 +166,16 @@ def test_values_that_follow_from_the_shape_alone_are_known():
     x = np.random.default_rng(0).standard_normal((2, 3)).astype(np.float32)
     session = onnx.reference.ReferenceEvaluator(inversion.model)
     assert np.allclose(session.run(None, {"y": np.tanh(x)})[0], x, atol=1e-5)
+
+
+def test_a_residual_that_is_no_contraction_for_x_is_not_called_one():
+    """y = x/2 + g(x), g of constant 0.7: the sweep x ← 2 (y − g(x)) stretches distances by up to 1.4."""
+    half = "h = Constant<value = float {0.5}>() s = Mul(x, h) "
+    turn = "w = Constant<value = float[3,3] {0, 0.7, 0, 0, 0, 0.7, 0.7, 0, 0}>() a = MatMul(x, w) t = Tanh(a) "
+    assert blockers(model(f"{half} {turn} y = Add(s, t)"))
+    assert invert(model(f"{turn} y = Add(x, t)")).round_trip.passed
+
+
+def test_a_mean_over_the_samples_is_no_affine_block():
+    body = "m = ReduceMean<axes = [0]>(x) y = Sub(x, m)"
+    assert blockers(model(body))

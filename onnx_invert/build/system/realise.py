@@ -16,6 +16,7 @@ from onnx_invert.build.system.log_det import LogDet
 from onnx_invert.build.system.pieces import Mask, Piece, Pieces, pick
 from onnx_invert.build.system.root import find_roots
 from onnx_invert.build.system.sweeps import sweep
+from onnx_invert.build.tape import again
 from onnx_invert.errors import ModelError
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.plan.equations import upstream
@@ -129,20 +130,17 @@ class Realisation:
     def copy(self, node: ir.Node) -> list[ir.Value]:
         """Emit a node of the model as it is; its outputs."""
         inputs = [self.operand(node, place) for place in range(len(node.inputs))]
-        twin = ir.Node(
-            node.domain,
-            node.op_type,
-            inputs,
-            attributes=list(node.attributes.values()),
-            num_outputs=len(node.outputs),
-            name=self.e.unique(f"forward/{node.name}"),
-        )
-        for mine, theirs in zip(twin.outputs, node.outputs, strict=True):
-            mine.name = self.e.unique(f"forward/{theirs.name}") if theirs.name else theirs.name
-            mine.type, mine.shape = theirs.type, theirs.shape
-        self.e.add_node(twin)
         self.root.copied.append(node)
-        return list(twin.outputs)
+        return list(again(self.e, node, inputs))
+
+    def settle(self, nodes: Sequence[ir.Node], x: ir.Value) -> None:
+        """Read what `nodes` take from outside of them, but for `x`: here, once, and not in the loop to come."""
+        made = {output for node in nodes for output in node.outputs}
+        for node in nodes:
+            for place, value in enumerate(node.inputs):
+                inside = value is None or value is x or value in made or (node, place) in self.replaced
+                if not inside and value is not None:
+                    self.read(value)
 
     def evaluate(self, node: ir.Node) -> list[ir.Value]:
         """Run a node of the model; its outputs, with the noise of their rounding where that is measured."""

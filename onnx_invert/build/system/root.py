@@ -41,15 +41,7 @@ def find_roots(r: Realisation, step: Root) -> ir.Value:
     e, dtype = r.e, step.x.dtype or r.e.dtype
     with e.scope(f"root/{step.name}", dtype):
         target = r.read(step.y)
-        outside = {
-            value
-            for node in step.nodes
-            for place, value in enumerate(node.inputs)
-            if value is not None and value is not step.x and (node, place) not in r.replaced
-        }
-        inner = {output for node in step.nodes for output in node.outputs}
-        for value in outside - inner:
-            r.read(value)  # outside of the loop, once
+        r.settle(step.nodes, step.x)
         function = _function(r, step, target)
         shape = [dim if isinstance(dim, int) else str(dim.value) for dim in step.x.shape or ()]
         live = e.constant(step.mask.any(axis=_same_axes(step), keepdims=True).astype(dtype.numpy()), "live")

@@ -28,11 +28,7 @@ def sweep(r: Realisation, step: Sweep) -> ir.Value:
     e, dtype = r.e, step.x.dtype or r.e.dtype
     with e.scope(f"sweep/{step.name}", dtype):
         target = r.read(step.y)
-        inner = {output for node in step.nodes for output in node.outputs}
-        for node in step.nodes:
-            for value in node.inputs:
-                if value is not None and value is not step.x and value not in inner:
-                    r.read(value)  # outside of the loop, once
+        r.settle(step.nodes, step.x)
         known = r.read(step.x) if step.x in r.pieces else None
         start = e.op("Mul", target, 0.0) if step.rounds is not None else target
         start = _finite(e, start)
@@ -69,4 +65,5 @@ def sweeps(step: Sweep, eps: float) -> int:
 
 def _finite(b: Emitter, value: ir.Value) -> ir.Value:
     """0 where the value is not finite: what is not settled yet must not spoil what is, through 0 · ∞."""
-    return b.op("Where", b.op("Less", b.op("Abs", value), 1e30), value, b.scalar(0.0))
+    top = float(np.finfo(b.dtype.numpy()).max) / 4
+    return b.op("Where", b.op("Less", b.op("Abs", value), top), value, b.scalar(0.0))
