@@ -29,6 +29,9 @@ from onnx_invert.rules.node import FLOATS, NodeView
 
 Edge = tuple[ir.Node, int]
 
+_JOINS = ELEMENTWISE - {"Mul", "Where"}
+"""Operations that need something of every operand, whatever the constants are."""
+
 
 @dataclass
 class Concrete:
@@ -55,7 +58,7 @@ class Concrete:
         return Concrete(
             {node.name or "": node for node in graph},
             {
-                value.name or "": tuple(value.shape.numpy())
+                value.name or "": tuple(dim for dim in value.shape.dims if isinstance(dim, int))
                 for value in values
                 if value.shape is not None and value.shape.is_static()
             },
@@ -201,8 +204,7 @@ class System:
             for output in node.outputs:
                 used = self.used.get(output)
                 if output.uses() or output.is_graph_output():
-                    shape = self.concrete.shapes.get(output.name or "", ())
-                    if used is None or not np.broadcast_to(used, shape).all():
+                    if used is None or not used.all():
                         left.append(node)
                         break
         return left
@@ -212,6 +214,9 @@ class System:
         if is_drawn(node):
             return []
         grown = list(self._forward(node))
+        seen = [self.mask(output) for output in node.outputs]
+        if all(mask is not None and not mask.any() for mask in seen):
+            return grown
         for place, value in enumerate(node.inputs):
             if value is None or (node, place) in self.frozen or self.is_known(value):
                 continue
@@ -222,12 +227,15 @@ class System:
     def _forward(self, node: ir.Node) -> list[ir.Value]:
         if all(self.is_known(output) for output in node.outputs):
             return []
-        try:
-            made = self.labels(node, self._ignorance)
-        except UnsizedError:
-            if any(value is not None and not self._taken(node, place) for place, value in enumerate(node.inputs)):
-                return []
+        if self._hopeless(node):
+            return []
+        if all(self._taken(node, place) for place in range(len(node.inputs))):
             made = [np.zeros((), np.int64) for _ in node.outputs]
+        else:
+            try:
+                made = self.labels(node, self._ignorance)
+            except UnsizedError:
+                return []
         in_parts = node.op_type in ELEMENTWISE or moves(node)
         grown = []
         masks = []
@@ -237,8 +245,8 @@ class System:
             masks.append(mask)
             if before is None:
                 continue
-            if mask.shape != before.shape:
-                mask = np.broadcast_to(mask, before.shape) if mask.all() else np.zeros(before.shape, bool)
+            if mask.shape != before.shape:  # all of it is known, or nothing is told of its elements
+                mask = np.full(before.shape, bool(mask.all()))
                 masks[-1] = mask
             new = mask & ~before
             if new.any() and (mask.all() or (in_parts and self.uniform(output, mask))):
@@ -251,6 +259,18 @@ class System:
             self.learn(output, new)
         self.steps.append(Forward(node, tuple(masks), forms))
         return [output for output, _ in grown]
+
+    def _hopeless(self, node: ir.Node) -> bool:
+        """Whether plainly nothing of a node's output is known: of an operand nothing is, and no 0 takes its place."""
+        if node.op_type not in _JOINS:
+            return False
+        if self.zeros.get(node.outputs[0]) is not None:
+            return False
+        return any(
+            (mask := self.mask(value)) is not None and not mask.any() and (node, place) not in self.frozen
+            for place, value in enumerate(node.inputs)
+            if value is not None
+        )
 
     def _read(self, node: ir.Node, masks: Sequence[Mask]) -> dict[int, list[Form]] | None:
         """Where the elements of the outputs lie in the operands, if that says all of what is known of them."""
@@ -314,11 +334,13 @@ class System:
         for output, source in zip(node.outputs, sources, strict=True):
             mask = self.mask(output)
             hit = fresh[source] if mask is None else fresh[source] & mask
-            _first, index = np.unique(np.where(hit, source, 0), return_index=True)
-            once = np.zeros(source.size, bool)
-            once[index] = True
-            self.use(output, once.reshape(source.shape) & hit)
-            fresh[source[hit]] = False
+            numbers = source[hit]
+            if numbers.size > np.count_nonzero(new):  # repeated: one of the places is the equation, the others are left
+                once = np.zeros(numbers.size, bool)
+                once[np.unique(numbers, return_index=True)[1]] = True
+                hit[hit] = once
+            self.use(output, hit)
+            fresh[numbers] = False
         stages = self._facts(node, place) if Whole() in forms else None
         self.steps.append(Place(node, place, tuple(forms), new, stages or ()))
         self.learn(value, new)

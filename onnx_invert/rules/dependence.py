@@ -84,7 +84,10 @@ def flow(node: ir.Node, labels: Sequence[Labels | None]) -> list[Labels]:
     if made is None:
         whole = join([joined(label).reshape(()) for label in labels if label is not None])
         made = [np.broadcast_to(whole, shape) for shape in shapes]
-    return [np.array(np.broadcast_to(label, shape)) for label, shape in zip(made, shapes, strict=True)]
+    return [
+        label if label.shape == shape else np.array(np.broadcast_to(label, shape))
+        for label, shape in zip(made, shapes, strict=True)
+    ]
 
 
 def places(node: ir.Node, operand: int, shape: Sequence[int]) -> list[Labels] | None:
@@ -453,9 +456,11 @@ def _opset(node: ir.Node) -> int:
 def _shape(value: ir.Value) -> tuple[int, ...]:
     if not value.name and value.shape is None:
         return ()
-    if value.shape is None or not value.shape.is_static():
+    dims = () if value.shape is None else value.shape.dims
+    sizes = tuple(dim for dim in dims if isinstance(dim, int))
+    if value.shape is None or len(sizes) != len(dims):
         raise UnsizedError(value.name or "")
-    return tuple(value.shape.numpy())
+    return sizes
 
 
 def _shape_of(node: ir.Node, place: int) -> tuple[int, ...]:
