@@ -203,10 +203,9 @@ class System:
         for node in self.nodes:
             for output in node.outputs:
                 used = self.used.get(output)
-                if output.uses() or output.is_graph_output():
-                    if used is None or not used.all():
-                        left.append(node)
-                        break
+                if (output.uses() or output.is_graph_output()) and (used is None or not used.all()):
+                    left.append(node)
+                    break
         return left
 
     def _try(self, node: ir.Node) -> list[ir.Value]:
@@ -335,10 +334,10 @@ class System:
             mask = self.mask(output)
             hit = fresh[source] if mask is None else fresh[source] & mask
             numbers = source[hit]
-            if numbers.size > np.count_nonzero(new):  # repeated: one of the places is the equation, the others are left
-                once = np.zeros(numbers.size, bool)
-                once[np.unique(numbers, return_index=True)[1]] = True
-                hit[hit] = once
+            # Of an element that is repeated one place is the equation; the others are left over.
+            first = np.zeros(fresh.size, np.int64)
+            first[numbers[::-1]] = np.arange(numbers.size)[::-1]
+            hit[hit] = first[numbers] == np.arange(numbers.size)
             self.use(output, hit)
             fresh[numbers] = False
         stages = self._facts(node, place) if Whole() in forms else None
