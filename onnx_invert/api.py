@@ -12,45 +12,38 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_invert._version import __version__
 from onnx_invert.build.inverse import Inverse, build
-from onnx_invert.build.newton.inverse import Options, build_newton
+from onnx_invert.build.newton.inverse import build_newton
 from onnx_invert.build.system.inverse import build_system
 from onnx_invert.errors import NotInvertibleError, UsageError, VerificationError
-from onnx_invert.graph.compose import join
-from onnx_invert.graph.concrete import settle, small
-from onnx_invert.graph.convert import raise_opset
-from onnx_invert.graph.normalise import normalise
-from onnx_invert.graph.read import Source, from_proto, read
-from onnx_invert.graph.write import check_target, commit_both, restate, save, staged, to_proto
+from onnx_invert.graph.read import Source
+from onnx_invert.graph.write import check_target, commit_both, save, staged, to_proto
 from onnx_invert.lossless import LosslessPair, make_pair
 from onnx_invert.numerics.tolerance import eps
 from onnx_invert.opening import ModelLike, open_model
-from onnx_invert.plan.choice import AnyPlan, choose
-from onnx_invert.plan.decoder import Decoder
+from onnx_invert.plan.choice import AnyPlan
 from onnx_invert.plan.guarantee import Guarantee
-from onnx_invert.plan.newton import NewtonPlan, make_newton_plan
+from onnx_invert.plan.newton import NewtonPlan
 from onnx_invert.plan.plan import Plan, Progress
-from onnx_invert.plan.problem import Problem, pose
+from onnx_invert.plan.problem import Problem
 from onnx_invert.plan.system_plan import SystemPlan
-from onnx_invert.report import document
+from onnx_invert.planning import Data, arrays_of, is_decoder, make_plan, some_of
 from onnx_invert.rules import RuleSet, default_rules
 from onnx_invert.runtime import Session
-from onnx_invert.samples import cut, load, match, ports_of
+from onnx_invert.samples import cut, ports_of
 from onnx_invert.separation import mixing
 from onnx_invert.solving import Choices, decoded
-from onnx_invert.trips import RoundTrip, round_up
+from onnx_invert.stating import failure_text, metadata_of, relabel, report_of
+from onnx_invert.trips import RoundTrip
 from onnx_invert.verify import Pair
 from onnx_invert.verify import verify as measure
-
-Data = str | os.PathLike[str] | NDArray[Any] | Mapping[str, NDArray[Any]]
 
 SAMPLES = 256
 
@@ -168,7 +161,7 @@ def invert(
     """
     if (samples is not None and samples < 1) or (rtol is not None and not 0 <= rtol < np.inf):
         raise UsageError(f"samples has to be at least 1 and rtol a number from 0 on, not {samples} and {rtol}.")
-    decoding = _is_decoder(prior)
+    decoding = is_decoder(prior)
     to_fit: dict[str, NDArray[Any]] | None = None if prior is None or decoding else {}
     given = Choices(iterations, tolerance, unroll, residual, bounds, to_fit, prior_kind, decoding)
     given.check(method)
@@ -180,7 +173,7 @@ def invert(
     notes: list[str] = []
     with ExitStack() as stack:
         source = open_model(model, stack)
-        decoder = open_model(prior, stack) if _is_decoder(prior) else None
+        decoder = open_model(prior, stack) if is_decoder(prior) else None
         target = Path(output) if output is not None else None
         beside = None if isinstance(lossless, bool) else Path(lossless)
         if beside is not None:
@@ -194,18 +187,18 @@ def invert(
             if decoder is not None and decoder.path is not None:
                 read.append(decoder.path)
             check_target(target, Path(model) if isinstance(model, str | os.PathLike) else None, read)
-        plan = _plan(source, recover, known, rules or default_rules(), method, progress, decoder, log_det)
+        plan = make_plan(source, recover, known, rules or default_rules(), method, progress, decoder, log_det)
         reached = plan.guarantee
-        arrays = _arrays(data, plan)
+        arrays = arrays_of(data, plan)
         if isinstance(plan, NewtonPlan):
             if blockers := mixing(plan.solved, plan.batch, plan.solved.recovered, [p.x for p in plan.ends]):
                 raise NotInvertibleError(blockers, source.name)
-            if prior is not None and not _is_decoder(prior):
-                given = replace(given, prior=_arrays(prior, plan, mapped=True))
+            if prior is not None and not is_decoder(prior):
+                given = replace(given, prior=arrays_of(prior, plan, mapped=True))
             if arrays is None and given.prior is not None:
-                arrays = _some(given.prior, plan, samples or SAMPLES)
+                arrays = some_of(given.prior, plan, samples or SAMPLES)
             options = given.options(plan, arrays)
-            metadata = _metadata(source, plan, options, given.kind)
+            metadata = metadata_of(source, plan, options, given.kind)
             make = partial(build_newton, plan, options, opset=opset, metadata=metadata)
         else:
             if residual:
@@ -214,7 +207,7 @@ def invert(
             if idle := given.idle(unrolled=iterates):
                 notes.append(idle)
                 warnings.warn(idle, stacklevel=2)
-            metadata = _metadata(source, plan)
+            metadata = metadata_of(source, plan)
             make = partial(_closed, plan, opset=opset, unroll=unroll, log_det=log_det, metadata=metadata)
         inverse = make()
         pair_of: LosslessPair | None = None
@@ -225,7 +218,7 @@ def invert(
             pair_of = make_pair(
                 plan.problem,
                 rules or default_rules(),
-                network=lambda: _again(source),
+                network=source,
                 plain=lambda: make().model,
                 closed_form=isinstance(plan, Plan),
                 layout=latents,
@@ -282,14 +275,14 @@ def invert(
         failed = (measured is not None and not measured.passed) or (back is not None and not back.passed)
         partly = measured is not None and measured.unsolved > 0
         guarantee = Guarantee.APPROXIMATE if failed or partly else reached
-        report = _report(source, plan, guarantee, measured, given.kind, time.perf_counter() - started)
+        report = report_of(source, plan, guarantee, measured, given.kind, time.perf_counter() - started)
         if pair_of is not None:
-            report["lossless"] = _lossless(pair_of)
+            report["lossless"] = pair_of.report
         result = Inversion(plan, guarantee, measured, report, None, kept, tuple(notes), pair_of)
         if failed and measured is not None and not force:
-            raise VerificationError(_failure(plan, measured), result)
+            raise VerificationError(failure_text(plan, measured), result)
         if guarantee is not plan.guarantee:
-            _relabel(file.path, kept, guarantee)
+            relabel(file.path, kept, guarantee)
         if target is not None:
             if other is not None:
                 commit_both(other, file)
@@ -313,83 +306,12 @@ def explain(
 
     Of a prior the plan knows that it takes the solver; data are not read, a decoder is.
     """
-    Choices(prior=None if prior is None or _is_decoder(prior) else {}, decoder=_is_decoder(prior)).check(method)
+    Choices(prior=None if prior is None or is_decoder(prior) else {}, decoder=is_decoder(prior)).check(method)
     with ExitStack() as stack:
         source = open_model(model, stack)
-        decoder = open_model(prior, stack) if _is_decoder(prior) else None
+        decoder = open_model(prior, stack) if is_decoder(prior) else None
         method = method if prior is None else "newton"
-        return _plan(source, recover, known, rules or default_rules(), method, progress, decoder, False)
-
-
-def _is_decoder(prior: Data | ModelLike | None) -> TypeGuard[ModelLike]:
-    """True if a prior is a model, not data."""
-    if isinstance(prior, onnx.ModelProto):
-        return True
-    return isinstance(prior, str | os.PathLike) and Path(prior).suffix == ".onnx"
-
-
-def _plan(
-    source: Source,
-    recover: Sequence[str],
-    known: Sequence[str],
-    rules: RuleSet,
-    method: str,
-    progress: Progress | None,
-    decoder: Source | None,
-    log_det: bool,
-) -> AnyPlan:
-    normalise(source)
-    settle(source.model, source.name)
-    try:
-        if decoder is not None:
-            return _with_decoder(source, decoder, recover, known, rules)
-        return choose(
-            partial(small, source.model),
-            pose(source.model, recover, known),
-            rules,
-            method,
-            progress,
-            log_det=log_det,
-        )
-    except NotInvertibleError as error:
-        raise NotInvertibleError(error.blockers, source.name) from None
-
-
-def _with_decoder(
-    source: Source, decoder: Source, recover: Sequence[str], known: Sequence[str], rules: RuleSet
-) -> NewtonPlan:
-    """The equations of the model behind the decoder, both at the newer of their opsets."""
-    normalise(decoder)
-    opset = max(part.model.opset_imports.get("", 0) for part in (source, decoder))
-    for part in (source, decoder):
-        raise_opset(part, opset)
-    problem = pose(source.model, recover, known)
-    if len(problem.recovered) > 1:
-        names = ", ".join(repr(value.name) for value in problem.recovered)
-        raise UsageError(f"--prior {decoder.name}: a decoder makes one input; {names} are to be recovered.")
-    made = join(source, decoder, problem.recovered[0])
-    inner = pose(source.model, [made.w.name or ""], [value.name or "" for value in problem.known])
-    return make_newton_plan(problem, rules, Decoder(inner, made.x, decoder.name, decoder.sha256))
-
-
-def _some(data: Mapping[str, NDArray[Any]], plan: AnyPlan, count: int) -> dict[str, NDArray[Any]]:
-    """Samples of a prior's data to verify on, evenly spread: inputs that are drawn would be none it was fitted to."""
-    total = len(data[plan.problem.recovered[0].name or ""])
-    rows = np.unique(np.linspace(0, total - 1, min(count, total)).astype(int))
-    return {name: np.asarray(array[rows]) if len(array) == total else array for name, array in data.items()}
-
-
-def _arrays(data: Data | None, plan: AnyPlan, *, mapped: bool = False) -> dict[str, NDArray[Any]] | None:
-    """The data by input name; `mapped` leaves an .npy file on the disk until it is used."""
-    if data is None:
-        return None
-    names = [value.name or "" for value in plan.problem.inputs]
-    if isinstance(data, np.ndarray):
-        return match({"": data}, names, "The data")
-    if isinstance(data, Mapping):
-        return match(data, names, "The data")
-    path = Path(data)
-    return match(load(path, mapped=mapped), names, path.name)
+        return make_plan(source, recover, known, rules or default_rules(), method, progress, decoder, False)
 
 
 def _closed(
@@ -444,127 +366,6 @@ def _sample_axes(problem: Problem) -> dict[str, int]:
         if dims[0] in symbols[1:] and symbols[0] != dims[0]:
             axes[value.name or ""] = symbols.index(dims[0])
     return axes
-
-
-def _metadata(
-    source: Source, plan: AnyPlan, options: Options | None = None, prior: str | None = None
-) -> dict[str, str]:
-    entries = {
-        "onnx_invert.version": __version__,
-        "onnx_invert.model_sha256": source.sha256,
-        "onnx_invert.guarantee": plan.guarantee.value,
-        "onnx_invert.method": _method(plan),
-    }
-    if options is not None:
-        entries["onnx_invert.iterations"] = str(options.unroll or options.iterations)
-        entries["onnx_invert.tolerance"] = f"{options.solved(plan.dtypes[0]):.3g}"
-    if prior is not None:
-        entries["onnx_invert.prior"] = prior
-    if isinstance(plan, NewtonPlan) and plan.decoder is not None:
-        entries["onnx_invert.decoder_sha256"] = plan.decoder.sha256
-    return entries
-
-
-def _method(plan: AnyPlan) -> str:
-    if isinstance(plan, NewtonPlan):
-        return "newton"
-    return "equations" if isinstance(plan, SystemPlan) and plan.iterates else "closed-form"
-
-
-def _again(source: Source) -> ir.Model:
-    """The model as it was read, before it was brought into another form."""
-    if source.path is not None:
-        return read(source.path).model
-    return from_proto(onnx.ModelProto.FromString(source.data)).model
-
-
-def _lossless(pair: LosslessPair) -> dict[str, Any]:
-    """What the report says of a lossless pair."""
-    plan, back = pair.plan, pair.measured
-    return {
-        "latent": plan.size,
-        "surplus": plan.surplus,
-        "kept": plan.kept,
-        "effort": str(plan.effort),
-        "slots": [
-            {"node": slot.name, "op": slot.op, "latent": slot.latent, "numbers": slot.numbers} for slot in plan.slots
-        ],
-        "max_error": None if back is None else document.number(float(back.absolute.max())),
-        "relative_error": None if back is None else document.number(float(back.relative.max())),
-        "tolerance": None if back is None else back.tolerance,
-        "passed": None if back is None else back.passed,
-    }
-
-
-def _relabel(path: Path, model: ir.Model | None, guarantee: Guarantee) -> None:
-    """A file that failed must not carry the guarantee that was planned."""
-    entry = {"onnx_invert.guarantee": guarantee.value}
-    restate(path, entry)
-    if model is not None:
-        model.metadata_props.update(entry)
-
-
-def _report(
-    source: Source,
-    plan: AnyPlan,
-    guarantee: Guarantee,
-    measured: RoundTrip | None,
-    prior: str | None,
-    seconds: float,
-) -> dict[str, Any]:
-    problem = plan.problem
-    return {
-        "model": str(source.path) if source.path is not None else "",
-        "sha256": source.sha256,
-        "guarantee": guarantee.value,
-        "planned_guarantee": plan.guarantee.value,
-        "method": _method(plan),
-        "prior": prior,
-        "recovered": [value.name for value in problem.recovered],
-        "known": [value.name for value in problem.known],
-        "given": [value.name for value in problem.given],
-        "unused_outputs": [value.name for value in problem.unused],
-        "requirements": plan.requirements,
-        "images": {name: None if image is None else str(image) for name, image in plan.images.items()},
-        "condition": document.number(plan.condition),
-        "plan": document.plan_rows(plan),
-        "round_trip": None if measured is None else document.round_trip(measured),
-        "seconds": round(seconds, 3),
-        "version": __version__,
-    }
-
-
-def _failure(plan: AnyPlan, measured: RoundTrip) -> str:
-    """Why the verification failed, with the figures and what to do."""
-    lines = [f"The inverse does not keep {plan.guarantee.equation} on all {measured.samples} samples."]
-    names = {"x": measured.x, "y": measured.y, "drawn y": measured.drawn}
-    for name, trip in names.items():
-        if trip is not None and trip.promised and not trip.holds:
-            total = trip.errors.size
-            if trip.strict:
-                lines.append(f"  {name}: {trip.broken} of {total} samples are above {trip.tolerance:.2g}")
-            elif trip.broken:
-                lines.append(f"  {name}: {trip.broken} of {total} samples are off by more than rounding explains")
-            else:
-                lines.append(f"  {name}: rounding leaves less than two digits of {trip.lost} of {total} samples")
-            lines.append(
-                f"  {name}: the worst error is {trip.worst:.3g}; rounding is amplified "
-                f"{np.median(trip.amplification):.2g} times (median), up to {np.max(trip.amplification):.2g}"
-            )
-    if measured.solver:
-        lines.append("  try  realistic inputs with --data, more --iterations, or --force to write it as approximate")
-        return "\n".join(lines)
-    if measured.clamped:
-        lines.append(f"  {sum(measured.clamped.values())} values lay outside an image: {_listed(measured.clamped)}")
-    lines.append(
-        "  try  realistic inputs with --data, a float64 model, "
-        f"--rtol {round_up(measured.needed)}, or --force to write it as approximate"
-    )
-    return "\n".join(lines)
-
-
-def _listed(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} at {name!r}" for name, count in counts.items())
 
 
 def _tell(progress: Progress | None, what: str) -> None:

@@ -16,14 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_invert.build.lossless import FLAT, build_forward, build_inverse, latents
+from onnx_invert.build.lossless.forward import build_forward
+from onnx_invert.build.lossless.inverse import build_inverse
+from onnx_invert.build.lossless.latents import FLAT, latents
 from onnx_invert.errors import ModelError, UsageError
+from onnx_invert.graph.read import Source, from_proto, read
 from onnx_invert.graph.write import save
-from onnx_invert.plan.lossless import EFFORTS, Lossless, make_lossless
+from onnx_invert.plan.lossless.completed import Lossless
+from onnx_invert.plan.lossless.search import make_lossless
+from onnx_invert.plan.lossless.steps import EFFORTS
 from onnx_invert.plan.problem import Problem
+from onnx_invert.report import document
 from onnx_invert.rules import RuleSet
 from onnx_invert.runtime import Session
 from onnx_invert.samples import DISTRIBUTIONS, Batch, Port, draw
@@ -64,12 +71,38 @@ class LosslessPair:
     names: tuple[str, ...]
     measured: Return | None
 
+    @property
+    def report(self) -> dict[str, Any]:
+        """What the JSON report says of it."""
+        plan, back = self.plan, self.measured
+        return {
+            "latent": plan.size,
+            "surplus": plan.surplus,
+            "kept": plan.kept,
+            "effort": str(plan.effort),
+            "slots": [
+                {"node": slot.name, "op": slot.op, "latent": slot.latent, "numbers": slot.numbers}
+                for slot in plan.slots
+            ],
+            "max_error": None if back is None else document.number(float(back.absolute.max())),
+            "relative_error": None if back is None else document.number(float(back.relative.max())),
+            "tolerance": None if back is None else back.tolerance,
+            "passed": None if back is None else back.passed,
+        }
+
+
+def _again(source: Source) -> ir.Model:
+    """The model as it was read, before it was brought into another form."""
+    if source.path is not None:
+        return read(source.path).model
+    return from_proto(onnx.ModelProto.FromString(source.data)).model
+
 
 def make_pair(
     problem: Problem,
     rules: RuleSet,
     *,
-    network: Callable[[], ir.Model],
+    network: Source,
     plain: Callable[[], ir.Model],
     closed_form: bool,
     layout: str,
@@ -83,7 +116,7 @@ def make_pair(
 ) -> LosslessPair:
     """Build the pair with the fewest latents that is lossless on the samples.
 
-    `network` reads the model anew, `plain` builds the inverse from y alone; both are called for every effort.
+    `network` is read anew, and `plain` builds the inverse from y alone, for every effort.
 
     Raises:
         UsageError: no such layout.
@@ -102,7 +135,7 @@ def make_pair(
             PAIR: hashlib.sha256(identity.encode()).hexdigest(),
             NAMES: " ".join(str(part.numbers) for part in parts),
         }
-        forward = build_forward(plan, network(), parts, {**_about(stated), STATED: "forward"})
+        forward = build_forward(plan, _again(network), parts, {**_about(stated), STATED: "forward"})
         inverse = build_inverse(
             plan,
             plain(),

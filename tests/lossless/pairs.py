@@ -5,11 +5,14 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
-from onnx_invert.build.lossless import build_forward, build_inverse, latents
+from onnx_invert.build.lossless.forward import build_forward
+from onnx_invert.build.lossless.inverse import build_inverse
+from onnx_invert.build.lossless.latents import latents
 from onnx_invert.graph.normalise import normalise
 from onnx_invert.graph.read import from_proto
 from onnx_invert.graph.write import to_proto
-from onnx_invert.plan.lossless import EFFORTS, make_lossless
+from onnx_invert.plan.lossless.search import make_lossless
+from onnx_invert.plan.lossless.steps import EFFORTS
 from onnx_invert.plan.problem import pose
 from onnx_invert.rules import default_rules
 
