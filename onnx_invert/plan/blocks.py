@@ -23,11 +23,12 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_invert.plan.affine import multiplied_out
+from onnx_invert.plan.carry import by_sample, in_place, numbers, through
 from onnx_invert.plan.lipschitz import lipschitz
 from onnx_invert.plan.monotone import is_monotone
-from onnx_invert.plan.steps import Affine, Mask, Root, Step, Sweep, Undo
+from onnx_invert.plan.steps import Affine, Root, Step, Sweep, Undo
 from onnx_invert.plan.system import Edge, System
-from onnx_invert.rules.dependence import Labels, UnsizedError
+from onnx_invert.rules.dependence import Labels
 from onnx_invert.rules.facts import Diagonal, Rearrangement
 
 _CUTS = 3
@@ -136,14 +137,14 @@ def _open(system: System) -> Iterator[ir.Value]:
 def _block(system: System, x: ir.Value, y: ir.Value, nodes: list[ir.Node]) -> Solved | None:
     mask = system.known[x]
     wanted = ~mask
-    affine = multiplied_out(system, x, y, nodes) if _by_sample(system, x, y, nodes) else None
+    affine = multiplied_out(system, x, y, nodes) if by_sample(system, x, y, nodes) else None
     if affine is not None:
         return Affine(tuple(nodes), x, y, wanted, affine)
-    ids = _numbers(wanted)
-    labels = _through(system, x, y, nodes, ids)
+    ids = numbers(wanted)
+    labels = through(system, x, y, nodes, ids)
     if labels is None:
         return None
-    if _in_place(labels, ids):
+    if in_place(labels, ids):
         return Root(tuple(nodes), x, y, wanted) if is_monotone(system, x, y, nodes, wanted) else None
     return _sweep(system, x, y, nodes, ids, labels)
 
@@ -155,15 +156,15 @@ def _sweep(
     edges = [edge for edge in edges if edge not in system.frozen]
     mixing = []
     for edge in edges:
-        alone = _through(system, x, y, nodes, ids, frozen=[other for other in edges if other != edge])
+        alone = through(system, x, y, nodes, ids, frozen=[other for other in edges if other != edge])
         if alone is None:
             return None
         if not np.array_equal(np.where(alone == 0, ids, alone), ids):
             mixing.append(edge)
     if not mixing or len(mixing) == len(edges):
         return None
-    rest = _through(system, x, y, nodes, ids, frozen=mixing)
-    if rest is None or not _in_place(rest, ids):
+    rest = through(system, x, y, nodes, ids, frozen=mixing)
+    if rest is None or not in_place(rest, ids):
         return None
     rounds = _rounds(system, x, y, nodes, ids, labels)
     factor = None
@@ -213,53 +214,11 @@ def _rounds(system: System, x: ir.Value, y: ir.Value, nodes: list[ir.Node], ids:
         left = np.where(found, 0, left)
         if not left.any():
             return count
-        following = _through(system, x, y, nodes, left)
+        following = through(system, x, y, nodes, left)
         if following is None:
             return None
         labels = following
     return None
-
-
-def _through(
-    system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node], ids: Labels, frozen: Sequence[Edge] = ()
-) -> Labels | None:
-    """The labels that those of x leave on y, which has its sizes, 0 where y is not known; None where they cannot."""
-    labels = _carried(system, x, y, nodes, ids, frozen)
-    if labels is None or labels.shape != ids.shape:
-        return None
-    mask = system.mask(y)
-    return labels if mask is None else np.where(mask, labels, 0)
-
-
-def _carried(
-    system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node], ids: Labels, frozen: Sequence[Edge] = ()
-) -> Labels | None:
-    """The labels that those of x leave on y, known or not."""
-    found: dict[ir.Value, Labels] = {x: ids}
-    still = set(frozen)
-    for node in nodes:
-        if still:
-            held = {node.inputs[place]: place for place in range(len(node.inputs)) if (node, place) in still}
-        else:
-            held = {}
-        try:
-            made = system.labels(node, lambda value, held=held: None if value in held else found.get(value))  # type: ignore[misc]
-        except UnsizedError:
-            return None
-        found.update((o, label) for o, label in zip(node.outputs, made, strict=True) if label.any())
-    return found.get(y)
-
-
-def _by_sample(system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node]) -> bool:
-    """Whether, along the first axis of both, each sample of y follows from that sample of x alone."""
-    shape = system.concrete.shapes.get(x.name or "", ())
-    if not shape:
-        return False
-    samples = np.arange(1, shape[0] + 1).reshape(-1, *[1] * (len(shape) - 1))
-    labels = _carried(system, x, y, nodes, np.array(np.broadcast_to(samples, shape)))
-    if labels is None or labels.shape[:1] != shape[:1]:
-        return False
-    return bool(np.all((labels == 0) | (labels == samples.reshape(-1, *[1] * (labels.ndim - 1)))))
 
 
 def _stretch(inner: Sequence[Step]) -> float | None:
@@ -275,16 +234,6 @@ def _stretch(inner: Sequence[Step]) -> float | None:
             elif not isinstance(fact, Rearrangement) and stage.nodes[0].op_type not in {"Add", "Sub"}:
                 return None
     return factor
-
-
-def _in_place(labels: Labels, ids: Labels) -> bool:
-    return bool(np.array_equal(labels, ids))
-
-
-def _numbers(mask: Mask) -> Labels:
-    ids = np.zeros(mask.shape, np.int64)
-    ids[mask] = np.arange(1, int(mask.sum()) + 1)
-    return ids
 
 
 def _use_up(system: System, block: Solved) -> None:
