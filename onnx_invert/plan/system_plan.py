@@ -241,7 +241,11 @@ def _blockers(system: System, problem: Problem) -> list[Blocker]:
         last = nodes[-1]
         reasons = [refusal.reason for edge, refusal in system.refused.items() if edge[0] in nodes]
         blocked = next((system.blocked[o] for node in nodes for o in node.outputs if o in system.blocked), None)
-        reason = blocked.reason if blocked else reasons[0] if reasons else (
+        if blocked is not None:
+            name = f"{nodes[0].name} … {last.name}" if len(nodes) > 1 else last.name or ""
+            found.append(Blocker(name, f"{len(nodes)} nodes", blocked.reason, blocked.remedy))
+            continue
+        reason = reasons[0] if reasons else (
             f"{len(nodes)} nodes determine their input only together, and are neither affine, nor elementwise, nor "
             "triangular, nor a contraction"
         )  # fmt: skip
