@@ -18,7 +18,6 @@ from onnx_invert.cli import main
 from onnx_invert.errors import NotInvertibleError, OnnxInvertError
 
 REFUSED = {
-    "normflows_residual": "no Lipschitz bound is found for x·sigmoid(βx)",
     "nflows_elementwise": "boolean indexing: how many elements lie inside follows from x",
     "nflows_quadratic_coupling": "boolean indexing",
     "nflows_rq_autoregressive": "boolean indexing",
