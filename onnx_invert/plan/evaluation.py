@@ -28,17 +28,34 @@ def evaluate(graph: ir.Graph, opset: int) -> Arrays:
     return {} if made is None else {**feeds, **made}
 
 
-def run(nodes: Sequence[ir.Node], feeds: Mapping[str, Any], wanted: Sequence[str], opset: int) -> Arrays | None:
-    """What `nodes` make of `feeds`; None if the evaluator fails on them."""
+def run(
+    nodes: Sequence[ir.Node],
+    feeds: Mapping[str, Any],
+    wanted: Sequence[str],
+    opset: int,
+    *,
+    renamed: Mapping[tuple[str, int], str] | None = None,
+    wide: bool = False,
+) -> Arrays | None:
+    """What `nodes` make of `feeds`; None if the evaluator fails on them.
+
+    `renamed` are operands, by the name of the node and their place, that take another tensor than the model's.
+    With `wide` constants are taken in float64, as `feeds` then are.
+    """
     from onnx.reference import ReferenceEvaluator
 
     known = dict(feeds)
     for node in nodes:
         for value in node.inputs:
             if value is not None and value.const_value is not None:
-                known[value.name or ""] = value.const_value.numpy()
+                array = value.const_value.numpy()
+                known[value.name or ""] = array.astype(np.float64) if wide and array.dtype.kind == "f" else array
+    protos = [ir.serde.serialize_node(node) for node in nodes]
+    for proto in protos if renamed else ():
+        for place in range(len(proto.input)):
+            proto.input[place] = (renamed or {}).get((proto.name, place), proto.input[place])
     graph = onnx.helper.make_graph(
-        [ir.serde.serialize_node(node) for node in nodes],
+        protos,
         "part",
         [
             onnx.helper.make_tensor_value_info(name, int(ir.DataType.from_numpy(array.dtype)), array.shape)

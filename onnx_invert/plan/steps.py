@@ -85,6 +85,28 @@ class Root(Block):
 
 
 @dataclass(frozen=True)
+class Scale(Block):
+    """yᵢ = aᵢ xᵢ + bᵢ, a and b whatever the known tensors make of them, a not 0."""
+
+
+@dataclass(frozen=True)
+class Tear(Block):
+    """x follows from y and from `s`, a few numbers that themselves follow from x, each from its own part of x.
+
+    With the operands `frozen`, those that take s, held, `inner` solves for x; `head` are the nodes from x to s. The
+    equation s − head(inner(y, s)) = 0 has one root for each number; it `rises` through it, or falls. s is not
+    below `least`, if there is such a bound.
+    """
+
+    s: ir.Value
+    frozen: tuple[tuple[ir.Node, int], ...]
+    inner: Sequence[Step]
+    head: tuple[ir.Node, ...]
+    rises: bool
+    least: float | None
+
+
+@dataclass(frozen=True)
 class Sweep(Block):
     """x = φ(x, y) in the limit: what the `frozen` operands take is x of the sweep before, named `before`.
 
@@ -99,4 +121,4 @@ class Sweep(Block):
     contraction: float | None = field(default=None)
 
 
-Step = Forward | Place | Undo | Affine | Root | Sweep
+Step = Forward | Place | Undo | Affine | Root | Scale | Tear | Sweep

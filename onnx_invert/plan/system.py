@@ -71,7 +71,8 @@ class System:
     """Equations, and what is known so far. `known` has a mask for every tensor that is not known altogether.
 
     `nodes` are the equations in running order. `frozen` operands are taken for known, `unknowns` are the tensors that
-    are not known to begin with, `zeros` the elements that a constant makes 0 whatever the unknown is. All masks have
+    are not known to begin with, `zeros` the elements that a constant makes 0 whatever the unknown is. `blocked` says
+    of known tensors why the block before them was not solved. All masks have
     the sizes of `concrete`; a tensor may be known in part only if the part is the same along every axis whose size
     is not fixed.
     """
@@ -86,6 +87,7 @@ class System:
     steps: list[Step] = field(default_factory=list)
     used: dict[ir.Value, Mask] = field(default_factory=dict)
     refused: dict[Edge, NoInverse] = field(default_factory=dict)
+    blocked: dict[ir.Value, NoInverse] = field(default_factory=dict)
     zeros: dict[ir.Value, Mask] = field(default_factory=dict)
     _stages: dict[Edge, tuple[Stage, ...] | None] = field(default_factory=dict)
     _places: dict[Edge, list[Labels] | None] = field(default_factory=dict)

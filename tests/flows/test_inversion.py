@@ -18,10 +18,6 @@ from onnx_invert.cli import main
 from onnx_invert.errors import NotInvertibleError, OnnxInvertError
 
 REFUSED = {
-    "normflows_planar": "x + u·h(w·x + b) mixes all elements: its root is one number, which no element tells",
-    "normflows_planar_tanh": "as planar",
-    "normflows_radial": "the radius mixes all elements",
-    "normflows_residual": "no Lipschitz bound is found for x·sigmoid(βx)",
     "nflows_elementwise": "boolean indexing: how many elements lie inside follows from x",
     "nflows_quadratic_coupling": "boolean indexing",
     "nflows_rq_autoregressive": "boolean indexing",

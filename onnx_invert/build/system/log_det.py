@@ -8,7 +8,7 @@ elements changes nothing but the sign.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,10 +17,11 @@ import onnx_ir as ir
 from onnx_invert.build.system.pieces import Mask
 from onnx_invert.build.tape import Tape
 from onnx_invert.errors import Blocker, NotInvertibleError
+from onnx_invert.graph.emit import Emitter
 from onnx_invert.plan.program import Program
 from onnx_invert.plan.program import Step as Differentiated
 from onnx_invert.plan.stages import Stage
-from onnx_invert.plan.steps import Root, Sweep
+from onnx_invert.plan.steps import Block, Root, Scale, Sweep, Tear
 from onnx_invert.rules import RuleSet
 from onnx_invert.rules.facts import Convert, Diagonal, Elementwise, Matrix, NoInverse, Paired, Rearrangement, Repeat
 from onnx_invert.rules.node import FLOATS, NodeView
@@ -69,23 +70,37 @@ class LogDet:
             case _:
                 raise _refusal(stage.nodes[0], "its log-determinant is not defined: it has no square matrix")
 
-    def of_block(self, r: Realisation, step: Root | Sweep) -> None:
+    def of_block(self, r: Realisation, step: Root | Scale | Sweep) -> None:
         """A block solved element by element: the derivative of yᵢ by xᵢ, all else as it was found."""
         if isinstance(step, Sweep) and step.rounds is None:
             raise _refusal(step.nodes[-1], "the determinant of a residual block is no product of its elements' slopes")
         frozen = step.frozen if isinstance(step, Sweep) else ()
-        inside = {step.x, *(output for node in step.nodes for output in node.outputs)}
-        values = {v: r.read(v) for node in step.nodes for v in node.inputs if v is not None and v not in inside}
-        values[step.x] = r.read(step.x)
         e = r.e
         with e.scope(f"log_det/{step.name}", step.x.dtype or e.dtype):
-            tape = Tape.record(e, self._program(step, set(frozen)), values, 1)
-            ones = e.op("Expand", e.scalar(1.0), e.op("Shape", values[step.x]))
-            pushed = tape.push(e, {step.x: e.op("Unsqueeze", ones, e.ints([0]))})
-            if step.y not in pushed:
-                raise _refusal(step.nodes[-1], "it has no derivative by what it is solved for")
-            slope = e.op("Squeeze", pushed[step.y], e.ints([0]))
+            values = self._outside(r, step)
+            values[step.x] = r.read(step.x)
+            program = self._program(step.nodes, step.x, step.y, set(frozen))
+            pushed = self._pushed(e, program, values, _tangent(e, values[step.x], 1.0))
+            slope = e.op("Squeeze", pushed, e.ints([0]))
             self._sum(r, e.op("Log", e.op("Abs", slope)), step.x, step.mask, None)
+        r.root.copied.extend(step.nodes)
+
+    def of_tear(self, r: Realisation, step: Tear, s: ir.Value) -> None:
+        """det ∂y/∂x = det F_x · det φ′ (the matrix determinant lemma), φ′ = I + H_x F_x⁻¹ F_s. The steps inside have
+        told det F_x; F_x is diagonal, and so is φ′."""
+        e = r.e
+        with e.scope(f"log_det/{step.name}", step.x.dtype or e.dtype):
+            values = self._outside(r, step)
+            values |= {step.x: r.read(step.x), step.s: s}
+            frozen = set(step.frozen)
+            ones = {v: _tangent(e, values[v], 1.0) for v in (step.x, step.s)}
+            by_x = self._pushed(e, self._program(step.nodes, step.x, step.y, frozen), values, ones[step.x])
+            by_s = self._pushed(e, self._program(step.nodes, step.s, step.y, set()), values, ones[step.s])
+            moved = e.op("Div", by_s, by_x)
+            head = self._program(step.head, step.x, step.s, set())
+            slope = e.op("Add", self._pushed(e, head, values, moved), 1.0)
+            slope = e.op("Squeeze", slope, e.ints([0]))
+            self._sum(r, e.op("Log", e.op("Abs", slope)), step.s, np.ones((), bool), None)
         r.root.copied.extend(step.nodes)
 
     def total(self, r: Realisation, like: ir.Value) -> ir.Value:
@@ -99,11 +114,27 @@ class LogDet:
             value = e.op("Sub", value, term)
         return value
 
-    def _program(self, step: Root | Sweep, frozen: set[tuple[ir.Node, int]]) -> Program:
+    def _outside(self, r: Realisation, step: Block) -> dict[ir.Value, ir.Value]:
+        """What a block takes from outside, but for x."""
+        inside = {step.x, *(output for node in step.nodes for output in node.outputs)}
+        return {v: r.read(v) for node in step.nodes for v in node.inputs if v is not None and v not in inside}
+
+    def _pushed(self, e: Emitter, program: Program, values: dict[ir.Value, ir.Value], tangent: ir.Value) -> ir.Value:
+        """The tangent (S, *shape) of what a program makes, from that of its unknown."""
+        (x,), (y,) = program.unknowns, program.wanted
+        seeds = tangent.shape[0] if tangent.shape is not None else 1
+        pushed = Tape.record(e, program, values, int(seeds) if isinstance(seeds, int) else 1).push(e, {x: tangent})
+        if y not in pushed:
+            raise _refusal(program.steps[-1].node, "it has no derivative by what it is solved for")
+        return pushed[y]
+
+    def _program(
+        self, nodes: Sequence[ir.Node], x: ir.Value, y: ir.Value, frozen: Collection[tuple[ir.Node, int]]
+    ) -> Program:
         """The nodes between, each differentiated by what depends on x elsewhere than at the frozen operands."""
-        inside = {step.x}
+        inside = {x}
         steps = []
-        for node in step.nodes:
+        for node in nodes:
             partials = []
             for place, value in enumerate(node.inputs):
                 if value is None or value not in inside or (node, place) in frozen or value.dtype not in FLOATS:
@@ -118,7 +149,7 @@ class LogDet:
             if partials:
                 inside.update(output for output in node.outputs if output.dtype in FLOATS)
             steps.append(Differentiated(node, tuple(partials)))
-        return Program((step.x,), (step.y,), tuple(steps), ())
+        return Program((x,), (y,), tuple(steps), ())
 
     def _sum(self, r: Realisation, logs: ir.Value, like: ir.Value, mask: Mask, stage: Stage | None) -> None:
         """Add the sum over the elements of `mask` in every sample."""
@@ -139,6 +170,11 @@ class LogDet:
                 [Blocker(maker.name or "" if maker else "", maker.op_type if maker else "input", what)]
             )
         return list(dims).index(self._batch)
+
+
+def _tangent(e: Emitter, x: ir.Value, size: float) -> ir.Value:
+    """The same tangent (1, *x) for every element."""
+    return e.op("Unsqueeze", e.op("Expand", e.scalar(size), e.op("Shape", x)), e.ints([0]))
 
 
 def _keeps_volume(fact: Matrix | Diagonal) -> bool:

@@ -16,13 +16,14 @@ from onnx_invert.build.system.log_det import LogDet
 from onnx_invert.build.system.pieces import Mask, Piece, Pieces, pick
 from onnx_invert.build.system.root import find_roots
 from onnx_invert.build.system.sweeps import sweep
+from onnx_invert.build.system.tear import scale, tear
 from onnx_invert.build.tape import again
 from onnx_invert.errors import ModelError
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.plan.equations import upstream
 from onnx_invert.plan.moves import Flat, InPlace, Pick, Turned, Whole
 from onnx_invert.plan.stages import Path, Stage
-from onnx_invert.plan.steps import Affine, Forward, Place, Root, Step, Sweep, Undo
+from onnx_invert.plan.steps import Affine, Forward, Place, Root, Scale, Step, Sweep, Tear, Undo
 from onnx_invert.plan.system import Concrete, Edge
 from onnx_invert.rules.facts import Rearrangement
 from onnx_invert.rules.node import FLOATS
@@ -79,9 +80,16 @@ class Realisation:
                 self.put(step.x, Piece(value))
             case Root():
                 self.put(step.x, _masked(find_roots(self, step), step.mask))
+            case Scale():
+                self.put(step.x, _masked(scale(self, step), step.mask))
+            case Tear():
+                x, s = tear(self, step)
+                self.put(step.x, Piece(x))
+                if self.log_det is not None:
+                    self.log_det.of_tear(self, step, s)
             case Sweep():
                 self.put(step.x, _masked(sweep(self, step), step.mask))
-        if self.log_det is not None and isinstance(step, Root | Sweep):
+        if self.log_det is not None and isinstance(step, Root | Scale | Sweep):
             self.log_det.of_block(self, step)
 
     def inside(self, e: Emitter, name: str, replaced: Mapping[Edge, ir.Value]) -> Realisation:

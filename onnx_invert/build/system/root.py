@@ -45,20 +45,39 @@ def find_roots(r: Realisation, step: Root) -> ir.Value:
         function = _function(r, step, target)
         shape = [dim if isinstance(dim, int) else str(dim.value) for dim in step.x.shape or ()]
         live = e.constant(step.mask.any(axis=_same_axes(step), keepdims=True).astype(dtype.numpy()), "live")
-        unroll = r.unroll is not None
-        size = e.op("Add", e.op("Mul", e.op("Abs", target), 0.5), 0.5)
-        ends = [e.op("Sub", target, size), e.op("Add", target, size)]
-        values = [function(e, end) for end in ends]
-        falling = e.op("Less", values[1], values[0])
-        sign = e.op("Where", falling, e.scalar(-1.0), e.scalar(1.0))
-        values = [e.op("Mul", sign, value) for value in values]
+        return root_of(e, function, target, live, shape, unroll=r.unroll is not None)
 
-        def rising(b: Emitter, x: ir.Value) -> ir.Value:
-            return b.op("Mul", sign, function(b, x))
 
-        start = [ends[0], values[0], ends[1], values[1], size]
-        bracket = _bracket(e, rising, start, live, shape, unroll)
-        return _narrow(e, rising, bracket, live, shape, unroll)
+def root_of(
+    e: Emitter,
+    function: Function,
+    centre: ir.Value,
+    live: ir.Value,
+    shape: Shape,
+    *,
+    unroll: bool,
+    signed: bool = False,
+) -> ir.Value:
+    """x with function(x) = 0, element by element, looked for from around `centre`; `shape` is that of both.
+
+    `live` is 1 where an element counts. With `signed` the function is known to lie below 0 before its root and above
+    0 behind it; otherwise it is monotone, and its direction is told by two of its values.
+    """
+    size = e.op("Add", e.op("Mul", e.op("Abs", centre), 0.5), 0.5)
+    ends = [e.op("Sub", centre, size), e.op("Add", centre, size)]
+    values = [function(e, end) for end in ends]
+    if signed:
+        bracket = _bracket(e, function, [ends[0], values[0], ends[1], values[1], size], live, shape, unroll)
+        return _narrow(e, function, bracket, live, shape, unroll)
+    falling = e.op("Less", values[1], values[0])
+    sign = e.op("Where", falling, e.scalar(-1.0), e.scalar(1.0))
+    values = [e.op("Mul", sign, value) for value in values]
+
+    def rising(b: Emitter, x: ir.Value) -> ir.Value:
+        return b.op("Mul", sign, function(b, x))
+
+    bracket = _bracket(e, rising, [ends[0], values[0], ends[1], values[1], size], live, shape, unroll)
+    return _narrow(e, rising, bracket, live, shape, unroll)
 
 
 def _function(r: Realisation, step: Root, target: ir.Value) -> Function:

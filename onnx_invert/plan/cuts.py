@@ -1,0 +1,54 @@
+"""Where a block may begin: the tensors through which all that is unknown in a known one comes."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence
+
+import onnx_ir as ir
+
+from onnx_invert.plan.system import System
+
+
+def cuts(system: System, y: ir.Value) -> Iterator[tuple[ir.Value, list[ir.Node]]]:
+    """The tensors through which all that is unknown in `y` comes, nearest first, with the nodes between."""
+    position = system.position
+    last = y.producer()
+    if last is None or last not in position:
+        return
+    nodes: list[ir.Node] = []
+    frontier: dict[ir.Value, None] = {}
+    heap: list[tuple[int, int, ir.Value]] = []
+
+    def enter(node: ir.Node) -> None:
+        nodes.append(node)
+        for place, value in enumerate(node.inputs):
+            if value is None or value in frontier or (node, place) in system.frozen or system.is_known(value):
+                continue
+            maker = value.producer()
+            frontier[value] = None
+            heapq.heappush(heap, (-position.get(maker, -1) if maker is not None else 1, len(frontier), value))
+
+    enter(last)
+    seen: set[ir.Node] = {last}
+    while heap:
+        if len(heap) == 1:
+            yield heap[0][2], sorted(nodes, key=lambda node: position[node])
+        _, _, value = heapq.heappop(heap)
+        maker = value.producer()
+        if maker is None or maker not in position:
+            return
+        if maker not in seen:
+            seen.add(maker)
+            enter(maker)
+
+
+def is_chain(system: System, x: ir.Value, nodes: Sequence[ir.Node]) -> bool:
+    """Whether the nodes follow one another, each with one unknown operand: then each is refused for its own reason."""
+    inside = {x, *(output for node in nodes for output in node.outputs)}
+    edges = sum(
+        value in inside and (node, place) not in system.frozen
+        for node in nodes
+        for place, value in enumerate(node.inputs)
+    )
+    return edges <= len(nodes)
