@@ -29,7 +29,7 @@ from onnx_invert.plan.lipschitz import lipschitz
 from onnx_invert.plan.steps import Affine, Root, Scale, Sweep, Tear
 from onnx_invert.plan.system import System
 from onnx_invert.plan.tearing import torn
-from onnx_invert.rules.dependence import Labels
+from onnx_invert.rules.moving import Labels
 
 _CUTS = 3
 """How many tensors behind y are tried as x: the block grows with each."""

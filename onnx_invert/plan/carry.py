@@ -9,7 +9,8 @@ import onnx_ir as ir
 
 from onnx_invert.plan.steps import Mask
 from onnx_invert.plan.system import Edge, System
-from onnx_invert.rules.dependence import Labels, UnsizedError
+from onnx_invert.rules.moving import Labels
+from onnx_invert.rules.static import UnsizedError
 
 
 def through(

@@ -23,9 +23,11 @@ from onnx_invert.plan.stages import Stage, is_drawn, measure
 from onnx_invert.plan.steps import Forward, Mask, Place, Step, Undo
 from onnx_invert.rules import RuleSet
 from onnx_invert.rules.arithmetic import by_mask
-from onnx_invert.rules.dependence import ELEMENTWISE, SEVERAL, Labels, UnsizedError, flow, moves, places
+from onnx_invert.rules.dependence import ELEMENTWISE, SEVERAL, flow, places
 from onnx_invert.rules.facts import Diagonal, Elementwise, Fact, Matrix, NoInverse, Paired, Repeat
+from onnx_invert.rules.moving import Labels, moves
 from onnx_invert.rules.node import FLOATS, NodeView
+from onnx_invert.rules.static import UnsizedError
 
 Edge = tuple[ir.Node, int]
 
