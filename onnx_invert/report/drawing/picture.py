@@ -1,0 +1,250 @@
+"""A plan as boxes with their texts, ports and arrows: all that is drawn, before anything has a place."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from onnx_invert.plan.choice import AnyPlan
+from onnx_invert.plan.newton import NewtonPlan
+from onnx_invert.plan.problem import Problem, describe
+from onnx_invert.plan.system_plan import SystemPlan
+from onnx_invert.report.drawing.boxes import Box, arrange
+from onnx_invert.report.drawing.moves import Kind, Move, moves, subject
+
+_WIDEST = 30
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one of the two drawings says of a place: lines, and what a pointer that rests on it is told."""
+
+    lines: tuple[str, ...]
+    more: str = ""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A box or a port, in both drawings. `look` names its colours; `steps` are the numbers of its moves, shortened."""
+
+    forward: Side
+    inverse: Side
+    look: str
+    steps: str = ""
+    frame: int | None = None
+    numbers: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Arrow:
+    """Tensors from one place to another: in the inverse they come back from it, go to it, both, or neither."""
+
+    source: int
+    target: int
+    comes_back: bool
+    goes: bool
+
+
+@dataclass
+class Picture:
+    """Everything to be drawn. `frames` are texts around places that are solved together, by the number of the move."""
+
+    title: str
+    subtitle: str
+    notes: list[str]
+    places: list[Place] = field(default_factory=list)
+    arrows: list[Arrow] = field(default_factory=list)
+    frames: dict[int, tuple[str, ...]] = field(default_factory=dict)
+
+
+def picture(plan: AnyPlan, name: str) -> Picture:
+    """The picture of a plan for the model `name`."""
+    problem, found = subject(plan), moves(plan)
+    boxes = arrange(problem.graph, found)
+    kept = sum(len(box.nodes) for box in boxes)
+    made = Picture(name, _promise(plan, len(found)), _notes(problem, boxes, kept, plan))
+    made.frames = {box.frame: _wrapped(f"together: {box.moves[box.frame].how}", 44) for box in boxes if box.frame}
+    made.places = [_box(box) for box in boxes]
+    ports: dict[ir.Value, int] = {}
+    for value in (*problem.graph.inputs, *problem.graph.outputs):
+        if value not in ports:
+            ports[value] = len(made.places)
+            made.places.append(_port(value, problem))
+    made.arrows = _arrows(boxes, found, problem, ports)
+    return made
+
+
+def _promise(plan: AnyPlan, steps: int) -> str:
+    if isinstance(plan, NewtonPlan):
+        how = "solved by Newton's method, measured and not proven"
+    elif isinstance(plan, SystemPlan) and plan.iterates:
+        how = "from equations, some of them solved by iterations"
+    else:
+        how = "in closed form"
+    return f"{plan.guarantee.value}, {plan.guarantee.equation}: {how}, in {steps} steps"
+
+
+def _notes(problem: Problem, boxes: Sequence[Box], kept: int, plan: AnyPlan) -> list[str]:
+    notes = []
+    if len(boxes) < kept:
+        again = ", and what comes again and again is drawn twice" if any(box.again for box in boxes) else ""
+        notes.append(f"{kept} nodes in {len(boxes)} boxes: neighbours with one fate share a box{again}.")
+    unused = [value.name or "" for value in problem.unused]
+    drawn = {node for box in boxes for node in box.nodes}
+    others = sum(node not in drawn for node in problem.graph)
+    if unused:
+        notes.append(f"The inverse does not take {', '.join(unused)}.")
+    if others:
+        which = f"lead only to {' and '.join(unused)}, tell sizes" if unused else "tell sizes"
+        notes.append(f"{others} nodes that {which} or follow from weights alone are not drawn.")
+    if isinstance(plan, NewtonPlan) and plan.decoder is not None:
+        notes.append(f"{plan.decoder.x.name} is what {plan.decoder.name} makes of {plan.decoder.w.name}.")
+    if isinstance(plan, SystemPlan) and plan.redundant:
+        names = ", ".join(node.name or node.op_type for node in plan.redundant[:3])
+        notes.append(f"Equations are left over, of which nothing is asked: {names}{'…' * (len(plan.redundant) > 3)}.")
+    return notes
+
+
+def _box(box: Box) -> Place:
+    numbers = tuple(box.moves)
+    look = "mixed" if box.kind is None else box.kind.name.lower()
+    if box.again:
+        look = "again"
+    forward, inverse = (_again if box.again else _one if len(box.nodes) == 1 else _several)(box)
+    names = "\n".join(f"{node.name} ({node.op_type})" for node in box.nodes)
+    told = "\n".join(f"step {n}: {m.kind.value} {_nodes(m)}: {m.how}" for n, m in box.moves.items())
+    return Place(Side(forward, names), Side(inverse, told), look, _ranges(numbers), box.frame, numbers)
+
+
+def _one(box: Box) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    node = box.nodes[0]
+    forward = (_op(node), _shortened(node.name or ""), _sizes(node.outputs))
+    if box.frame is not None:
+        return forward, (_op(node), "", _sizes(node.outputs))
+    verbs = list(dict.fromkeys(move.kind.value for move in box.moves.values()))
+    strongest = max(box.moves.values(), key=lambda move: list(Kind).index(move.kind))
+    how = _clause(strongest.how) if strongest.kind is Kind.UNDONE else ""
+    targets = dict.fromkeys(n.inputs[p] for move in box.moves.values() for n, p in sorted(move.finds, key=lambda f: f[1]))
+    found = [value for value in targets if value is not None] or list(node.outputs)
+    return forward, (f"{', '.join(verbs)} {_op(node)}", how, _sizes(found))
+
+
+def _several(box: Box) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    count, ops = f"{len(box.nodes)} nodes", _ops(box.nodes)
+    forward = (count, *ops, _sizes(box.outputs))
+    if box.kind is Kind.SOLVED:
+        hows = dict.fromkeys(move.how for move in box.moves.values() if move.kind is Kind.SOLVED)
+        return forward, (f"solve {count}", *(line for how in hows for line in _wrapped(how, _WIDEST)))
+    if box.kind is not None:
+        return forward, (f"{box.kind.value} {count}", *ops, "")
+    fates = Counter(kind for node in box.nodes for kind in _fates(box, node))
+    shares = ", ".join(f"{fates[kind]} {kind.value}" for kind in Kind if fates[kind])
+    return forward, (count, *_wrapped(shares, _WIDEST))
+
+
+def _fates(box: Box, node: ir.Node) -> Iterable[Kind]:
+    return ()
+
+
+def _again(box: Box) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    head = f"⋮  the same {box.again} times more"
+    return (head, f"{len(box.nodes)} nodes"), (head, f"steps {_ranges(tuple(box.moves), 40)}")
+
+
+def _port(value: ir.Value, problem: Problem) -> Place:
+    lines = (_shortened(value.name or ""), _sizes([value]))
+    if value in problem.recovered:
+        return Place(Side((*lines, "input")), Side((*lines, "recovered")), "found")
+    if value in problem.given:
+        return Place(Side((*lines, "input")), Side((*lines, "given")), "known")
+    if value in problem.known:
+        return Place(Side((*lines, "output")), Side((*lines, "known first")), "known")
+    return Place(Side((*lines, "output")), Side((*lines, "not used")), "unused")
+
+
+def _arrows(
+    boxes: Sequence[Box], found: Sequence[Move], problem: Problem, ports: dict[ir.Value, int]
+) -> list[Arrow]:
+    home = {node: index for index, box in enumerate(boxes) for node in box.nodes}
+    finds = {operand for move in found for operand in move.finds}
+    reads = {operand for move in found for operand in move.reads}
+    joined: dict[tuple[int, int], list[bool]] = {}
+
+    def join(value: ir.Value, target: int, comes_back: bool, goes: bool) -> None:
+        maker = value.producer()
+        source = ports.get(value) if maker is None else home.get(maker)
+        if source is None or source == target:
+            return
+        ways = joined.setdefault((source, target), [False, False])
+        ways[0] |= comes_back
+        ways[1] |= goes
+
+    for index, box in enumerate(boxes):
+        for node in box.nodes:
+            for place, value in enumerate(node.inputs):
+                if value is not None:
+                    join(value, index, (node, place) in finds, (node, place) in reads)
+    for value in problem.graph.outputs:
+        join(value, ports[value], value in problem.known, False)
+    return [Arrow(source, target, *ways) for (source, target), ways in joined.items()]
+
+
+def _op(node: ir.Node) -> str:
+    return node.op_type if node.domain in {"", "ai.onnx"} else f"{node.domain}::{node.op_type}"
+
+
+def _ops(nodes: Sequence[ir.Node]) -> tuple[str, ...]:
+    """The operators, the most frequent first, on a line or two."""
+    counts = Counter(_op(node) for node in nodes)
+    parts = [op if count == 1 else f"{op} ×{count}" for op, count in counts.most_common()]
+    lines = _wrapped(", ".join(parts), _WIDEST)
+    return lines if len(lines) <= 2 else (lines[0], f"{lines[1].rstrip(',')} …")
+
+
+def _nodes(move: Move) -> str:
+    names = [node.name or node.op_type for node in move.nodes]
+    return names[0] if len(names) == 1 else f"{len(names)} nodes, {names[0]} … {names[-1]}"
+
+
+def _sizes(values: Sequence[ir.Value]) -> str:
+    told = list(dict.fromkeys(_type(value) for value in values))
+    if len(told) > 2:
+        return f"{len(values)} tensors"
+    return _shortened(", ".join(told))
+
+
+def _type(value: ir.Value) -> str:
+    return describe(value).removeprefix(f"{value.name} ")
+
+
+def _shortened(text: str, most: int = _WIDEST) -> str:
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 3]}…{text[-(most - most // 3 - 1) :]}"
+
+
+def _clause(text: str, most: int = _WIDEST + 4) -> str:
+    """The equation of a rule's summary, without its remarks where these are long."""
+    while len(text) > most and ", " in text:
+        text = text.rpartition(", ")[0].rstrip("…") + "…"
+    return text if len(text) <= most else text[: most - 1].rsplit(" ", 1)[0] + " …"
+
+
+def _wrapped(text: str, width: int) -> tuple[str, ...]:
+    return tuple(textwrap.wrap(text, width, break_on_hyphens=False)) or ("",)
+
+
+def _ranges(numbers: Sequence[int], most: int = 9) -> str:
+    """3, 5–9; the first and the last alone where that is too long."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    text = ", ".join(str(a) if a == b else f"{a}, {b}" if b == a + 1 else f"{a}–{b}" for a, b in runs)
+    return text if len(text) <= most else f"{numbers[0]} … {numbers[-1]}"
