@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import heapify, heappop, heappush
+from itertools import accumulate, pairwise
 
 import onnx_ir as ir
 
@@ -19,7 +20,7 @@ MOST = 40
 """More boxes than this are merged further."""
 
 _LONGEST_PERIOD = 128
-_FRAMED = 16
+_MOST_PIECES = 16
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,9 @@ def arrange(order: Iterable[ir.Node], found: Sequence[Move], most: int = MOST) -
     mesh = _Mesh(order, found)
     fine = mesh.ordered([(node,) for node in mesh.nodes])
     blocks = [move for move in found if move.kind is Kind.SOLVED]
-    small = [move for move in blocks if len(move.nodes) <= _FRAMED]
-    framed = mesh.joined(fine, [move for move in blocks if move not in small])
-    if len(framed) <= most:
-        frames = {node: number for number, move in enumerate(found, 1) if move in small for node in move.nodes}
+    framed = mesh.ordered([group for move in blocks for group in mesh.pieces(move)] + mesh.outside(blocks))
+    if len(framed) <= most and sum(map(len, framed)) == len(mesh.nodes):
+        frames = {node: number for number, move in enumerate(found, 1) if move in blocks for node in move.nodes}
         return [replace(mesh.box(group), frame=frames.get(group[0])) for group in framed]
     solved = mesh.joined(fine, blocks)
     runs = mesh.merged(solved, lambda kind: kind is Kind.RUN)
@@ -140,6 +140,29 @@ class _Mesh:
             collected.setdefault(block_of.get(group[0], group[0]), []).extend(group)
         result = self.ordered(list(collected.values()))
         return result if len(result) == len(collected) else list(groups)
+
+    def outside(self, blocks: Iterable[Move]) -> list[Group]:
+        """The nodes of no block, each by itself."""
+        inside = {node for move in blocks for node in move.nodes}
+        return [(node,) for node in self.nodes if node not in inside]
+
+    def pieces(self, block: Move) -> list[Group]:
+        """The nodes of a block; if they are many, in a few pieces, cut where a single one of its tensors passes."""
+        nodes = sorted(block.nodes, key=self.place.__getitem__)
+        if len(nodes) <= _MOST_PIECES:
+            return [(node,) for node in nodes]
+        position = {node: index for index, node in enumerate(nodes)}
+        passing = [0] * (len(nodes) + 1)
+        for index, node in enumerate(nodes):
+            for value in node.outputs:
+                last = max((position[user] for user, _ in value.uses() if user in position), default=index)
+                if last > index:
+                    passing[index + 1] += 1
+                    passing[last + 1] -= 1
+        cuts = [0, *(i for i, count in enumerate(accumulate(passing)) if count == 1 and 0 < i < len(nodes))]
+        step = -(-len(cuts) // _MOST_PIECES)
+        ends = [*cuts[::step], len(nodes)]
+        return [nodes[start:stop] for start, stop in pairwise(ends)]
 
     def merged(self, groups: Sequence[Group], together: Callable[[Kind], bool]) -> list[Group]:
         """Neighbours of one fate merged, for the fates that are to be; what runs is never merged with what is undone."""

@@ -63,7 +63,7 @@ def lay_out(picture: Picture) -> Layout:
         if name.startswith("cluster_"):
             left, low, right, high = _numbers(item["bb"])
             frames[int(name.removeprefix("cluster_"))] = (left, height - high, right - left, high - low)
-        else:
+        elif "pos" in item:
             x, y = _numbers(item["pos"])
             w, h = 72 * float(item["width"]), 72 * float(item["height"])
             index_of[item["_gvid"]] = int(name[1:])
@@ -97,7 +97,8 @@ def _source(picture: Picture) -> str:
         inside = " ".join(f"p{index};" for index in members)
         lines.append(f"subgraph cluster_{number} {{ label={label}; {inside} }}")
     lines += [f"p{arrow.source} -> p{arrow.target};" for arrow in picture.arrows]
-    return "\n".join([*lines, "}"])
+    unused = [f"p{index};" for index, place in enumerate(picture.places) if place.look == "unused"]
+    return "\n".join([*lines, f"{{ rank=sink; {' '.join(unused)} }}", "}"])
 
 
 def _sized(place: Place) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -67,13 +67,13 @@ def picture(plan: AnyPlan, name: str) -> Picture:
     boxes = arrange(problem.graph, found)
     kept = sum(len(box.nodes) for box in boxes)
     made = Picture(name, _promise(plan, len(found)), _notes(problem, boxes, kept, plan))
-    made.frames = {box.frame: _wrapped(f"together: {box.moves[box.frame].how}", 44) for box in boxes if box.frame}
+    made.frames = {box.frame: _wrapped(f"step {box.frame}: {box.moves[box.frame].how}", 40) for box in boxes if box.frame}
     made.places = [_box(box) for box in boxes]
     ports: dict[ir.Value, int] = {}
-    for value in (*problem.graph.inputs, *problem.graph.outputs):
-        if value not in ports:
-            ports[value] = len(made.places)
-            made.places.append(_port(value, problem))
+    inner = [plan.decoder.x] if isinstance(plan, NewtonPlan) and plan.decoder is not None else []
+    for value in dict.fromkeys((*problem.graph.inputs, *inner, *problem.graph.outputs)):
+        ports[value] = len(made.places)
+        made.places.append(_port(value, plan))
     made.arrows = _arrows(boxes, found, problem, ports)
     return made
 
@@ -85,14 +85,16 @@ def _promise(plan: AnyPlan, steps: int) -> str:
         how = "from equations, some of them solved by iterations"
     else:
         how = "in closed form"
-    return f"{plan.guarantee.value}, {plan.guarantee.equation}: {how}, in {steps} steps"
+    return f"{plan.guarantee.value}, {plan.guarantee.equation}: {how}, in {_plural(steps, 'step')}"
 
 
 def _notes(problem: Problem, boxes: Sequence[Box], kept: int, plan: AnyPlan) -> list[str]:
     notes = []
+    if isinstance(plan, NewtonPlan) and plan.decoder is not None:
+        notes.append(f"The network comes behind {plan.decoder.name}, which makes {plan.decoder.x.name}.")
     if len(boxes) < kept:
         again = ", and what comes again and again is drawn twice" if any(box.again for box in boxes) else ""
-        notes.append(f"{kept} nodes in {len(boxes)} boxes: neighbours with one fate share a box{again}.")
+        notes.append(f"{kept} nodes in {_plural(len(boxes), 'box')}: neighbours with one fate share a box{again}.")
     unused = [value.name or "" for value in problem.unused]
     drawn = {node for box in boxes for node in box.nodes}
     others = sum(node not in drawn for node in problem.graph)
@@ -100,9 +102,7 @@ def _notes(problem: Problem, boxes: Sequence[Box], kept: int, plan: AnyPlan) -> 
         notes.append(f"The inverse does not take {', '.join(unused)}.")
     if others:
         which = f"lead only to {' and '.join(unused)}, tell sizes" if unused else "tell sizes"
-        notes.append(f"{others} nodes that {which} or follow from weights alone are not drawn.")
-    if isinstance(plan, NewtonPlan) and plan.decoder is not None:
-        notes.append(f"{plan.decoder.x.name} is what {plan.decoder.name} makes of {plan.decoder.w.name}.")
+        notes.append(f"Not drawn: {_plural(others, 'node')} that {which} or follow from weights alone.")
     if isinstance(plan, SystemPlan) and plan.redundant:
         names = ", ".join(node.name or node.op_type for node in plan.redundant[:3])
         notes.append(f"Equations are left over, of which nothing is asked: {names}{'…' * (len(plan.redundant) > 3)}.")
@@ -124,7 +124,7 @@ def _one(box: Box) -> tuple[tuple[str, ...], tuple[str, ...]]:
     node = box.nodes[0]
     forward = (_op(node), _shortened(node.name or ""), _sizes(node.outputs))
     if box.frame is not None:
-        return forward, (_op(node), "", _sizes(node.outputs))
+        return forward, (_op(node), _sizes(node.outputs))
     verbs = list(dict.fromkeys(move.kind.value for move in box.moves.values()))
     strongest = max(box.moves.values(), key=lambda move: list(Kind).index(move.kind))
     how = _clause(strongest.how) if strongest.kind is Kind.UNDONE else ""
@@ -136,18 +136,16 @@ def _one(box: Box) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def _several(box: Box) -> tuple[tuple[str, ...], tuple[str, ...]]:
     count, ops = f"{len(box.nodes)} nodes", _ops(box.nodes)
     forward = (count, *ops, _sizes(box.outputs))
+    if box.frame is not None:
+        return forward, (count, *ops)
     if box.kind is Kind.SOLVED:
         hows = dict.fromkeys(move.how for move in box.moves.values() if move.kind is Kind.SOLVED)
         return forward, (f"solve {count}", *(line for how in hows for line in _wrapped(how, _WIDEST)))
     if box.kind is not None:
-        return forward, (f"{box.kind.value} {count}", *ops, "")
-    fates = Counter(kind for node in box.nodes for kind in _fates(box, node))
-    shares = ", ".join(f"{fates[kind]} {kind.value}" for kind in Kind if fates[kind])
-    return forward, (count, *_wrapped(shares, _WIDEST))
-
-
-def _fates(box: Box, node: ir.Node) -> Iterable[Kind]:
-    return ()
+        return forward, (f"{box.kind.value} {count}", *_wrapped(f"in steps {_ranges(tuple(box.moves), 50)}", _WIDEST))
+    kinds = Counter(move.kind for move in box.moves.values())
+    shares = ", ".join(f"{kinds[kind]} × {kind.value}" for kind in Kind if kinds[kind])
+    return forward, (count, *_wrapped(shares, _WIDEST), f"steps {_ranges(tuple(box.moves), 24)}")
 
 
 def _again(box: Box) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -155,10 +153,14 @@ def _again(box: Box) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return (head, f"{len(box.nodes)} nodes"), (head, f"steps {_ranges(tuple(box.moves), 40)}")
 
 
-def _port(value: ir.Value, problem: Problem) -> Place:
+def _port(value: ir.Value, plan: AnyPlan) -> Place:
+    problem = subject(plan)
     lines = (_shortened(value.name or ""), _sizes([value]))
+    decoder = plan.decoder if isinstance(plan, NewtonPlan) else None
+    if decoder is not None and value is decoder.x:
+        return Place(Side((*lines, "between the two")), Side((*lines, "recovered")), "found")
     if value in problem.recovered:
-        return Place(Side((*lines, "input")), Side((*lines, "recovered")), "found")
+        return Place(Side((*lines, "input")), Side((*lines, "recovered" if decoder is None else "solved for")), "found")
     if value in problem.given:
         return Place(Side((*lines, "input")), Side((*lines, "given")), "known")
     if value in problem.known:
@@ -188,8 +190,9 @@ def _arrows(
             for place, value in enumerate(node.inputs):
                 if value is not None:
                     join(value, index, (node, place) in finds, (node, place) in reads)
-    for value in problem.graph.outputs:
-        join(value, ports[value], value in problem.known, False)
+    for value, port in ports.items():
+        if value.producer() is not None:
+            join(value, port, value in problem.known, value not in problem.known and not value.is_graph_output())
     return [Arrow(source, target, *ways) for (source, target), ways in joined.items()]
 
 
@@ -211,14 +214,13 @@ def _nodes(move: Move) -> str:
 
 
 def _sizes(values: Sequence[ir.Value]) -> str:
-    told = list(dict.fromkeys(_type(value) for value in values))
-    if len(told) > 2:
-        return f"{len(values)} tensors"
-    return _shortened(", ".join(told))
+    told = list(dict.fromkeys(describe(value).removeprefix(f"{value.name} ") for value in values))
+    text = ", ".join(told)
+    return text if len(text) <= _WIDEST or len(told) == 1 else f"{told[0]} and {len(values) - 1} more"
 
 
-def _type(value: ir.Value) -> str:
-    return describe(value).removeprefix(f"{value.name} ")
+def _plural(count: int, thing: str) -> str:
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}{'es' if thing.endswith('x') else 's'}"
 
 
 def _shortened(text: str, most: int = _WIDEST) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from onnx_invert.report.drawing.picture import Arrow, Picture, Place, Side, pict
 FAMILY = "Verdana, 'DejaVu Sans', Geneva, sans-serif"
 INK, GREY = "#1f2933", "#66727f"
 BACK, ONWARD = "#c2570c", "#1d6fb8"
+FRAMED = "#faf7fe"
 
 LOOKS = {
     "run": ("#e3f0fb", ONWARD),
@@ -24,13 +26,14 @@ LOOKS = {
     "mixed": ("#eef0f2", "#66727f"),
     "again": ("#ffffff", "#66727f"),
     "known": ("#dff3e4", "#23803f"),
-    "found": ("#dff3e4", "#23803f"),
+    "found": ("#d3f1ef", "#0d7a74"),
     "unused": ("#ffffff", "#9aa5b1"),
 }
 """Fill and line of each look."""
 
 TOLD = {
-    "known": "known before",
+    "known": "known from the beginning",
+    "found": "recovered",
     "run": "runs as in the network",
     "undone": "undone: operand from result",
     "placed": "elements put back",
@@ -67,14 +70,13 @@ def write(plan: AnyPlan, name: str, path: Path) -> None:
 def _svg(shown: Picture, laid: Layout) -> str:
     looks = {place.look for place in shown.places}
     entries = [(look, told) for look, told in TOLD.items() if look in looks]
-    span = max(2 * laid.width + GAP, 560.0)
+    span = max(2 * laid.width + GAP, 620.0)
     root = ET.Element("svg", {"xmlns": "http://www.w3.org/2000/svg"})
     ET.SubElement(root, "title").text = f"{shown.title}: the network and its inverse"
-    _markers(root)
     page = ET.SubElement(root, "rect", {"fill": "#ffffff"})
     y = MARGIN + 14
     _text(root, MARGIN, y, shown.title, size=15, weight="bold")
-    for line in textwrap.wrap(shown.subtitle, int(span / 6.6)):
+    for line in textwrap.wrap(shown.subtitle, int(span / 6.2)):
         y += 17
         _text(root, MARGIN, y, line, fill=GREY)
     y = _legend(root, entries, span, y + 16)
@@ -86,7 +88,7 @@ def _svg(shown: Picture, laid: Layout) -> str:
         _column(group, shown, laid, forward=forward)
     y = tops + laid.height + 10
     for note in shown.notes:
-        for line in textwrap.wrap(note, int(span / 6.6)):
+        for line in textwrap.wrap(note, int(span / 6.2)):
             y += 15
             _text(root, MARGIN, y, line, fill=GREY)
     width, height = span + 2 * MARGIN, y + MARGIN
@@ -100,7 +102,7 @@ def _svg(shown: Picture, laid: Layout) -> str:
 def _legend(root: ET.Element, entries: Sequence[tuple[str, str]], span: float, y: float) -> float:
     x = MARGIN
     for look, told in entries:
-        width = 26 + 6.6 * len(told)
+        width = 24 + 6.3 * len(told)
         if x > MARGIN and x + width > MARGIN + span:
             x, y = MARGIN, y + 18
         _rectangle(root, (x, y - 9, 14, 11), look)
@@ -111,15 +113,20 @@ def _legend(root: ET.Element, entries: Sequence[tuple[str, str]], span: float, y
 
 def _column(group: ET.Element, shown: Picture, laid: Layout, *, forward: bool) -> None:
     for number, (left, top, width, height) in laid.frames.items():
-        frame = {"fill": "#faf7fe", "stroke": LOOKS["solved"][1], "stroke-dasharray": "4 3", "rx": "8"}
+        frame = {"fill": FRAMED, "stroke": LOOKS["solved"][1], "stroke-dasharray": "4 3", "rx": "8"}
         ET.SubElement(group, "rect", frame | _corners((left, top, width, height)))
-        lines = shown.frames[number]
-        for row, line in enumerate(lines):
-            _text(group, left + 8, top + 14 + 12 * row, f"{number}  {line}" if not row else line, fill=LOOKS["solved"][1])
     for arrow, curve in zip(shown.arrows, laid.curves, strict=True):
         _arrow(group, arrow, curve, forward=forward)
     for place, rectangle in zip(shown.places, laid.places, strict=True):
         _place(group, place, rectangle, place.forward if forward else place.inverse)
+    if forward:
+        return
+    for number, (left, top, width, _) in laid.frames.items():
+        for row, line in enumerate(shown.frames[number]):
+            y = top + 4 + 12 * row
+            hidden = {"x": _n(left + 4), "y": _n(y), "width": _n(min(6.4 * len(line), width - 8)), "height": "12", "fill": FRAMED}
+            ET.SubElement(group, "rect", hidden)
+            _text(group, left + 8, y + 10, line, fill=LOOKS["solved"][1])
 
 
 def _place(group: ET.Element, place: Place, rectangle: Rectangle, side: Side) -> None:
@@ -151,7 +158,7 @@ def _place(group: ET.Element, place: Place, rectangle: Rectangle, side: Side) ->
 
 def _rectangle(parent: ET.Element, rectangle: Rectangle, look: str) -> None:
     fill, line = LOOKS[look]
-    radius = rectangle[3] / 2 if look in {"known", "found", "unused"} else 6
+    radius = min(rectangle[3] / 2, 15) if look in {"known", "found", "unused"} else 6
     style = {"fill": fill, "stroke": line, "rx": _n(radius)}
     if look in {"unused", "again"}:
         style["stroke-dasharray"] = "4 3"
@@ -159,27 +166,27 @@ def _rectangle(parent: ET.Element, rectangle: Rectangle, look: str) -> None:
 
 
 def _arrow(group: ET.Element, arrow: Arrow, curve: Sequence[Point], *, forward: bool) -> None:
-    first, *rest = [f"{_n(x)},{_n(y)}" for x, y in curve]
-    style = {"d": f"M{first}C{' '.join(rest)}", "fill": "none"}
+    heads: list[tuple[Sequence[Point], str]] = []
+    colour = "#9aa5b1"
     if forward:
-        style |= {"stroke": GREY, "marker-end": "url(#plain)"}
+        heads = [(curve, colour := GREY)]
     elif arrow.comes_back or arrow.goes:
-        style["stroke"] = BACK if arrow.comes_back else ONWARD
-        if arrow.comes_back:
-            style["marker-start"] = "url(#back)"
-        if arrow.goes:
-            style["marker-end"] = "url(#onward)"
-    else:
-        style |= {"stroke": "#9aa5b1", "stroke-dasharray": "3 3"}
-    ET.SubElement(group, "path", style)
+        colour = BACK if arrow.comes_back else ONWARD
+        heads = [(curve[::-1], BACK)] * arrow.comes_back + [(curve, ONWARD)] * arrow.goes
+    first, *rest = [f"{_n(x)},{_n(y)}" for x, y in curve]
+    style = {"d": f"M{first}C{' '.join(rest)}", "fill": "none", "stroke": colour}
+    ET.SubElement(group, "path", style if heads else style | {"stroke-dasharray": "3 3"})
+    for points, fill in heads:
+        ET.SubElement(group, "polygon", {"points": _head(points), "fill": fill})
 
 
-def _markers(root: ET.Element) -> None:
-    defs = ET.SubElement(root, "defs")
-    for name, colour in (("plain", GREY), ("back", BACK), ("onward", ONWARD)):
-        box = {"viewBox": "0 0 8 8", "refX": "8", "refY": "4", "markerWidth": "8", "markerHeight": "8"}
-        marker = ET.SubElement(defs, "marker", {"id": name, "orient": "auto-start-reverse", "markerUnits": "userSpaceOnUse", **box})
-        ET.SubElement(marker, "path", {"d": "M0,0.8L8,4L0,7.2z", "fill": colour})
+def _head(points: Sequence[Point]) -> str:
+    """An arrow's head at the end of a curve."""
+    (x, y), before = points[-1], points[-2]
+    length = math.hypot(x - before[0], y - before[1]) or 1.0
+    dx, dy = 7 * (x - before[0]) / length, 7 * (y - before[1]) / length
+    corners = ((x, y), (x - dx - 0.42 * dy, y - dy + 0.42 * dx), (x - dx + 0.42 * dy, y - dy - 0.42 * dx))
+    return " ".join(f"{_n(a)},{_n(b)}" for a, b in corners)
 
 
 def _text(
