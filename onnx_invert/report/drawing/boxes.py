@@ -19,8 +19,11 @@ from onnx_invert.report.drawing.moves import Kind, Move
 MOST = 40
 """More boxes than this are merged further."""
 
-_LONGEST_PERIOD = 128
-_MOST_PIECES = 16
+_LONGEST_PERIOD = 64
+_PIECES = (24, 12, 6)
+"""So many pieces of a block are tried."""
+
+_SECTIONS = 20
 
 
 @dataclass(frozen=True)
@@ -58,18 +61,22 @@ def arrange(order: Iterable[ir.Node], found: Sequence[Move], most: int = MOST) -
     mesh = _Mesh(order, found)
     fine = mesh.ordered([(node,) for node in mesh.nodes])
     blocks = [move for move in found if move.kind is Kind.SOLVED]
-    framed = mesh.ordered([group for move in blocks for group in mesh.pieces(move)] + mesh.outside(blocks))
-    if len(framed) <= most and sum(map(len, framed)) == len(mesh.nodes):
-        frames = {node: number for number, move in enumerate(found, 1) if move in blocks for node in move.nodes}
-        return [replace(mesh.box(group), frame=frames.get(group[0])) for group in framed]
+    for pieces in _PIECES if blocks else _PIECES[:1]:
+        framed = mesh.ordered([group for move in blocks for group in mesh.pieces(move, pieces)] + mesh.outside(blocks))
+        if len(framed) <= most and sum(map(len, framed)) == len(mesh.nodes):
+            frames = {
+                n: number for number, move in enumerate(found, 1) if move.kind is Kind.SOLVED for n in move.nodes
+            }
+            return [replace(mesh.box(group), frame=frames.get(group[0])) for group in framed]
     solved = mesh.joined(fine, blocks)
     runs = mesh.merged(solved, lambda kind: kind is Kind.RUN)
     fates = mesh.merged(solved, lambda kind: kind is not Kind.SOLVED)
     for groups in (solved, runs, fates):
-        boxes = [mesh.box(group) for group in groups]
-        if len(boxes) <= most or len(boxes := mesh.folded(groups)) <= most:
-            return boxes
-    size = -(-len(fates) // most)
+        if len(groups) <= most:
+            return [mesh.box(group) for group in groups]
+        if len(spans := mesh.folded(groups)) <= most:
+            return [mesh.box([n for group in groups[a:b] for n in group], again) for a, b, again in spans]
+    size = -(-len(fates) // _SECTIONS)
     sections = [fates[start : start + size] for start in range(0, len(fates), size)]
     return [mesh.box([node for group in section for node in group]) for section in sections]
 
@@ -88,15 +95,19 @@ class _Mesh:
         self.taking = taking
         self.nodes = [node for node in order if node in taking]
         self.place = {node: place for place, node in enumerate(self.nodes)}
-
-    def fate(self, node: ir.Node) -> Kind:
-        """What becomes of a node, where several moves take it: the strongest."""
-        return max((move.kind for move in self.taking[node].values()), key=list(Kind).index)
+        self.makers = {
+            node: [m for value in node.inputs if value is not None and (m := value.producer()) in taking]
+            for node in self.nodes
+        }
+        strength = {kind: place for place, kind in enumerate(Kind)}
+        self.fate = {
+            node: max((move.kind for move in taking[node].values()), key=strength.__getitem__) for node in self.nodes
+        }
 
     def box(self, group: Group, again: int = 0) -> Box:
         nodes = tuple(sorted(group, key=self.place.__getitem__))
         taking = {number: move for node in nodes for number, move in self.taking[node].items()}
-        fates = {self.fate(node) for node in nodes}
+        fates = {self.fate[node] for node in nodes}
         if fates == {Kind.UNDONE, Kind.PLACED}:
             fates = {Kind.UNDONE}
         return Box(nodes, dict(sorted(taking.items())), fates.pop() if len(fates) == 1 else None, again)
@@ -106,9 +117,7 @@ class _Mesh:
         home = {node: index for index, group in enumerate(groups) for node in group}
         found = []
         for index, group in enumerate(groups):
-            makers = (value.producer() for node in group for value in node.inputs if value is not None)
-            homes = {home[maker] for maker in makers if maker is not None and maker in home}
-            found.append(sorted(homes - {index}))
+            found.append(sorted({home[maker] for node in group for maker in self.makers[node]} - {index}))
         return found
 
     def ordered(self, groups: Sequence[Group]) -> list[Group]:
@@ -146,10 +155,10 @@ class _Mesh:
         inside = {node for move in blocks for node in move.nodes}
         return [(node,) for node in self.nodes if node not in inside]
 
-    def pieces(self, block: Move) -> list[Group]:
+    def pieces(self, block: Move, most: int) -> list[Group]:
         """The nodes of a block; if they are many, in a few pieces, cut where a single one of its tensors passes."""
         nodes = sorted(block.nodes, key=self.place.__getitem__)
-        if len(nodes) <= _MOST_PIECES:
+        if len(nodes) <= most:
             return [(node,) for node in nodes]
         position = {node: index for index, node in enumerate(nodes)}
         passing = [0] * (len(nodes) + 1)
@@ -160,16 +169,16 @@ class _Mesh:
                     passing[index + 1] += 1
                     passing[last + 1] -= 1
         cuts = [0, *(i for i, count in enumerate(accumulate(passing)) if count == 1 and 0 < i < len(nodes))]
-        step = -(-len(cuts) // _MOST_PIECES)
+        step = -(-len(cuts) // most)
         ends = [*cuts[::step], len(nodes)]
         return [nodes[start:stop] for start, stop in pairwise(ends)]
 
     def merged(self, groups: Sequence[Group], together: Callable[[Kind], bool]) -> list[Group]:
-        """Neighbours of one fate merged, for the fates that are to be; what runs is never merged with what is undone."""
+        """Neighbours of one fate merged, for the fates that are to be: what runs, and what is undone or put back."""
         before = self.before(groups)
         labels: list[Hashable] = []
         for index, group in enumerate(groups):
-            kind = self.fate(group[0])
+            kind = self.fate[group[0]]
             labels.append(kind is Kind.RUN if together(kind) else index + 2)
         depth: list[int] = []
         for index, sources in enumerate(before):
@@ -191,10 +200,14 @@ class _Mesh:
             collected.setdefault(root(index), []).extend(group)
         return self.ordered(list(collected.values()))
 
-    def folded(self, groups: Sequence[Group]) -> list[Box]:
-        """Boxes in which a structure that comes at least four times is drawn at its first and its last time."""
+    def folded(self, groups: Sequence[Group]) -> list[tuple[int, int, int]]:
+        """Spans of groups (first, last + 1, times), one for each box: a structure that comes at least four times is
+        drawn at its first and its last time, and what lies between is one span, with how many times it comes there."""
         before = self.before(groups)
-        signs = [self._sign(group, [index - s for s in sources]) for index, (group, sources) in enumerate(zip(groups, before, strict=True))]
+        signs = [
+            self._sign(group, index, sources)
+            for index, (group, sources) in enumerate(zip(groups, before, strict=True))
+        ]
         hidden: list[tuple[int, int, int]] = []
         waiting = [(0, len(groups))]
         while waiting:
@@ -202,21 +215,20 @@ class _Mesh:
             best = max(_repeats(signs, start, stop), default=None)
             if best is None:
                 continue
-            _, begin, period, times = best
-            begin, period = -begin, -period
+            begin, period, times = -best[1], -best[2], best[3]
             hidden.append((begin + period, begin + period * (times - 1), times - 2))
             waiting += [(start, begin), (begin + period * times, stop)]
-        boxes, index = [], 0
+        spans, index = [], 0
         for begin, end, again in sorted(hidden):
-            boxes += [self.box(group) for group in groups[index:begin]]
-            boxes.append(self.box([node for group in groups[begin:end] for node in group], again))
+            spans += [(i, i + 1, 0) for i in range(index, begin)]
+            spans.append((begin, end, again))
             index = end
-        return boxes + [self.box(group) for group in groups[index:]]
+        return spans + [(i, i + 1, 0) for i in range(index, len(groups))]
 
-    def _sign(self, group: Group, distances: Sequence[int]) -> Hashable:
+    def _sign(self, group: Group, index: int, sources: Sequence[int]) -> Hashable:
         """What has to agree for groups to count as the same again: fates, operators, sizes, neighbours."""
-        kinds = tuple((self.fate(node), node.op_type) for node in group)
-        return kinds, describe(group[-1].outputs[0]).split(" ", 1)[-1], tuple(distances)
+        kinds = tuple((self.fate[node], node.op_type) for node in group)
+        return kinds, describe(group[-1].outputs[0]).split(" ", 1)[-1], tuple(index - source for source in sources)
 
 
 def _repeats(signs: Sequence[Hashable], start: int, stop: int) -> Iterable[tuple[int, int, int, int]]:

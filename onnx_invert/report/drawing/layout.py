@@ -23,12 +23,16 @@ Rectangle = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Layout:
-    """In points, y downwards: rectangles (left, top, width, height) of places and frames, Bézier curves of arrows."""
+    """In points, y downwards: rectangles (left, top, width, height), Bézier curves of arrows.
+
+    `labels` are the rectangles of the frames' texts.
+    """
 
     width: float
     height: float
     places: list[Rectangle]
     frames: dict[int, Rectangle]
+    labels: dict[int, Rectangle]
     curves: list[list[Point]]
 
 
@@ -55,21 +59,27 @@ def lay_out(picture: Picture) -> Layout:
 
     drawn = json.loads(render(_source(picture), format="json0", backend="wasmtime"))
     _, _, width, height = _numbers(drawn["bb"])
-    places: list[Rectangle] = [(0.0, 0.0, 0.0, 0.0)] * len(picture.places)
-    frames: dict[int, Rectangle] = {}
+    found: dict[str, Rectangle] = {}
     index_of: dict[int, int] = {}
     for item in drawn["objects"]:
         name = item["name"]
-        if name.startswith("cluster_"):
-            left, low, right, high = _numbers(item["bb"])
-            frames[int(name.removeprefix("cluster_"))] = (left, height - high, right - left, high - low)
-        elif "pos" in item:
+        if "pos" in item:
             x, y = _numbers(item["pos"])
             w, h = 72 * float(item["width"]), 72 * float(item["height"])
+            found[name] = (x - w / 2, height - y - h / 2, w, h)
             index_of[item["_gvid"]] = int(name[1:])
-            places[int(name[1:])] = (x - w / 2, height - y - h / 2, w, h)
+        elif name.startswith("cluster_"):
+            left, low, right, high = _numbers(item["bb"])
+            found[name] = (left, height - high, right - left, high - low)
     curves = {(index_of[e["tail"]], index_of[e["head"]]): _curve(e, height) for e in drawn.get("edges", ())}
-    return Layout(width, height, places, frames, [curves[arrow.source, arrow.target] for arrow in picture.arrows])
+    return Layout(
+        width,
+        height,
+        [found[f"p{index}"] for index in range(len(picture.places))],
+        {number: found[f"cluster_{number}"] for number in picture.frames},
+        {number: found[f"t{number}"] for number in picture.frames},
+        [curves[arrow.source, arrow.target] for arrow in picture.arrows],
+    )
 
 
 def _numbers(text: str) -> list[float]:
@@ -84,7 +94,7 @@ def _curve(edge: dict[str, Any], height: float) -> list[Point]:
 def _source(picture: Picture) -> str:
     lines = [
         "digraph {",
-        f'graph [nodesep=0.28, ranksep=0.36, fontname="{FONT}", fontsize={SIZE}, labeljust=l, margin=6];',
+        f'graph [nodesep=0.28, ranksep=0.36, fontname="{FONT}", fontsize={SIZE}];',
         f'node [shape=box, fontname="{FONT}", fontsize={SIZE}]; edge [arrowhead=none];',
     ]
     framed: dict[int, list[int]] = {}
@@ -93,9 +103,10 @@ def _source(picture: Picture) -> str:
             framed.setdefault(place.frame, []).append(index)
         lines.append(f"p{index} [{_sized(place)}];")
     for number, members in framed.items():
-        label = _quoted((*picture.frames[number],))
+        # The text is a node, so that no arrow runs through it.
+        text = f"t{number} [shape=plain, label={_quoted(picture.frames[number])}];"
         inside = " ".join(f"p{index};" for index in members)
-        lines.append(f"subgraph cluster_{number} {{ label={label}; {inside} }}")
+        lines.append(f"subgraph cluster_{number} {{ margin=10; {text} {inside} }}")
     lines += [f"p{arrow.source} -> p{arrow.target};" for arrow in picture.arrows]
     unused = [f"p{index};" for index, place in enumerate(picture.places) if place.look == "unused"]
     return "\n".join([*lines, f"{{ rank=sink; {' '.join(unused)} }}", "}"])

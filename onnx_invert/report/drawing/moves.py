@@ -71,13 +71,13 @@ def subject(plan: AnyPlan) -> Problem:
 def _beforehand(problem: Problem, found: Iterable[Move]) -> list[ir.Node]:
     """The nodes that follow from given inputs, and that some move reads: they can run at once."""
     given = followers(problem.graph, problem.given)
-    read = {
+    read = dict.fromkeys(
         value
         for move in found
         for node in move.nodes
         for value in node.inputs
         if value is not None and value in given and value not in problem.dependent
-    }
+    )
     return [node for node in upstream(read) if any(output in given for output in node.outputs)]
 
 
@@ -119,7 +119,7 @@ def _only_moves(stages: Sequence[Stage]) -> bool:
 
 def _summary(plan: AnyPlan, node: ir.Node) -> str:
     rule = plan.rules.find(node.domain, node.op_type, plan.problem.opset)
-    return rule.summary if rule is not None else ""
+    return rule.summary if rule is not None else "its logarithm is compared"
 
 
 def _newton(m: int, n: int) -> str:
@@ -128,11 +128,12 @@ def _newton(m: int, n: int) -> str:
 
 def _solved(nodes: Sequence[ir.Node], unknowns: Sequence[ir.Value], how: str) -> Move:
     """Nodes that are solved together for `unknowns`."""
+    nodes = tuple(node for node in dict.fromkeys(nodes) if node.graph is not None)  # not what the plan made up
     operands = set(_operands(nodes))
     finds = {(node, place) for node, place in operands if node.inputs[place] in unknowns}
     made = {output for node in nodes for output in node.outputs}
     within = {(node, place) for node, place in operands if node.inputs[place] in made}
-    return Move(Kind.SOLVED, tuple(nodes), frozenset(finds), frozenset(operands - finds - within), how)
+    return Move(Kind.SOLVED, nodes, frozenset(finds), frozenset(operands - finds - within), how)
 
 
 def _live(plan: SystemPlan) -> list[Move]:
@@ -190,7 +191,9 @@ def _move(plan: SystemPlan, step: Step) -> Move:
         case Undo():
             finds = frozenset({(step.node, step.operand)})
             kind = Kind.PLACED if _only_moves(step.stages) else Kind.UNDONE
-            return Move(kind, (step.node,), finds, frozenset(_operands([step.node])) - finds, _summary(plan, step.node))
+            return Move(
+                kind, (step.node,), finds, frozenset(_operands([step.node])) - finds, _summary(plan, step.node)
+            )
         case Affine() | Root() | Sweep():
             return _solved(step.nodes, [step.x], strategy(step))
     raise AssertionError(step)

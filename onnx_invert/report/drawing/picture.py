@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
@@ -21,10 +22,22 @@ _WIDEST = 30
 
 @dataclass(frozen=True)
 class Side:
-    """What one of the two drawings says of a place: lines, and what a pointer that rests on it is told."""
+    """What one of the two drawings says of a place: lines, and what a pointer that rests on it is told.
+
+    Names may hold anything; what XML cannot say is shown as �.
+    """
 
     lines: tuple[str, ...]
     more: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lines", tuple(map(legal, self.lines)))
+        object.__setattr__(self, "more", legal(self.more))
+
+
+def legal(text: str) -> str:
+    """The text without characters that XML 1.0 does not have."""
+    return re.sub(r"[^\t\n -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "�", text)
 
 
 @dataclass(frozen=True)
@@ -66,8 +79,12 @@ def picture(plan: AnyPlan, name: str) -> Picture:
     problem, found = subject(plan), moves(plan)
     boxes = arrange(problem.graph, found)
     kept = sum(len(box.nodes) for box in boxes)
-    made = Picture(name, _promise(plan, len(found)), _notes(problem, boxes, kept, plan))
-    made.frames = {box.frame: _wrapped(f"step {box.frame}: {box.moves[box.frame].how}", 40) for box in boxes if box.frame}
+    made = Picture(
+        legal(_shortened(name, 80)), _promise(plan, len(found)), list(map(legal, _notes(problem, boxes, kept, plan)))
+    )
+    made.frames = {
+        box.frame: _wrapped(f"step {box.frame}: {box.moves[box.frame].how}", 28) for box in boxes if box.frame
+    }
     made.places = [_box(box) for box in boxes]
     ports: dict[ir.Value, int] = {}
     inner = [plan.decoder.x] if isinstance(plan, NewtonPlan) and plan.decoder is not None else []
@@ -80,18 +97,19 @@ def picture(plan: AnyPlan, name: str) -> Picture:
 
 def _promise(plan: AnyPlan, steps: int) -> str:
     if isinstance(plan, NewtonPlan):
-        how = "solved by Newton's method, measured and not proven"
+        how = "Newton's method, measured and not proven"
     elif isinstance(plan, SystemPlan) and plan.iterates:
-        how = "from equations, some of them solved by iterations"
+        how = "equations, some solved by iterations"
     else:
-        how = "in closed form"
-    return f"{plan.guarantee.value}, {plan.guarantee.equation}: {how}, in {_plural(steps, 'step')}"
+        how = "closed form"
+    return f"{plan.guarantee.value}, {plan.guarantee.equation}: {how}, {_plural(steps, 'step')}"
 
 
 def _notes(problem: Problem, boxes: Sequence[Box], kept: int, plan: AnyPlan) -> list[str]:
     notes = []
     if isinstance(plan, NewtonPlan) and plan.decoder is not None:
-        notes.append(f"The network comes behind {plan.decoder.name}, which makes {plan.decoder.x.name}.")
+        made = plan.problem.recovered[0].name
+        notes.append(f"The network comes behind the decoder {plan.decoder.name}, which makes {made}.")
     if len(boxes) < kept:
         again = ", and what comes again and again is drawn twice" if any(box.again for box in boxes) else ""
         notes.append(f"{kept} nodes in {_plural(len(boxes), 'box')}: neighbours with one fate share a box{again}.")
@@ -128,7 +146,9 @@ def _one(box: Box) -> tuple[tuple[str, ...], tuple[str, ...]]:
     verbs = list(dict.fromkeys(move.kind.value for move in box.moves.values()))
     strongest = max(box.moves.values(), key=lambda move: list(Kind).index(move.kind))
     how = _clause(strongest.how) if strongest.kind is Kind.UNDONE else ""
-    targets = dict.fromkeys(n.inputs[p] for move in box.moves.values() for n, p in sorted(move.finds, key=lambda f: f[1]))
+    targets = dict.fromkeys(
+        n.inputs[p] for move in box.moves.values() for n, p in sorted(move.finds, key=lambda f: f[1])
+    )
     found = [value for value in targets if value is not None] or list(node.outputs)
     return forward, (f"{', '.join(verbs)} {_op(node)}", how, _sizes(found))
 
@@ -158,9 +178,12 @@ def _port(value: ir.Value, plan: AnyPlan) -> Place:
     lines = (_shortened(value.name or ""), _sizes([value]))
     decoder = plan.decoder if isinstance(plan, NewtonPlan) else None
     if decoder is not None and value is decoder.x:
+        lines = (_shortened(plan.problem.recovered[0].name or ""), lines[1])
         return Place(Side((*lines, "between the two")), Side((*lines, "recovered")), "found")
     if value in problem.recovered:
-        return Place(Side((*lines, "input")), Side((*lines, "recovered" if decoder is None else "solved for")), "found")
+        return Place(
+            Side((*lines, "input")), Side((*lines, "recovered" if decoder is None else "solved for")), "found"
+        )
     if value in problem.given:
         return Place(Side((*lines, "input")), Side((*lines, "given")), "known")
     if value in problem.known:
@@ -168,9 +191,7 @@ def _port(value: ir.Value, plan: AnyPlan) -> Place:
     return Place(Side((*lines, "output")), Side((*lines, "not used")), "unused")
 
 
-def _arrows(
-    boxes: Sequence[Box], found: Sequence[Move], problem: Problem, ports: dict[ir.Value, int]
-) -> list[Arrow]:
+def _arrows(boxes: Sequence[Box], found: Sequence[Move], problem: Problem, ports: dict[ir.Value, int]) -> list[Arrow]:
     home = {node: index for index, box in enumerate(boxes) for node in box.nodes}
     finds = {operand for move in found for operand in move.finds}
     reads = {operand for move in found for operand in move.reads}
@@ -216,7 +237,7 @@ def _nodes(move: Move) -> str:
 def _sizes(values: Sequence[ir.Value]) -> str:
     told = list(dict.fromkeys(describe(value).removeprefix(f"{value.name} ") for value in values))
     text = ", ".join(told)
-    return text if len(text) <= _WIDEST or len(told) == 1 else f"{told[0]} and {len(values) - 1} more"
+    return _shortened(text, 40) if len(text) <= _WIDEST or len(told) == 1 else f"{len(values)} tensors"
 
 
 def _plural(count: int, thing: str) -> str:
@@ -224,6 +245,7 @@ def _plural(count: int, thing: str) -> str:
 
 
 def _shortened(text: str, most: int = _WIDEST) -> str:
+    text = " ".join(text.split())
     if len(text) <= most:
         return text
     return f"{text[: most // 3]}…{text[-(most - most // 3 - 1) :]}"

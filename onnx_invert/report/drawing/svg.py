@@ -1,4 +1,4 @@
-"""The picture as an SVG file: the network on the left, on the right the same places with what the inverse does there."""
+"""The picture as an SVG file: on the left the network, on the right in the same places what the inverse does there."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from xml.etree import ElementTree as ET
 
 from onnx_invert.graph.atomic import replacing
 from onnx_invert.plan.choice import AnyPlan
-from onnx_invert.report.drawing.layout import LINE, PAD, SIZE, Layout, Point, Rectangle, badge, lay_out
+from onnx_invert.report.drawing.layout import LINE, SIZE, Layout, Point, Rectangle, badge, lay_out
 from onnx_invert.report.drawing.picture import Arrow, Picture, Place, Side, picture
 
 FAMILY = "Verdana, 'DejaVu Sans', Geneva, sans-serif"
 INK, GREY = "#1f2933", "#66727f"
 BACK, ONWARD = "#c2570c", "#1d6fb8"
-FRAMED = "#faf7fe"
 
 LOOKS = {
     "run": ("#e3f0fb", ONWARD),
@@ -45,26 +44,30 @@ TOLD = {
 MARGIN, GAP, HEAD = 18.0, 44.0, 20.0
 
 
-def draw(plan: AnyPlan, name: str) -> str:
-    """The picture of a plan for the model `name`, as the text of an SVG file. The same plan gives the same text.
+def draw(plan: AnyPlan, title: str) -> str:
+    """The picture of a plan under a title, as the text of an SVG file. The same plan gives the same text.
+
+    On the left the network; on the right, in the same places, what its inverse does there: the number of the step,
+    whether a node is undone, put back, run or solved together with others, and which way tensors go. Networks of
+    many nodes are drawn with several in a box.
 
     Raises:
         UsageError: the extra `graph` is not installed.
     """
-    shown = picture(plan, name)
+    shown = picture(plan, title)
     return _svg(shown, lay_out(shown))
 
 
-def write(plan: AnyPlan, name: str, path: Path) -> None:
-    """Write the picture of a plan, whole or not at all.
+def write(plan: AnyPlan, title: str, path: Path) -> None:
+    """Write the picture of a plan, whole or not at all; arguments as for `draw`.
 
     Raises:
         UsageError: the extra `graph` is not installed.
         FileError: the path cannot be written.
     """
-    text = draw(plan, name)
+    text = draw(plan, title)
     with replacing(path, "graph") as file:
-        file.write(text.encode("utf-8", errors="xmlcharrefreplace"))
+        file.write(text.encode())
 
 
 def _svg(shown: Picture, laid: Layout) -> str:
@@ -84,7 +87,9 @@ def _svg(shown: Picture, laid: Layout) -> str:
     columns = ((MARGIN, "The network", True), (MARGIN + laid.width + GAP, "Its inverse, step by step", False))
     for left, head, forward in columns:
         _text(root, left, y + HEAD - 4, head, size=12, weight="bold")
-        group = ET.SubElement(root, "g", {"id": "network" if forward else "inverse", "transform": f"translate({_n(left)},{_n(tops)})"})
+        group = ET.SubElement(
+            root, "g", {"id": "network" if forward else "inverse", "transform": f"translate({_n(left)},{_n(tops)})"}
+        )
         _column(group, shown, laid, forward=forward)
     y = tops + laid.height + 10
     for note in shown.notes:
@@ -112,8 +117,8 @@ def _legend(root: ET.Element, entries: Sequence[tuple[str, str]], span: float, y
 
 
 def _column(group: ET.Element, shown: Picture, laid: Layout, *, forward: bool) -> None:
-    for number, (left, top, width, height) in laid.frames.items():
-        frame = {"fill": FRAMED, "stroke": LOOKS["solved"][1], "stroke-dasharray": "4 3", "rx": "8"}
+    for left, top, width, height in laid.frames.values():
+        frame = {"fill": "#faf7fe", "stroke": LOOKS["solved"][1], "stroke-dasharray": "4 3", "rx": "8"}
         ET.SubElement(group, "rect", frame | _corners((left, top, width, height)))
     for arrow, curve in zip(shown.arrows, laid.curves, strict=True):
         _arrow(group, arrow, curve, forward=forward)
@@ -121,12 +126,9 @@ def _column(group: ET.Element, shown: Picture, laid: Layout, *, forward: bool) -
         _place(group, place, rectangle, place.forward if forward else place.inverse)
     if forward:
         return
-    for number, (left, top, width, _) in laid.frames.items():
+    for number, (left, top, _, _) in laid.labels.items():
         for row, line in enumerate(shown.frames[number]):
-            y = top + 4 + 12 * row
-            hidden = {"x": _n(left + 4), "y": _n(y), "width": _n(min(6.4 * len(line), width - 8)), "height": "12", "fill": FRAMED}
-            ET.SubElement(group, "rect", hidden)
-            _text(group, left + 8, y + 10, line, fill=LOOKS["solved"][1])
+            _text(group, left, top + 10 + 12 * row, line, fill=LOOKS["solved"][1])
 
 
 def _place(group: ET.Element, place: Place, rectangle: Rectangle, side: Side) -> None:
@@ -140,9 +142,12 @@ def _place(group: ET.Element, place: Place, rectangle: Rectangle, side: Side) ->
     strip = badge(place)
     _, line = LOOKS[place.look]
     if strip:
-        path = f"M{_n(left + strip)},{_n(top)}v{_n(height)}h{_n(6 - strip)}a6,6 0 0 1 -6,-6v{_n(12 - height)}a6,6 0 0 1 6,-6z"
+        side_of = f"h{_n(6 - strip)}a6,6 0 0 1 -6,-6v{_n(12 - height)}a6,6 0 0 1 6,-6z"
+        path = f"M{_n(left + strip)},{_n(top)}v{_n(height)}{side_of}"
         ET.SubElement(item, "path", {"d": path, "fill": line})
-        _text(item, left + strip / 2, top + height / 2 + 3.5, place.steps, fill="#ffffff", anchor="middle", weight="bold")
+        _text(
+            item, left + strip / 2, top + height / 2 + 3.5, place.steps, fill="#ffffff", anchor="middle", weight="bold"
+        )
     rows = [row for row in side.lines if row]
     start = top + (height - LINE * len(rows)) / 2 + LINE - 3.5
     for number, row in enumerate(rows):
