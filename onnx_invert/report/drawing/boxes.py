@@ -41,17 +41,6 @@ class Box:
     again: int = 0
     frame: int | None = None
 
-    @property
-    def outputs(self) -> list[ir.Value]:
-        """The tensors that leave the box."""
-        inside = set(self.nodes)
-        return [
-            value
-            for node in self.nodes
-            for value in node.outputs
-            if value.is_graph_output() or any(user not in inside for user, _ in value.uses())
-        ]
-
 
 def arrange(order: Iterable[ir.Node], found: Sequence[Move], most: int = MOST) -> list[Box]:
     """The boxes, each after those that it takes tensors from: as fine as `most` of them allow.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -85,7 +85,8 @@ def picture(plan: AnyPlan, name: str) -> Picture:
     made.frames = {
         box.frame: _wrapped(f"step {box.frame}: {box.moves[box.frame].how}", 28) for box in boxes if box.frame
     }
-    made.places = [_box(box) for box in boxes]
+    drawn = {node for box in boxes for node in box.nodes}
+    made.places = [_box(box, _leaving(box, drawn, problem)) for box in boxes]
     ports: dict[ir.Value, int] = {}
     inner = [plan.decoder.x] if isinstance(plan, NewtonPlan) and plan.decoder is not None else []
     for value in dict.fromkeys((*problem.graph.inputs, *inner, *problem.graph.outputs)):
@@ -112,7 +113,7 @@ def _notes(problem: Problem, boxes: Sequence[Box], kept: int, plan: AnyPlan) -> 
         notes.append(f"The network comes behind the decoder {plan.decoder.name}, which makes {made}.")
     if len(boxes) < kept:
         again = ", and what comes again and again is drawn twice" if any(box.again for box in boxes) else ""
-        notes.append(f"{kept} nodes in {_plural(len(boxes), 'box')}: neighbours with one fate share a box{again}.")
+        notes.append(f"{kept} nodes in {_plural(len(boxes), 'box')}: neighbours share one{again}.")
     unused = [value.name or "" for value in problem.unused]
     drawn = {node for box in boxes for node in box.nodes}
     others = sum(node not in drawn for node in problem.graph)
@@ -123,39 +124,50 @@ def _notes(problem: Problem, boxes: Sequence[Box], kept: int, plan: AnyPlan) -> 
         notes.append(f"Not drawn: {_plural(others, 'node')} that {which} or follow from weights alone.")
     if isinstance(plan, SystemPlan) and plan.redundant:
         names = ", ".join(node.name or node.op_type for node in plan.redundant[:3])
-        notes.append(f"Equations are left over, of which nothing is asked: {names}{'…' * (len(plan.redundant) > 3)}.")
+        notes.append(f"Equations that are left over, and not used: {names}{'…' * (len(plan.redundant) > 3)}.")
     return notes
 
 
-def _box(box: Box) -> Place:
+def _leaving(box: Box, drawn: Container[ir.Node], problem: Problem) -> list[ir.Value]:
+    """The tensors that other boxes or the outputs take from a box."""
+    inside = set(box.nodes)
+    return [
+        value
+        for node in box.nodes
+        for value in node.outputs
+        if value in problem.known or any(user in drawn and user not in inside for user, _ in value.uses())
+    ]
+
+
+def _box(box: Box, leaving: Sequence[ir.Value]) -> Place:
     numbers = tuple(box.moves)
     look = "mixed" if box.kind is None else box.kind.name.lower()
     if box.again:
         look = "again"
-    forward, inverse = (_again if box.again else _one if len(box.nodes) == 1 else _several)(box)
+    forward, inverse = (_again if box.again else _one if len(box.nodes) == 1 else _several)(box, leaving)
     names = "\n".join(f"{node.name} ({node.op_type})" for node in box.nodes)
     told = "\n".join(f"step {n}: {m.kind.value} {_nodes(m)}: {m.how}" for n, m in box.moves.items())
     return Place(Side(forward, names), Side(inverse, told), look, _ranges(numbers), box.frame, numbers)
 
 
-def _one(box: Box) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _one(box: Box, leaving: Sequence[ir.Value]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     node = box.nodes[0]
-    forward = (_op(node), _shortened(node.name or ""), _sizes(node.outputs))
+    forward = (_op(node), _shortened(node.name or ""), _sizes(leaving))
     if box.frame is not None:
-        return forward, (_op(node), _sizes(node.outputs))
+        return forward, (_op(node), _sizes(leaving))
     verbs = list(dict.fromkeys(move.kind.value for move in box.moves.values()))
     strongest = max(box.moves.values(), key=lambda move: list(Kind).index(move.kind))
     how = _clause(strongest.how) if strongest.kind is Kind.UNDONE else ""
     targets = dict.fromkeys(
         n.inputs[p] for move in box.moves.values() for n, p in sorted(move.finds, key=lambda f: f[1])
     )
-    found = [value for value in targets if value is not None] or list(node.outputs)
+    found = [value for value in targets if value is not None] or leaving
     return forward, (f"{', '.join(verbs)} {_op(node)}", how, _sizes(found))
 
 
-def _several(box: Box) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _several(box: Box, leaving: Sequence[ir.Value]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     count, ops = f"{len(box.nodes)} nodes", _ops(box.nodes)
-    forward = (count, *ops, _sizes(box.outputs))
+    forward = (count, *ops, _sizes(leaving))
     if box.frame is not None:
         return forward, (count, *ops)
     if box.kind is Kind.SOLVED:
@@ -168,7 +180,7 @@ def _several(box: Box) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return forward, (count, *_wrapped(shares, _WIDEST), f"steps {_ranges(tuple(box.moves), 24)}")
 
 
-def _again(box: Box) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _again(box: Box, leaving: Sequence[ir.Value]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     head = f"⋮  the same {box.again} times more"
     return (head, f"{len(box.nodes)} nodes"), (head, f"steps {_ranges(tuple(box.moves), 40)}")
 
