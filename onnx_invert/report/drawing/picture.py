@@ -120,8 +120,8 @@ def _notes(problem: Problem, boxes: Sequence[Box], kept: int, plan: AnyPlan) -> 
     if unused:
         notes.append(f"The inverse does not take {', '.join(unused)}.")
     if others:
-        which = f"lead only to {' and '.join(unused)}, tell sizes" if unused else "tell sizes"
-        notes.append(f"Not drawn: {_plural(others, 'node')} that {which} or follow from weights alone.")
+        what = [*(f"for {name}" for name in unused), "for sizes", "from weights alone"]
+        notes.append(f"Not drawn: {_plural(others, 'node')} {', '.join(what[:-1])} or {what[-1]}.")
     if isinstance(plan, SystemPlan) and plan.redundant:
         names = ", ".join(node.name or node.op_type for node in plan.redundant[:3])
         notes.append(f"Equations that are left over, and not used: {names}{'…' * (len(plan.redundant) > 3)}.")
