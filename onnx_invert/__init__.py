@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from onnx_invert.plan.guarantee import Guarantee
     from onnx_invert.plan.plan import Plan
+    from onnx_invert.report.drawing.svg import draw
     from onnx_invert.rules import RuleSet, default_rules
 
 _HOMES = {
@@ -46,6 +47,7 @@ _HOMES = {
     "VerificationError": "errors",
     "Guarantee": "plan.guarantee",
     "Plan": "plan.plan",
+    "draw": "report.drawing.svg",
     "RuleSet": "rules",
     "default_rules": "rules",
 }
@@ -66,6 +68,7 @@ __all__ = [
     "__version__",
     "check",
     "default_rules",
+    "draw",
     "explain",
     "invert",
     "jacobian",

@@ -129,7 +129,8 @@ def invert(
             a promise, Newton where none does.
         iterations: Newton's at most, 100 by default.
         tolerance: relative residual at which Newton takes a sample for solved; 32 eps by default.
-        unroll: write out this many of Newton's iterations instead of a Loop, which some runtimes lack.
+        unroll: write loops out, which some runtimes lack: this many of Newton's iterations; of equations, whatever the
+            number, as many as they need.
         residual: give the inverse one more output, `residual`: ‖f(x) − y‖ / ‖y‖ of each sample.
         log_det: give the inverse one more output, `log_det`: log|det ∂x/∂y| of each sample. Bijections alone have it.
         lossless: where to write the network with what it loses as further outputs, the latents z; the inverse then

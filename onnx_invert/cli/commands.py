@@ -107,7 +107,12 @@ def invert(
     ] = None,
     unroll: Annotated[
         int | None,
-        typer.Option("--unroll", metavar="K", help="Write out K Newton iterations, for runtimes without Loop."),
+        typer.Option(
+            "--unroll",
+            metavar="K",
+            help="Write loops out, for runtimes without Loop: K of Newton's iterations; of equations, whatever K, as "
+            "many as they need.",
+        ),
     ] = None,
     residual: Annotated[
         bool, typer.Option("--residual", help="Add the output residual: ‖f(x) − y‖ / ‖y‖ of each sample (Newton).")
@@ -252,17 +257,30 @@ def explain(
         Path | None,
         typer.Option("--prior", metavar="DATA|DECODER.onnx", help="As for invert: it takes the solver."),
     ] = None,
+    graph: Annotated[
+        Path | None,
+        typer.Option(
+            "--graph", metavar="FILE.svg", help="Draw the network and, beside it, what is undone by which step."
+        ),
+    ] = None,
 ) -> None:
-    """Print the plan of an inversion, without writing anything."""
+    """Print the plan of an inversion, without writing an inverse."""
     from onnx_invert import api
     from onnx_invert.cli import render
 
+    if graph is not None:
+        _check_graph(graph, model, prior)
     with render.progress(False) as progress:
         plan = api.explain(
             model, recover=recover or (), known=known or (), method=method, prior=prior, progress=progress
         )
     render.plan(plan)
     render.promise(plan)
+    if graph is not None:
+        from onnx_invert.report.drawing import svg
+
+        svg.write(plan, model.name, graph)
+        render.message(f"{graph}: the network and its inverse")
 
 
 @app.command()
@@ -307,3 +325,15 @@ def _check_targets(output: Path | None, report: Path | None, model: Path, *other
     if report.suffix != ".json":
         raise FileError(f"The report {str(report)!r} should end in .json: that is what is written.")
     check_target(report, model, [*read, *([] if output is None else [output])], what="report")
+
+
+def _check_graph(graph: Path, model: Path, prior: Path | None) -> None:
+    """As for a report; and what draws it has to be installed."""
+    from onnx_invert.errors import FileError
+    from onnx_invert.graph.atomic import check_target
+    from onnx_invert.report.drawing.layout import check_installed
+
+    if graph.suffix.lower() != ".svg":
+        raise FileError(f"The graph {str(graph)!r} should end in .svg: that is what is written.")
+    check_target(graph, model, [] if prior is None else [prior], what="graph")
+    check_installed()

@@ -281,7 +281,7 @@ def _row(step: Step, plan: SystemPlan, forwards: int) -> Row:
         case Affine() | Root() | Scale() | Tear() | Sweep() as block:
             name, op, x, y = block.name, f"{len(block.nodes)} nodes", block.x, block.y
             stages = block.stages if isinstance(block, Affine) else ()
-            summary = _strategy(block)
+            summary = strategy(block)
         case _:
             raise AssertionError(step)
     mask = getattr(step, "mask", None)
@@ -304,7 +304,8 @@ def _row(step: Step, plan: SystemPlan, forwards: int) -> Row:
     )
 
 
-def _strategy(block: Affine | Root | Scale | Tear | Sweep) -> str:
+def strategy(block: Affine | Root | Scale | Tear | Sweep) -> str:
+    """How a block is solved, in a few words."""
     match block:
         case Affine():
             return "affine together: multiplied out"

@@ -30,7 +30,7 @@ def test_the_public_names():
     assert sorted(onnx_invert.__all__) == [
         "Blocker", "Check", "FileError", "Guarantee", "Inversion", "ModelError", "NotInvertibleError",
         "OnnxInvertError", "Plan", "RuleSet", "UsageError", "VerificationError", "__version__", "check",
-        "default_rules", "explain", "invert", "jacobian",
+        "default_rules", "draw", "explain", "invert", "jacobian",
     ]  # fmt: skip
     assert set(dir(onnx_invert)) == set(onnx_invert.__all__)
     for name in onnx_invert.__all__:
