@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         UsageError,
         VerificationError,
     )
+    from onnx_invert.leakage import Leaks, leaks
     from onnx_invert.plan.guarantee import Guarantee
     from onnx_invert.plan.plan import Plan
     from onnx_invert.rules import RuleSet, default_rules
@@ -37,6 +38,8 @@ _HOMES = {
     "jacobian": "differentiation",
     "Check": "comparison",
     "check": "comparison",
+    "Leaks": "leakage",
+    "leaks": "leakage",
     "Blocker": "errors",
     "FileError": "errors",
     "ModelError": "errors",
@@ -56,6 +59,7 @@ __all__ = [
     "FileError",
     "Guarantee",
     "Inversion",
+    "Leaks",
     "ModelError",
     "NotInvertibleError",
     "OnnxInvertError",
@@ -69,6 +73,7 @@ __all__ = [
     "explain",
     "invert",
     "jacobian",
+    "leaks",
 ]
 
 
