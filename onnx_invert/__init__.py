@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         UsageError,
         VerificationError,
     )
+    from onnx_invert.leakage import Leaks, leaks
     from onnx_invert.plan.guarantee import Guarantee
     from onnx_invert.plan.plan import Plan
     from onnx_invert.report.drawing.svg import draw
@@ -38,6 +39,8 @@ _HOMES = {
     "jacobian": "differentiation",
     "Check": "comparison",
     "check": "comparison",
+    "Leaks": "leakage",
+    "leaks": "leakage",
     "Blocker": "errors",
     "FileError": "errors",
     "ModelError": "errors",
@@ -58,6 +61,7 @@ __all__ = [
     "FileError",
     "Guarantee",
     "Inversion",
+    "Leaks",
     "ModelError",
     "NotInvertibleError",
     "OnnxInvertError",
@@ -72,6 +76,7 @@ __all__ = [
     "explain",
     "invert",
     "jacobian",
+    "leaks",
 ]
 
 

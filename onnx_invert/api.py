@@ -190,12 +190,12 @@ def invert(
             check_target(target, Path(model) if isinstance(model, str | os.PathLike) else None, read)
         plan = make_plan(source, recover, known, rules or default_rules(), method, progress, decoder, log_det)
         reached = plan.guarantee
-        arrays = arrays_of(data, plan)
+        arrays = arrays_of(data, plan.problem)
         if isinstance(plan, NewtonPlan):
             if blockers := mixing(plan.solved, plan.batch, plan.solved.recovered, [p.x for p in plan.ends]):
                 raise NotInvertibleError(blockers, source.name)
             if prior is not None and not is_decoder(prior):
-                given = replace(given, prior=arrays_of(prior, plan, mapped=True))
+                given = replace(given, prior=arrays_of(prior, plan.problem, mapped=True))
             if arrays is None and given.prior is not None:
                 arrays = some_of(given.prior, plan, samples or SAMPLES)
             options = given.options(plan, arrays)

@@ -23,7 +23,7 @@ from onnx_invert.plan.choice import AnyPlan, choose
 from onnx_invert.plan.decoder import Decoder
 from onnx_invert.plan.newton import NewtonPlan, make_newton_plan
 from onnx_invert.plan.plan import Progress
-from onnx_invert.plan.problem import pose
+from onnx_invert.plan.problem import Problem, pose
 from onnx_invert.rules import RuleSet
 from onnx_invert.samples import load, match
 
@@ -87,11 +87,11 @@ def _with_decoder(
     return make_newton_plan(problem, rules, Decoder(inner, made.x, decoder.name, decoder.sha256))
 
 
-def arrays_of(data: Data | None, plan: AnyPlan, *, mapped: bool = False) -> dict[str, NDArray[Any]] | None:
+def arrays_of(data: Data | None, problem: Problem, *, mapped: bool = False) -> dict[str, NDArray[Any]] | None:
     """The data by input name; `mapped` leaves an .npy file on the disk until it is used."""
     if data is None:
         return None
-    names = [value.name or "" for value in plan.problem.inputs]
+    names = [value.name or "" for value in problem.inputs]
     if isinstance(data, np.ndarray):
         return match({"": data}, names, "The data")
     if isinstance(data, Mapping):

@@ -263,13 +263,39 @@ def explain(
             "--graph", metavar="FILE.svg", help="Draw the network and, beside it, what is undone by which step."
         ),
     ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="X.npy|X.npz", help="Inputs of the model: measure what each layer holds of x."),
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option("--samples", min=1, metavar="N", help="Use the first N of the data; all by default.")
+    ] = None,
+    report: Report = None,
+    chart: Annotated[
+        Path | None, typer.Option("--chart", metavar="FILE.png|svg", help="Draw what is measured on the data.")
+    ] = None,
 ) -> None:
-    """Print the plan of an inversion, without writing an inverse."""
+    """Print the plan of an inversion, or what each layer holds of x on --data; writes no model."""
     from onnx_invert import api
     from onnx_invert.cli import render
+    from onnx_invert.errors import UsageError
 
     if graph is not None:
         _check_graph(graph, model, prior)
+    if data is None and (chart or report or samples):
+        raise UsageError("--chart, --report and --samples are about what is measured on data: give --data X.npy.")
+    if data is not None:
+        from onnx_invert.cli import leaks
+
+        if prior is not None or method != "auto":
+            raise UsageError("--data measures the network itself, of which --prior and --method say nothing.")
+        if graph is not None:
+            raise UsageError("--graph draws the plan, which --data does not make: leave one of them out.")
+        _check_targets(None, report, model, data, chart)
+        leaks.show(
+            model, data, recover=recover or (), known=known or (), samples=samples, report=report, picture=chart
+        )
+        return
     with render.progress(False) as progress:
         plan = api.explain(
             model, recover=recover or (), known=known or (), method=method, prior=prior, progress=progress
