@@ -179,7 +179,7 @@ def test_layers_that_differ_share_boxes():
     plan = onnx_invert.explain(couplings(60, alike=False))
     shown = picture(plan, "sixty")
     assert len(shown.places) <= MOST + 2
-    assert shown.subtitle.endswith(f"{len(moves(plan))} steps")
+    assert f" {len(moves(plan))} steps " in shown.subtitle
     count = len({node for move in moves(plan) for node in move.nodes})
     assert shown.notes[0].startswith(f"{count} nodes in ")
 

@@ -103,7 +103,8 @@ def _promise(plan: AnyPlan, steps: int) -> str:
         how = "equations, some solved by iterations"
     else:
         how = "closed form"
-    return f"{plan.guarantee.value}, {plan.guarantee.equation}: {how}, {_plural(steps, 'step')}"
+    runs = " with those that run forwards" if isinstance(plan, SystemPlan) else ""
+    return f"{plan.guarantee.value}, {plan.guarantee.equation}: {how}, {_plural(steps, 'step')}{runs}"
 
 
 def _notes(problem: Problem, boxes: Sequence[Box], kept: int, plan: AnyPlan) -> list[str]:
@@ -236,7 +237,7 @@ def _op(node: ir.Node) -> str:
 def _ops(nodes: Sequence[ir.Node]) -> tuple[str, ...]:
     """The operators, the most frequent first, on a line or two."""
     counts = Counter(_op(node) for node in nodes)
-    parts = [op if count == 1 else f"{op} ×{count}" for op, count in counts.most_common()]
+    parts = [op if count == 1 else f"{op}\u00a0×{count}" for op, count in counts.most_common()]
     lines = _wrapped(", ".join(parts), _WIDEST)
     return lines if len(lines) <= 2 else (lines[0], f"{lines[1].rstrip(',')} …")
 
