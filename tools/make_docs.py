@@ -62,6 +62,19 @@ def operators() -> str:
             for (domain, op), refusal in refused
         ),
         "",
+        "## What lossless mode keeps",
+        "",
+        "With `--lossless` an operator is completed to a bijection x ↔ (y, z): see [lossless](lossless.md). An "
+        "operator that does not stand here has no completion: its input is kept as it is.",
+        "",
+        "| operator | z | numbers beyond a minimal completion |",
+        "|---|---|---|",
+        *(
+            f"| {qualified(domain, op)} | {cell(latent[0])} | {cell(latent[1])} |"
+            for domain, op in sorted({*rules.completions, *rules.kept})
+            if (latent := rules.latent(op, domain)) is not None
+        ),
+        "",
         "## Each rule in full",
     ]
     for rule in known:

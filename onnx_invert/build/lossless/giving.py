@@ -98,13 +98,22 @@ class Giving:
         return found
 
     def _spread(self, port: ir.Value, latent: Latent) -> ir.Value:
-        """As many rows as y has, if there is but one."""
+        """As many rows as y has samples, if there is but one."""
         e = self._e
-        y = self._ports[self._plan.problem.known[0]]
+        y, axis = self._batch()
         with e.scope(e.scope_name, ir.DataType.INT64):
-            batch = e.op("Slice", e.op("Shape", y), e.ints([0]), e.ints([1]))
+            batch = e.op("Slice", e.op("Shape", self._ports[y]), e.ints([axis]), e.ints([axis + 1]))
             size = e.op("Concat", batch, e.ints([latent.numbers]), axis=0)
         return e.op("Expand", port, size)
+
+    def _batch(self) -> tuple[ir.Value, int]:
+        """A known output, and the axis of it that counts samples."""
+        problem = self._plan.problem
+        symbol = sizes(problem.recovered[0])[0]
+        for value in problem.known:
+            if value.shape is not None and symbol in sizes(value):
+                return value, sizes(value).index(symbol)
+        return problem.known[0], 0
 
     def _place(self, value: ir.Value) -> ir.Value:
         """A tensor that is known, or that no recovered input makes."""

@@ -54,10 +54,11 @@ def build_inverse(
     if forwards:
         version = opset_for(forwards, problem.opset, opset or (version if merged else None))
     domains = domains_of(forwards, problem.graph.opset_imports)
-    used = [port for port in ports.values() if port.uses() or port.name in plain_ports]
     if merged:
+        used = [port for port in ports.values() if port.uses() or port.name in plain_ports]
         return either(e, plan, plain, found, [*used, *inputs], {"": version, **domains}, metadata)
     outputs = [_named(e, value, made, ports.values()) for value, made in zip(problem.recovered, found, strict=True)]
+    used = [port for port in ports.values() if port.uses() or port.name in plain_ports]
     model = assemble(e, [*used, *inputs], outputs, {"": version, **domains}, metadata)
     for port in inputs:
         model.graph.register_initializer(port)
