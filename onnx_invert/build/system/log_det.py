@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from onnx_invert.build.system.determinant import LARGEST, log_det, units
 from onnx_invert.build.system.pieces import Mask
 from onnx_invert.build.tape import Tape
 from onnx_invert.errors import Blocker, NotInvertibleError
@@ -73,7 +74,8 @@ class LogDet:
     def of_block(self, r: Realisation, step: Root | Scale | Sweep) -> None:
         """A block solved element by element: the derivative of yᵢ by xᵢ, all else as it was found."""
         if isinstance(step, Sweep) and step.rounds is None:
-            raise _refusal(step.nodes[-1], "the determinant of a residual block is no product of its elements' slopes")
+            self._of_contraction(r, step)
+            return
         frozen = step.frozen if isinstance(step, Sweep) else ()
         e = r.e
         with e.scope(f"log_det/{step.name}", step.x.dtype or e.dtype):
@@ -83,6 +85,31 @@ class LogDet:
             pushed = self._pushed(e, program, values, _tangent(e, values[step.x], 1.0))
             slope = e.op("Squeeze", pushed, e.ints([0]))
             self._sum(r, e.op("Log", e.op("Abs", slope)), step.x, step.mask, None)
+        r.root.copied.extend(step.nodes)
+
+    def _of_contraction(self, r: Realisation, step: Sweep) -> None:
+        """The Jacobian of a residual block, column by column by its derivative, and its determinant by elimination."""
+        e = r.e
+        mask = step.mask[0] if step.mask.ndim else step.mask
+        size = int(mask.sum())
+        fixed = all(isinstance(dim, int) for dim in (step.x.shape or ())[1:])
+        if not step.by_sample or not fixed or self._axis(step.x) != 0:
+            raise _refusal(step.nodes[-1], "the samples of its Jacobian do not lie along the first axis")
+        if size > LARGEST:
+            what = f"the Jacobian of a residual block of {size} numbers a sample is no product; {LARGEST} are the most"
+            raise _refusal(step.nodes[-1], what)
+        with e.scope(f"log_det/{step.name}", step.x.dtype or e.dtype):
+            values = self._outside(r, step)
+            values[step.x] = r.read(step.x)
+            count = e.op("Unsqueeze", e.op("Mul", values[step.x], 0.0), e.ints([0]))
+            tangents = e.op("Add", count, e.constant(units(mask), "units"))
+            program = self._program(step.nodes, step.x, step.y, set())
+            columns = self._pushed(e, program, values, tangents, size)
+            columns = e.op("Reshape", columns, e.ints([size, -1, mask.size]))
+            if size < mask.size:
+                columns = e.op("Gather", columns, e.ints([int(i) for i in np.flatnonzero(mask)]), axis=2)
+            jacobian = e.op("Transpose", columns, perm=[1, 2, 0])
+            self._terms.append(e.op("Squeeze", log_det(e, jacobian, size), e.ints([1])))
         r.root.copied.extend(step.nodes)
 
     def of_tear(self, r: Realisation, step: Tear, s: ir.Value) -> None:
@@ -119,11 +146,12 @@ class LogDet:
         inside = {step.x, *(output for node in step.nodes for output in node.outputs)}
         return {v: r.read(v) for node in step.nodes for v in node.inputs if v is not None and v not in inside}
 
-    def _pushed(self, e: Emitter, program: Program, values: dict[ir.Value, ir.Value], tangent: ir.Value) -> ir.Value:
-        """The tangent (S, *shape) of what a program makes, from that of its unknown."""
+    def _pushed(
+        self, e: Emitter, program: Program, values: dict[ir.Value, ir.Value], tangent: ir.Value, seeds: int = 1
+    ) -> ir.Value:
+        """The tangents (seeds, *shape) of what a program makes, from those of its unknown."""
         (x,), (y,) = program.unknowns, program.wanted
-        seeds = tangent.shape[0] if tangent.shape is not None else 1
-        pushed = Tape.record(e, program, values, int(seeds) if isinstance(seeds, int) else 1).push(e, {x: tangent})
+        pushed = Tape.record(e, program, values, seeds).push(e, {x: tangent})
         if y not in pushed:
             raise _refusal(program.steps[-1].node, "it has no derivative by what it is solved for")
         return pushed[y]
