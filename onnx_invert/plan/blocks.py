@@ -136,8 +136,8 @@ def _sweep(
         grown = stretch(inner)
         bound = None if grown is None else bound * grown
         if bound is None or bound >= 1:
-            said = "no bound is known" if bound is None else f"the Lipschitz bound is {bound:.4g}, not below 1"
-            reason = f"y = s·x + g(x) is undone by sweeps where the Lipschitz bound of g/s is below 1: {said}"
+            said = "no bound is known" if bound is None else f"the bound is {bound:.4g}"
+            reason = f"y = s·x + g(x) is undone by sweeps where a Lipschitz bound of g/s is below 1: {said}"
             system.blocked[y] = NoInverse(reason, "--method newton  solves for it without a promise")
             return None
     apart = by_sample(system, x, y, nodes)
