@@ -27,7 +27,6 @@ REFUSED = {
     "normflows_spline_coupling": "boolean indexing",
     "nflows_linear_spline_coupling": "a spline on [0, 1] alone: the bracket leaves its domain",
     "nflows_spline_cdf": "a spline on [0, 1] alone",
-    "normflows_checkerboard": "factors that are learnt numbers, 0 among them",
     "zuko_naf": "the unknown is repeated: its network widens it first",
     "zuko_ncsf": "a spline on a circle: beyond its ends it is not monotone",
 }
