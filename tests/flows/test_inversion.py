@@ -32,7 +32,7 @@ REFUSED = {
 }
 """Flows that keep no promise yet, with the reason; each is refused, or fails its verification."""
 
-NO_LOG_DET = {"nflows_glow", "voice_glow_tts"}
+NO_LOG_DET = {"voice_glow_tts"}
 """Flows whose inverse has no log-determinant yet: the samples lie in a merged axis, or
 a mask sets elements to 0 that a matrix then scales."""
 
