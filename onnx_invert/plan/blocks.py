@@ -29,6 +29,7 @@ from onnx_invert.plan.lipschitz import lipschitz
 from onnx_invert.plan.steps import Affine, Root, Scale, Sweep, Tear
 from onnx_invert.plan.system import System
 from onnx_invert.plan.tearing import torn
+from onnx_invert.rules.facts import NoInverse
 from onnx_invert.rules.moving import Labels
 
 _CUTS = 3
@@ -123,22 +124,25 @@ def _sweep(
     if rest is None or not in_place(rest, ids):
         return None
     rounds = _rounds(system, x, y, nodes, ids, labels)
-    factor = None
-    if rounds is None:
-        factor = lipschitz(system, x, y, nodes, mixing)
-        if factor is None:
-            return None
+    bound = None if rounds is not None else lipschitz(system, x, y, nodes, mixing)
+    if isinstance(bound, NoInverse):
+        system.blocked[y] = bound
+        return None
     inner = inner_steps(system, x, y, nodes, mixing)
     if inner is None:
         return None
-    if factor is not None:
+    if bound is not None:
         # What solves for x may stretch again: y = x/2 + g(x) is one only where g's constant is below 1/2.
         grown = stretch(inner)
-        factor = None if grown is None else factor * grown
-        if factor is None or factor >= 1:
+        bound = None if grown is None else bound * grown
+        if bound is None or bound >= 1:
+            said = "no bound is known" if bound is None else f"the bound is {bound:.4g}"
+            reason = f"y = s·x + g(x) is undone by sweeps where a Lipschitz bound of g/s is below 1: {said}"
+            system.blocked[y] = NoInverse(reason, "--method newton  solves for it without a promise")
             return None
+    apart = by_sample(system, x, y, nodes)
     before = ir.Value(name=f"{x.name}/before", shape=x.shape, type=x.type)
-    return Sweep(tuple(nodes), x, y, ids > 0, before, tuple(mixing), tuple(inner), rounds, factor)
+    return Sweep(tuple(nodes), x, y, ids > 0, before, tuple(mixing), tuple(inner), rounds, bound, apart)
 
 
 def _rounds(system: System, x: ir.Value, y: ir.Value, nodes: list[ir.Node], ids: Labels, labels: Labels) -> int | None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from onnx_invert.plan.system import Edge, System
 from onnx_invert.rules.dependence import ELEMENTWISE
+from onnx_invert.rules.facts import NoInverse
 
 STEEPEST: dict[str, float] = {
     **dict.fromkeys(("Relu", "Tanh", "Abs", "Neg", "Identity", "Softplus", "Softsign", "Sin", "Cos", "Atan"), 1.0),
@@ -43,8 +44,8 @@ _SHAPED = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", 
 
 def lipschitz(
     system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node], edges: Sequence[Edge]
-) -> float | None:
-    """A Lipschitz constant (Euclidean, of a sample) of y as a function of x at `edges`; None where none is known."""
+) -> float | NoInverse:
+    """A Lipschitz constant (Euclidean, of a sample) of y as a function of x at `edges`; or the node without one."""
     bound: dict[ir.Value, float] = {}
     active = set(edges)
     for node in nodes:
@@ -60,9 +61,9 @@ def lipschitz(
             continue
         factor = _gated(node, parts, active, system) or _factor(node, parts, system)
         if factor is None:
-            return None
+            return NoInverse(f"no Lipschitz bound is known of {node.name!r} ({node.op_type}) in a residual block")
         bound.update(dict.fromkeys(node.outputs, factor))
-    return bound.get(y)
+    return bound.get(y, 0.0)
 
 
 def _factor(node: ir.Node, parts: dict[int, float], system: System) -> float | None:

@@ -54,12 +54,16 @@ class InPlace:
 @dataclass(frozen=True)
 class Flat:
     """Output number `output` holds, at `there` within a sample, what the operand has at `here` within it; both have
-    their samples along the first axis, and all else is fixed."""
+    their samples along the first axis, and all else is fixed. Or all sizes are fixed, and the whole is one sample."""
 
     output: int
     there: Index
     here: Index
+    by_sample: bool = True
 
+
+LARGEST = 1 << 16
+"""Numbers up to which a tensor is taken apart element by element."""
 
 Form = Turned | Whole | Pick | InPlace | Flat
 
@@ -112,7 +116,7 @@ def _form(node: ir.Node, output: int, source: Index, shape: Sequence[int], x: ir
         for axis in range(len(shape)):
             if _fixed(x, axis) and (pick := _pick(output, axis, np.expand_dims(source, axis), shape, once)):
                 return Pick(output, axis, pick.there, pick.here, squeezed=True)
-    return _flat(output, source, shape, x, y)
+    return _flat(output, source, shape, x, y) or _anywhere(output, source, shape, x, y)
 
 
 def _pick(output: int, axis: int, source: Index, shape: Sequence[int], once: bool) -> Pick | None:
@@ -151,6 +155,17 @@ def _flat(output: int, source: Index, shape: Sequence[int], x: ir.Value, y: ir.V
         return None
     first = np.unique(here, return_index=True)[1]
     return Flat(output, there[first], here[first])
+
+
+def _anywhere(output: int, source: Index, shape: Sequence[int], x: ir.Value, y: ir.Value) -> Flat | None:
+    """Where every size is fixed, samples among them, elements may go anywhere."""
+    if max(source.size, int(np.prod(shape))) > LARGEST:
+        return None
+    if not all(_fixed(value, axis) for value in (x, y) for axis in range(len(value.shape or ()))):
+        return None
+    there = np.flatnonzero(source)
+    here, first = np.unique(source.reshape(-1)[there] - 1, return_index=True)
+    return Flat(output, there[first], here, by_sample=False)
 
 
 def _fixed(value: ir.Value, axis: int) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -111,14 +111,16 @@ class Sweep(Block):
     """x = φ(x, y) in the limit: what the `frozen` operands take is x of the sweep before, named `before`.
 
     `inner` solves for x with those known. After `rounds` sweeps x is exact, element after element; None where
-    the map is a contraction instead, with the factor `contraction` below 1.
+    the map is a contraction instead, with the factor `contraction` below 1. `by_sample` says that no sample, along
+    the first axis, depends on another.
     """
 
     before: ir.Value
     frozen: tuple[tuple[ir.Node, int], ...]
     inner: Sequence[Step]
     rounds: int | None
-    contraction: float | None = field(default=None)
+    contraction: float | None = None
+    by_sample: bool = False
 
 
 Step = Forward | Place | Undo | Affine | Root | Scale | Tear | Sweep

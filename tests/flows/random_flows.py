@@ -11,7 +11,7 @@ Array = NDArray[np.float64]
 
 
 class RandomFlow:
-    """A graph x (N, size) → z (N, size) that is one-to-one by construction; `contracts` tells of residual blocks.
+    """A graph x (N, size) → z (N, size) that is one-to-one by construction.
 
     Layers come until there are at least `nodes`; the outermost are of the `kinds` that are named.
     """
@@ -21,7 +21,6 @@ class RandomFlow:
         self.size = int(self.rng.integers(3, 8))
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
-        self.contracts = False
         value = "x"
         layers = int(self.rng.integers(2, 6))
         while layers > 0 or len(self.nodes) < nodes:
@@ -88,7 +87,6 @@ class RandomFlow:
         return self.op("Add", self.op("Mul", x, self.weight(self.rng.uniform(0.5, 2, size))), x)
 
     def _residual(self, x: str, size: int, depth: int) -> str:
-        self.contracts = True
         first, second = (self.rng.standard_normal((size, size)) for _ in range(2))
         first, second = (0.7 * w / np.linalg.norm(w, 2) for w in (first, second))
         inner = self.op("Tanh", self.op("MatMul", x, self.weight(first)))

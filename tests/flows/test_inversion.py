@@ -27,15 +27,13 @@ REFUSED = {
     "normflows_spline_coupling": "boolean indexing",
     "nflows_linear_spline_coupling": "a spline on [0, 1] alone: the bracket leaves its domain",
     "nflows_spline_cdf": "a spline on [0, 1] alone",
-    "normflows_checkerboard": "factors that are learnt numbers, 0 among them",
-    "normflows_masked_affine.dynamo": "a weight is NaN",
     "zuko_naf": "the unknown is repeated: its network widens it first",
     "zuko_ncsf": "a spline on a circle: beyond its ends it is not monotone",
 }
 """Flows that keep no promise yet, with the reason; each is refused, or fails its verification."""
 
-NO_LOG_DET = {"nflows_glow", "freia_iresnet", "voice_glow_tts"}
-"""Flows whose inverse has no log-determinant yet: the samples lie in a merged axis, or the block is a contraction, or
+NO_LOG_DET = {"voice_glow_tts"}
+"""Flows whose inverse has no log-determinant yet: the samples lie in a merged axis, or
 a mask sets elements to 0 that a matrix then scales."""
 
 

@@ -14,6 +14,7 @@ from onnx_invert.build.versions import domains_of, opset_for
 from onnx_invert.errors import Blocker, NotInvertibleError
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.plan.problem import Problem
+from onnx_invert.plan.samples import Samples
 from onnx_invert.plan.system_plan import SystemPlan
 
 
@@ -82,7 +83,8 @@ def _log_det(plan: SystemPlan) -> LogDet:
         raise NotInvertibleError([Blocker("the model", "log-det", what, "leave out --log-det")])
     first = (plan.problem.recovered[0].shape or ir.Shape([1]))[0]
     batch = first if isinstance(first, int) else str(first.value)
-    return LogDet(plan.rules, plan.problem.opset, batch, masked=plan.has_masks)
+    samples = Samples(plan.concrete, plan.problem.inputs, batch)
+    return LogDet(plan.rules, plan.problem.opset, samples, masked=plan.has_masks)
 
 
 def _named(e: Emitter, value: ir.Value, problem: Problem) -> ir.Value:

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from onnx_invert.build.system.determinant import LARGEST, log_det, units
 from onnx_invert.build.system.pieces import Mask
 from onnx_invert.build.tape import Tape
 from onnx_invert.errors import Blocker, NotInvertibleError
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.plan.program import Program
 from onnx_invert.plan.program import Step as Differentiated
+from onnx_invert.plan.samples import Along, Samples
 from onnx_invert.plan.stages import Stage
 from onnx_invert.plan.steps import Block, Root, Scale, Sweep, Tear
 from onnx_invert.rules import RuleSet
@@ -33,11 +35,11 @@ NAME = "log_det"
 
 
 class LogDet:
-    """Sums log|∂y/∂x| over the steps; `batch` is the size that counts samples, as the model calls it; `masked` says
-    that a given mask sets elements to 0, which have no volume."""
+    """Sums log|∂y/∂x| over the steps; `samples` says where samples lie; `masked` says that a given mask sets elements
+    to 0, which have no volume."""
 
-    def __init__(self, rules: RuleSet, opset: int, batch: int | str, *, masked: bool = False) -> None:
-        self._rules, self._opset, self._batch, self._masked = rules, opset, batch, masked
+    def __init__(self, rules: RuleSet, opset: int, samples: Samples, *, masked: bool = False) -> None:
+        self._rules, self._opset, self._samples, self._masked = rules, opset, samples, masked
         self._terms: list[ir.Value] = []
 
     def of_stage(self, r: Realisation, stage: Stage, x: ir.Value, y: ir.Value, like: ir.Value, mask: Mask) -> None:
@@ -73,7 +75,8 @@ class LogDet:
     def of_block(self, r: Realisation, step: Root | Scale | Sweep) -> None:
         """A block solved element by element: the derivative of yᵢ by xᵢ, all else as it was found."""
         if isinstance(step, Sweep) and step.rounds is None:
-            raise _refusal(step.nodes[-1], "the determinant of a residual block is no product of its elements' slopes")
+            self._of_contraction(r, step)
+            return
         frozen = step.frozen if isinstance(step, Sweep) else ()
         e = r.e
         with e.scope(f"log_det/{step.name}", step.x.dtype or e.dtype):
@@ -83,6 +86,31 @@ class LogDet:
             pushed = self._pushed(e, program, values, _tangent(e, values[step.x], 1.0))
             slope = e.op("Squeeze", pushed, e.ints([0]))
             self._sum(r, e.op("Log", e.op("Abs", slope)), step.x, step.mask, None)
+        r.root.copied.extend(step.nodes)
+
+    def _of_contraction(self, r: Realisation, step: Sweep) -> None:
+        """The Jacobian of a residual block, column by column by its derivative, and its determinant by elimination."""
+        e = r.e
+        mask = step.mask[0] if step.mask.ndim else step.mask
+        size = int(mask.sum())
+        fixed = all(isinstance(dim, int) for dim in (step.x.shape or ())[1:])
+        if not step.by_sample or not fixed or self._along(step.x) != Along(0):
+            raise _refusal(step.nodes[-1], "the samples of its Jacobian do not lie along the first axis")
+        if size > LARGEST:
+            what = f"the Jacobian of a residual block of {size} numbers a sample is no product; {LARGEST} are the most"
+            raise _refusal(step.nodes[-1], what)
+        with e.scope(f"log_det/{step.name}", step.x.dtype or e.dtype):
+            values = self._outside(r, step)
+            values[step.x] = r.read(step.x)
+            count = e.op("Unsqueeze", e.op("Mul", values[step.x], 0.0), e.ints([0]))
+            tangents = e.op("Add", count, e.constant(units(mask), "units"))
+            program = self._program(step.nodes, step.x, step.y, set())
+            columns = self._pushed(e, program, values, tangents, size)
+            columns = e.op("Reshape", columns, e.ints([size, -1, mask.size]))
+            if size < mask.size:
+                columns = e.op("Gather", columns, e.ints([int(i) for i in np.flatnonzero(mask)]), axis=2)
+            jacobian = e.op("Transpose", columns, perm=[1, 2, 0])
+            self._terms.append(e.op("Squeeze", log_det(e, jacobian, size), e.ints([1])))
         r.root.copied.extend(step.nodes)
 
     def of_tear(self, r: Realisation, step: Tear, s: ir.Value) -> None:
@@ -106,7 +134,7 @@ class LogDet:
     def total(self, r: Realisation, like: ir.Value) -> ir.Value:
         """log|det ∂x/∂y|, one number a sample, as many as the model's tensor `like` has."""
         e = r.e
-        axis = self._axis(like)
+        axis = self._along(like).axis
         with e.scope(e.scope_name, ir.DataType.INT64):
             shape = e.op("Slice", e.op("Shape", r.read(like)), e.ints([axis]), e.ints([axis + 1]), e.ints([0]))
         value = e.op("Expand", e.scalar(0.0), shape)
@@ -119,11 +147,12 @@ class LogDet:
         inside = {step.x, *(output for node in step.nodes for output in node.outputs)}
         return {v: r.read(v) for node in step.nodes for v in node.inputs if v is not None and v not in inside}
 
-    def _pushed(self, e: Emitter, program: Program, values: dict[ir.Value, ir.Value], tangent: ir.Value) -> ir.Value:
-        """The tangent (S, *shape) of what a program makes, from that of its unknown."""
+    def _pushed(
+        self, e: Emitter, program: Program, values: dict[ir.Value, ir.Value], tangent: ir.Value, seeds: int = 1
+    ) -> ir.Value:
+        """The tangents (seeds, *shape) of what a program makes, from those of its unknown."""
         (x,), (y,) = program.unknowns, program.wanted
-        seeds = tangent.shape[0] if tangent.shape is not None else 1
-        pushed = Tape.record(e, program, values, int(seeds) if isinstance(seeds, int) else 1).push(e, {x: tangent})
+        pushed = Tape.record(e, program, values, seeds).push(e, {x: tangent})
         if y not in pushed:
             raise _refusal(program.steps[-1].node, "it has no derivative by what it is solved for")
         return pushed[y]
@@ -156,20 +185,24 @@ class LogDet:
         e = r.e
         if not mask.all():
             logs = e.op("Where", r.mask_of(mask), logs, e.scalar(0.0))
-        axis = self._axis(like)
-        others = [a for a in range(len(like.shape or ())) if a != axis]
-        self._terms.append(e.op("ReduceSum", logs, e.ints(others), keepdims=0) if others else logs)
+        along = self._along(like)
+        others = [a for a in range(len(like.shape or ())) if a != along.axis]
+        term = e.op("ReduceSum", logs, e.ints(others), keepdims=0) if others else logs
+        if along.count > 1:
+            parts = e.op("Reshape", term, e.ints([along.count, -1] if along.strided else [-1, along.count]))
+            term = e.op("ReduceSum", parts, e.ints([0 if along.strided else 1]), keepdims=0)
+        self._terms.append(term)
 
-    def _axis(self, value: ir.Value) -> int:
-        """The axis that counts samples."""
-        dims: Sequence[int | str] = [d if isinstance(d, int) else str(d.value) for d in value.shape or ()]
-        if self._batch not in dims:
+    def _along(self, value: ir.Value) -> Along:
+        """Where the samples of a tensor are."""
+        found = self._samples.along(value)
+        if found is None:
             maker = value.producer()
-            what = f"its tensor {value.name!r} has no axis of its own for the samples"
+            what = f"the samples of its tensor {value.name!r} lie along no axis"
             raise NotInvertibleError(
                 [Blocker(maker.name or "" if maker else "", maker.op_type if maker else "input", what)]
             )
-        return list(dims).index(self._batch)
+        return found
 
 
 def _tangent(e: Emitter, x: ir.Value, size: float) -> ir.Value:

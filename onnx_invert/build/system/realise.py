@@ -325,14 +325,15 @@ class Realisation:
                 return [Piece(self._of_output(y, form.axis, form.there), form.axis, form.here)]
             case Flat():
                 shape = self.concrete.shapes[x.name or ""]
-                size = int(np.prod(shape[1:]))
-                y = e.op("Reshape", self.read(node.outputs[form.output]), e.ints([-1, self._count(node, form)]))
-                rows = Pieces((shape[0], size), [Piece(pick(e, y, 1, [int(i) for i in form.there], -1), 1, form.here)])
-                flat = rows.whole(e, self.mask_of)
-                return [_masked(e.op("Reshape", flat, e.ints([-1, *shape[1:]])), step.mask)]
-
-    def _count(self, node: ir.Node, form: Flat) -> int:
-        return int(np.prod(self.concrete.shapes[node.outputs[form.output].name or ""][1:]))
+                inner = shape[1:] if form.by_sample else shape
+                count = shape[0] if form.by_sample else 1
+                sizes = self.concrete.shapes[node.outputs[form.output].name or ""]
+                row = int(np.prod(sizes[1:] if form.by_sample else sizes))
+                y = e.op("Reshape", self.read(node.outputs[form.output]), e.ints([-1, row]))
+                part = Piece(pick(e, y, 1, [int(i) for i in form.there], -1), 1, form.here)
+                flat = Pieces((count, int(np.prod(inner))), [part]).whole(e, self.mask_of)
+                target = [-1, *inner] if form.by_sample else list(inner)
+                return [_masked(e.op("Reshape", flat, e.ints(target)), step.mask)]
 
     def _of_output(self, y: ir.Value, axis: int, index: np.ndarray) -> ir.Value:
         if y in self.pieces:
