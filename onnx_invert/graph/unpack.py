@@ -97,28 +97,21 @@ def _cannot_fail(selection: Selection, opset: int) -> bool:
         if divisor in packed and divisor is not None and divisor.dtype not in _FLOATS:
             return False
         place = _INDEXED.get(node.op_type)
-        if place is not None and node.inputs[place] in packed and (opset < _OLDEST or _limits(node) is None):
+        held = opset >= _OLDEST and node.inputs[0] is not None and node.inputs[0].shape is not None
+        if place is not None and node.inputs[place] in packed and not (held and _axes(node)):
             return False
     return True
 
 
-def _limits(node: ir.Node) -> list[int] | None:
-    """How long the axes are that a node's indices point into; None where that is known only at run time."""
-    shape = dims(node.inputs[0])
-    if shape is None:
-        return None
-    if node.op_type in {"GatherND", "ScatterND"}:
-        index = dims(node.inputs[1])
-        batch = node.attributes.get("batch_dims")
-        first = batch.as_int() if batch is not None else 0
-        if index is None or not isinstance(index[-1], int):
-            return None
-        sizes = shape[first : first + index[-1]]
-    else:
+def _axes(node: ir.Node) -> list[int] | None:
+    """The axes that a node's indices point into; None where their number is known only at run time."""
+    if node.op_type not in {"GatherND", "ScatterND"}:
         axis = node.attributes.get("axis")
-        sizes = (shape[axis.as_int() if axis is not None else 0],)
-    found = [size for size in sizes if isinstance(size, int)]
-    return found if len(found) == len(sizes) else None
+        return [axis.as_int() if axis is not None else 0]
+    index, batch = node.inputs[1], node.attributes.get("batch_dims")
+    last = index.shape[-1] if index is not None and index.shape else None
+    first = batch.as_int() if batch is not None else 0
+    return list(range(first, first + last)) if isinstance(last, int) else None
 
 
 def _rewrite(graph: ir.Graph, selection: Selection) -> None:
@@ -145,7 +138,7 @@ def _rewrite(graph: ir.Graph, selection: Selection) -> None:
         index = node.inputs[place]
         assert index is not None
         with _Before(graph, node) as b:
-            node.replace_input_with(place, _held(b, index, _limits(node) or []))
+            node.replace_input_with(place, _held(b, node, index))
     for node, mask in selection.scatters:
         with _Before(graph, node) as b:
             b.replace(node.outputs[0], _choice(b, node, mask), node.outputs[0].shape)
@@ -167,11 +160,16 @@ def _every_row(b: _Before, node: ir.Node, mask: ir.Value) -> ir.Value:
     return b.op("Where", holds, flat, zero)
 
 
-def _held(b: _Before, index: ir.Value, limits: list[int]) -> ir.Value:
+def _held(b: _Before, node: ir.Node, index: ir.Value) -> ir.Value:
     """Indices within their axes; those that lie there stay."""
-    dtype = (index.dtype or ir.DataType.INT64).numpy()
-    top = np.asarray(limits, dtype) if len(limits) > 1 else np.asarray(limits[0], dtype)
-    return b.op("Max", b.op("Min", index, b.constant(top - 1)), b.constant(-top))
+    data, axes = node.inputs[0], _axes(node) or []
+    assert data is not None
+    rank = len(data.shape or ())
+    sizes = b.op("Gather", b.op("Shape", data), b.ints([axis % rank for axis in axes]))
+    if index.dtype not in {None, ir.DataType.INT64}:
+        sizes = b.op("Cast", sizes, to=int(index.dtype or 0))
+    top = b.op("Sub", sizes, b.constant(np.ones((), (index.dtype or ir.DataType.INT64).numpy())))
+    return b.op("Max", b.op("Min", index, top), b.op("Neg", sizes))
 
 
 def _choice(b: _Before, node: ir.Node, mask: ir.Value) -> ir.Value:
