@@ -139,6 +139,9 @@ def _rewrite(graph: ir.Graph, selection: Selection) -> None:
         assert index is not None
         with _Before(graph, node) as b:
             node.replace_input_with(place, _held(b, node, index))
+    for node in selection.region:
+        if _takes_all(node):
+            ir.convenience.replace_all_uses_with(node.outputs[0], node.inputs[0])
     for node, mask in selection.scatters:
         with _Before(graph, node) as b:
             b.replace(node.outputs[0], _choice(b, node, mask), node.outputs[0].shape)
@@ -158,6 +161,16 @@ def _every_row(b: _Before, node: ir.Node, mask: ir.Value) -> ir.Value:
     holds = b.op("Reshape", mask, b.ints([-1, *[1] * len(row)]))
     zero = b.constant(np.zeros((), (data.dtype or ir.DataType.FLOAT).numpy()))
     return b.op("Where", holds, flat, zero)
+
+
+def _takes_all(node: ir.Node) -> bool:
+    """Whether a Slice cuts the rows from the first to one that their number tells: none is cut off, as was proven."""
+    if node.op_type != "Slice" or len(node.inputs) < 4 or len(node.outputs[0].shape or ()) == 0:
+        return False
+    starts, ends, axes, *steps = node.inputs[1:]
+    wanted = [(starts, 0), (axes, 0), *((step, 1) for step in steps)]
+    known = all(v is not None and v.const_value is not None and v.const_value.numpy().tolist() == [n] for v, n in wanted)
+    return known and ends is not None and ends.const_value is None
 
 
 def _held(b: _Before, node: ir.Node, index: ir.Value) -> ir.Value:
