@@ -16,6 +16,7 @@ from onnx_invert.errors import NotInvertibleError, UsageError
 from onnx_invert.graph.compose import join
 from onnx_invert.graph.concrete import settle, small
 from onnx_invert.graph.convert import raise_opset
+from onnx_invert.graph.indices import hold_indices
 from onnx_invert.graph.normalise import normalise
 from onnx_invert.graph.read import Source
 from onnx_invert.graph.unpack import unpack
@@ -58,6 +59,7 @@ def make_plan(
     normalise(source)
     settle(source.model, source.name)
     unpack(source.model, source.name, row_by_row)
+    hold_indices(source.model)
     try:
         if decoder is not None:
             return _with_decoder(source, decoder, recover, known, rules)

@@ -19,10 +19,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.tape import Tape
 
 from onnx_invert.errors import ModelError
 from onnx_invert.graph.concrete import concretise, settle
+from onnx_invert.graph.indices import INDEXED, Before, can_hold, hold
 from onnx_invert.graph.normalise import infer_shapes, name_nodes, remove_unused
 from onnx_invert.graph.packed import ROWS, packed_part
 from onnx_invert.graph.selections import Selection, dims, find
@@ -36,12 +36,6 @@ COUNTS = (1, 37)
 
 _OTHERS = 41
 """From here on other symbolic sizes are numbered."""
-
-_INDEXED = {"GatherElements": 1, "Gather": 1, "GatherND": 1, "ScatterElements": 1, "ScatterND": 1}
-"""Operations that stop a runtime where an index lies outside, by the operand that holds indices."""
-
-_OLDEST = 12
-"""Max and Min of whole numbers need this opset."""
 
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
@@ -96,58 +90,43 @@ def _cannot_fail(selection: Selection, opset: int) -> bool:
         divisor = node.inputs[1] if node.op_type in {"Div", "Mod"} else None
         if divisor in packed and divisor is not None and divisor.dtype not in _FLOATS:
             return False
-        place = _INDEXED.get(node.op_type)
-        held = opset >= _OLDEST and node.inputs[0] is not None and node.inputs[0].shape is not None
-        if place is not None and node.inputs[place] in packed and not (held and _axes(node)):
+        place = INDEXED.get(node.op_type)
+        if place is not None and node.inputs[place] in packed and not can_hold(node, opset):
             return False
     return True
 
 
-def _axes(node: ir.Node) -> list[int] | None:
-    """The axes that a node's indices point into; None where their number is known only at run time."""
-    if node.op_type not in {"GatherND", "ScatterND"}:
-        axis = node.attributes.get("axis")
-        return [axis.as_int() if axis is not None else 0]
-    index, batch = node.inputs[1], node.attributes.get("batch_dims")
-    last = index.shape[-1] if index is not None and index.shape else None
-    first = batch.as_int() if batch is not None else 0
-    return list(range(first, first + last)) if isinstance(last, int) else None
-
-
 def _rewrite(graph: ir.Graph, selection: Selection) -> None:
-    computed = [(node, place) for node in selection.region
-                if (place := _INDEXED.get(node.op_type)) is not None and node.inputs[place] in selection.packed]  # fmt: skip
+    computed = [(node, INDEXED[node.op_type]) for node in selection.region if node.op_type in INDEXED]
+    computed = [(node, place) for node, place in computed if node.inputs[place] in selection.packed]
     for node, mask in selection.gathers:
-        with _Before(graph, node) as b:
+        with Before(graph, node) as b:
             b.replace(node.outputs[0], _every_row(b, node, mask))
     for node in selection.sizes:
         places = node.inputs[0]
         assert places is not None
-        with _Before(graph, node) as b:
+        with Before(graph, node) as b:
             count = b.op("Reshape", b.op("Size", selection.mask), b.ints([1]))
             parts = [b.ints([dim]) if isinstance(dim, int) else count for dim in places.shape or ()]
             b.replace(node.outputs[0], b.op("Concat", *parts, axis=0))
     for node, place in selection.counts:
         value = node.inputs[place]
         assert value is not None
-        with _Before(graph, node) as b:
+        with Before(graph, node, f"count_{place}") as b:
             count = b.op("Reshape", b.op("Size", selection.mask), b.ints([1] * len(value.shape or ())))
             kept = value.dtype in {None, ir.DataType.INT64}
             node.replace_input_with(place, count if kept else b.op("Cast", count, to=int(value.dtype or 0)))
     for node, place in computed:
-        index = node.inputs[place]
-        assert index is not None
-        with _Before(graph, node) as b:
-            node.replace_input_with(place, _held(b, node, index))
+        hold(graph, node, place)
     for node in selection.region:
         if _takes_all(node):
             ir.convenience.replace_all_uses_with(node.outputs[0], node.inputs[0])
     for node, mask in selection.scatters:
-        with _Before(graph, node) as b:
+        with Before(graph, node) as b:
             b.replace(node.outputs[0], _choice(b, node, mask), node.outputs[0].shape)
 
 
-def _every_row(b: _Before, node: ir.Node, mask: ir.Value) -> ir.Value:
+def _every_row(b: Before, node: ir.Node, mask: ir.Value) -> ir.Value:
     """All elements of what is gathered, packed: 0 outside of the mask."""
     data = node.inputs[0]
     assert data is not None
@@ -169,23 +148,11 @@ def _takes_all(node: ir.Node) -> bool:
         return False
     starts, ends, axes, *steps = node.inputs[1:]
     wanted = [(starts, 0), (axes, 0), *((step, 1) for step in steps)]
-    known = all(v is not None and v.const_value is not None and v.const_value.numpy().tolist() == [n] for v, n in wanted)
-    return known and ends is not None and ends.const_value is None
+    arrays = [(None if v is None or v.const_value is None else v.const_value.numpy().tolist(), n) for v, n in wanted]
+    return all(found == [n] for found, n in arrays) and ends is not None and ends.const_value is None
 
 
-def _held(b: _Before, node: ir.Node, index: ir.Value) -> ir.Value:
-    """Indices within their axes; those that lie there stay."""
-    data, axes = node.inputs[0], _axes(node) or []
-    assert data is not None
-    rank = len(data.shape or ())
-    sizes = b.op("Gather", b.op("Shape", data), b.ints([axis % rank for axis in axes]))
-    if index.dtype not in {None, ir.DataType.INT64}:
-        sizes = b.op("Cast", sizes, to=int(index.dtype or 0))
-    top = b.op("Sub", sizes, b.constant(np.ones((), (index.dtype or ir.DataType.INT64).numpy())))
-    return b.op("Max", b.op("Min", index, top), b.op("Neg", sizes))
-
-
-def _choice(b: _Before, node: ir.Node, mask: ir.Value) -> ir.Value:
+def _choice(b: Before, node: ir.Node, mask: ir.Value) -> ir.Value:
     """The scatter of all elements: what was there outside of the mask."""
     there, updates = node.inputs[0], node.inputs[2]
     assert there is not None
@@ -199,40 +166,3 @@ def _choice(b: _Before, node: ir.Node, mask: ir.Value) -> ir.Value:
     rank = len(mask.shape or ())
     holds = b.op("Reshape", mask, b.ints([*[0] * rank, *[1] * (len(shape) - rank)])) if len(shape) > rank else mask
     return b.op("Where", holds, b.op("Reshape", updates, target), there)
-
-
-class _Before:
-    """Emits nodes before one of the graph."""
-
-    def __init__(self, graph: ir.Graph, node: ir.Node) -> None:
-        self._graph, self._node, self._tape = graph, node, Tape()
-
-    def __enter__(self) -> _Before:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        taken = {value.name for node in self._tape.nodes for value in node.outputs}
-        self._graph.insert_before(self._node, list(self._tape.nodes))
-        assert len(taken) == len(self._tape.nodes)
-
-    def op(self, op_type: str, *operands: ir.Value, **attributes: int) -> ir.Value:
-        name = f"{self._node.outputs[0].name}/all/{op_type}_{len(self._tape.nodes)}"
-        output = ir.Value(name=name)
-        return self._tape.op(op_type, operands, attributes, name=name, output=output)
-
-    def constant(self, array: np.ndarray) -> ir.Value:
-        stem = f"{self._node.outputs[0].name}/all/constant"
-        name = next(n for i in range(len(self._graph.initializers) + 1) if (n := f"{stem}_{i}") not in self._graph.initializers)
-        value = self._tape.initializer(ir.tensor(np.asarray(array)), name)
-        self._graph.register_initializer(value)
-        return value
-
-    def ints(self, values: Sequence[int]) -> ir.Value:
-        return self.constant(np.asarray(values, np.int64))
-
-    def replace(self, value: ir.Value, by: ir.Value, shape: ir.Shape | None = None) -> None:
-        """Put a new tensor in the place of one of the node's; an output of the graph keeps its name."""
-        by.type, by.shape = value.type, shape
-        if value.is_graph_output():
-            name, value.name, by.name = value.name, f"{value.name}/packed", value.name
-        ir.convenience.replace_all_uses_with(value, by, replace_graph_outputs=True)

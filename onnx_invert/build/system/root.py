@@ -87,29 +87,12 @@ def _function(r: Realisation, step: Root, target: ir.Value) -> Function:
         inside = r.inside(e, step.name, {})
         inside.put(step.x, Piece(x))
         for node in step.nodes:
-            _hold_index(inside, node)
             for output, made in zip(node.outputs, inside.evaluate(node), strict=True):
                 inside.put(output, Piece(made))
         made = inside.read(step.y)
         return e.op("Sub", made, target)
 
     return residual
-
-
-def _hold_index(inside: Realisation, node: ir.Node) -> None:
-    """Keep a computed index within its axis: a trial x may lie where the model never looks."""
-    if node.op_type != "GatherElements" or node.inputs[1] not in inside.pieces:
-        return
-    data, index = node.inputs[0], node.inputs[1]
-    assert data is not None
-    assert index is not None
-    axis = node.attributes.get("axis")
-    size = data.shape[axis.as_int() if axis is not None else 0] if data.shape is not None else None
-    if isinstance(size, int):
-        e = inside.e
-        with e.scope(e.scope_name, index.dtype or ir.DataType.INT64):
-            held = e.op("Min", e.op("Max", inside.read(index), e.scalar(0)), e.scalar(size - 1))
-        inside.pieces[index].parts[:] = [Piece(held)]
 
 
 def _bracket(
