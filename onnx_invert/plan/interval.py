@@ -6,7 +6,7 @@ elements of y that count, side by side. Ends are found by halving, for all eleme
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +35,7 @@ ALIKE = 1e-5
 
 
 def search(function: Function, reach: float, mask: Mask, free: Sequence[int]) -> Domain | None:
-    """The interval nearest to where x lies on which every element keeps its direction, as long as can be.
+    """The longest interval on which every element keeps its direction.
 
     None where there is none, or where it differs along the axes `free`, whose size is not fixed: from sample to sample.
     """
@@ -43,9 +43,10 @@ def search(function: Function, reach: float, mask: Mask, free: Sequence[int]) ->
     table = _Table.of(function, grid)
     if table is None:
         return None
-    first, last, sign = table.runs()
-    if np.any(last - first < 2):
+    runs = table.runs()
+    if runs is None or np.any(runs[1] - runs[0] < 2):
         return None
+    first, last, sign = runs
     ends = []
     for side in (-1, 1):
         end = _end(function, table, first if side < 0 else last, sign, side, mask)
@@ -88,34 +89,44 @@ class _Table:
         size = np.where(np.isfinite(self.values), np.abs(self.values), 0)
         return np.asarray(NOISE * np.max(size, axis=0))
 
-    def runs(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
-        """For every element the first and the last point of its longest run in one direction, and the direction."""
+    def runs(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats] | None:
+        """For every element the first and the last point of a run in one direction, and the direction.
+
+        They hold the longest part of the grid on which all elements keep theirs, and move. None if there is none.
+        """
         with np.errstate(invalid="ignore"):
             steps = np.diff(self.values, axis=0)
         signs = np.where(np.isnan(steps), np.nan, np.where(np.abs(steps) <= self.noise, 0.0, np.sign(steps)))
-        best = [_longest(column, self.grid) for column in signs.T]
-        first, last, sign = zip(*best, strict=True)
-        return np.array(first), np.array(last), np.array(sign, float)
+        seeds = [seed for seed in _together(signs) if np.all(seed[2] != 0)]
+        if not seeds:
+            return None
+        start, stop, direction = max(seeds, key=lambda seed: seed[1] - seed[0])
+        bounds = [_own(column, start, stop, sign) for column, sign in zip(signs.T, direction, strict=True)]
+        first, last = zip(*bounds, strict=True)
+        return np.array(first), np.array(last), direction
 
 
-def _longest(signs: Floats, grid: Floats) -> tuple[int, int, float]:
-    """The longest run of steps in one direction, without those at its ends that do not move; the one nearest to 0."""
-    found: list[tuple[int, int, float]] = []
-    start, sign, moved = 0, 0.0, -1
-    for index, step in enumerate([*signs, np.nan]):
-        if not np.isnan(step) and (step == 0 or sign in (0.0, step)):
-            if step != 0:
-                if sign == 0:
-                    start, sign = index, step
-                moved = index
+def _together(signs: Floats) -> Iterator[tuple[int, int, Floats]]:
+    """Runs of steps (points, elements) on which no element turns round: the first and the last point, directions."""
+    start, direction = 0, np.zeros(signs.shape[1])
+    for index, step in enumerate(signs):
+        defined = not np.isnan(step).any()
+        if defined and np.all((step == 0) | (direction == 0) | (step == direction)):
+            direction = np.where(direction == 0, step, direction)
             continue
-        if sign != 0:
-            found.append((start, moved + 1, sign))
-        start, sign = index, 0.0 if np.isnan(step) else step
-        moved = index
-    if not found:
-        return 0, 0, 0.0
-    return max(found, key=lambda run: (run[1] - run[0], -abs(grid[run[0]] + grid[run[1]])))
+        yield start, index, direction
+        start, direction = (index, step) if defined else (index + 1, np.zeros(signs.shape[1]))
+    yield start, len(signs), direction
+
+
+def _own(signs: Floats, start: int, stop: int, direction: float) -> tuple[int, int]:
+    """The run of one element around that of all: as far as it keeps its direction, and moves."""
+    while start > 0 and signs[start - 1] in (0.0, direction):
+        start -= 1
+    while stop < len(signs) and signs[stop] in (0.0, direction):
+        stop += 1
+    moves = start + np.flatnonzero(signs[start:stop] == direction)
+    return int(moves[0]), int(moves[-1]) + 1
 
 
 def _end(
@@ -145,7 +156,7 @@ def _end(
         flat = ~open_ended & (np.abs(beyond - value) <= noise)
     # Where it stands still beyond, the end lies between the last point that moved and the first that did not.
     back = np.clip(at - side, 0, len(grid) - 1)
-    good = np.where(flat, inner, inner)
+    good = inner.copy()
     bad = np.where(flat, grid[back], outer)
     whole = np.zeros(mask.shape)
     for _ in range(HALVINGS):
