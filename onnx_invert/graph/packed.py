@@ -91,7 +91,8 @@ class _Part:
                     return False
                 operands.append(self._of[value])
         made = [ir.Value(name=output.name) for output in node.outputs]
-        twin = self.tape.op_multi_out(node.op_type, operands, outputs=made, name=f"{node.op_type}_{len(self.tape.nodes)}")
+        name = f"{node.op_type}_{len(self.tape.nodes)}"
+        twin = self.tape.op_multi_out(node.op_type, operands, outputs=made, name=name)
         producer = twin[0].producer()
         assert producer is not None
         producer.attributes.update(node.attributes)
@@ -112,7 +113,8 @@ class _Part:
             return True
         if value.shape is None:
             return False
-        self._of[value] = self._port(value.name or "", value.dtype, [d if isinstance(d, int) else d.value for d in value.shape])
+        shape = [dim if isinstance(dim, int) else dim.value for dim in value.shape]
+        self._of[value] = self._port(value.name or "", value.dtype, shape)
         return True
 
     def _port(self, name: str, dtype: ir.DataType | None, shape: Sequence[int | str | None]) -> ir.Value:

@@ -248,12 +248,15 @@ class _Search:
         given = node.inputs[1] if len(node.inputs) > 1 else None
         if given is not None and (given.const_value is None or given.const_value.size != rank):
             return None
-        if (axes is not None and len(axes.as_ints()) != rank) or (given is None and empty is not None and empty.as_int()):
+        if axes is not None and len(axes.as_ints()) != rank:
+            return None
+        if given is None and empty is not None and empty.as_int():
             return None
         cast = _origin(node.inputs[0]).producer()
-        if cast is None or cast.op_type != "Cast" or cast.inputs[0] is None or cast.inputs[0].dtype != ir.DataType.BOOL:
+        truth = cast.inputs[0] if cast is not None and cast.op_type == "Cast" else None
+        if truth is None or truth.dtype != ir.DataType.BOOL:
             return None
-        return self._selections.get(self._number(_origin(cast.inputs[0])))
+        return self._selections.get(self._number(_origin(truth)))
 
 
 _WHOLE = frozenset({ir.DataType.INT64, ir.DataType.INT32})
@@ -330,11 +333,11 @@ def _moved(node: ir.Node, roles: list[Role | None]) -> Iterator[Places]:
                 for index in range(len(node.outputs)):
                     yield Places(selection, mask, along[index * size : (index + 1) * size], count, columns)
         case "Gather" if columns is not None and _integer(node, "axis") % 2 == columns and constants[1] is not None:
-            index = constants[1]
-            if index.size == 1 and index.ndim < 2:
-                kept = (along[int(index.reshape(-1)[0])],)
-                axis = 0 if index.ndim == 0 else count
-                yield Places(selection, mask, kept, axis, None if index.ndim == 0 else columns)
+            chosen = np.asarray(constants[1])
+            if chosen.size == 1 and chosen.ndim < 2:
+                kept = (along[int(chosen.reshape(-1)[0])],)
+                axis = 0 if chosen.ndim == 0 else count
+                yield Places(selection, mask, kept, axis, None if chosen.ndim == 0 else columns)
         case "Slice" if columns is not None and all(c is not None for c in constants[1:]) and len(constants) > 3:
             starts, ends, axes = (np.asarray(constants[i]).reshape(-1) for i in (1, 2, 3))
             if len(starts) == 1 and int(axes[0]) % 2 == columns and (len(constants) < 5 or constants[4] == [1]):

@@ -119,8 +119,9 @@ def _rewrite(graph: ir.Graph, selection: Selection) -> None:
     for node, place in computed:
         hold(graph, node, place)
     for node in selection.region:
-        if _takes_all(node):
-            ir.convenience.replace_all_uses_with(node.outputs[0], node.inputs[0])
+        data = node.inputs[0] if node.inputs else None
+        if data is not None and _takes_all(node):
+            ir.convenience.replace_all_uses_with(node.outputs[0], data)
     for node, mask in selection.scatters:
         with Before(graph, node) as b:
             b.replace(node.outputs[0], _choice(b, node, mask), node.outputs[0].shape)

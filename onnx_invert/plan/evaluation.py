@@ -53,7 +53,8 @@ class Part:
             for value in node.inputs:
                 if value is not None and value.const_value is not None:
                     array = value.const_value.numpy()
-                    self._feeds[value.name or ""] = array.astype(np.float64) if wide and array.dtype.kind == "f" else array
+                    widened = wide and array.dtype.kind == "f"
+                    self._feeds[value.name or ""] = array.astype(np.float64) if widened else array
         protos = [_proto(node) for node in nodes]
         for proto in protos if renamed else ():
             for place in range(len(proto.input)):

@@ -21,9 +21,8 @@ Function = Callable[[NDArray[np.floating] | float], Floats | None]
 FINE = 161
 """Points over the range of x."""
 
-FURTHER = 1.5
-FAR = 1e12
-"""A run that reaches the end of the range is followed outwards in steps that grow by the one, as far as the other."""
+FURTHER = 1.5 ** np.arange(1, 41)
+"""Points beyond it on either side, in units of the range: up to ten million times as far."""
 
 HALVINGS = 64
 
@@ -35,59 +34,54 @@ ALIKE = 1e-5
 
 
 def search(function: Function, reach: float, mask: Mask, free: Sequence[int]) -> Domain | None:
-    """The longest interval on which every element keeps its direction.
+    """The longest interval on which every element keeps its direction, if no x outside of it gives a y again.
 
-    None where there is none, or where it differs along the axes `free`, whose size is not fixed: from sample to sample.
+    There the function is not defined, stands still, or repeats itself. None where it does anything else, or where
+    the interval differs along the axes `free`, whose size is not fixed: from sample to sample.
     """
-    grid = np.linspace(-reach, reach, FINE)
-    table = _Table.of(function, grid)
-    if table is None:
-        return None
-    runs = table.runs()
-    if runs is None or np.any(runs[1] - runs[0] < 2):
+    grid = np.concatenate([-reach * FURTHER[::-1], np.linspace(-reach, reach, FINE), reach * FURTHER])
+    table = _Table.of(function, grid, reach)
+    runs = None if table is None else table.runs()
+    if table is None or runs is None:
         return None
     first, last, sign = runs
-    ends = []
-    for side in (-1, 1):
-        end = _end(function, table, first if side < 0 else last, sign, side, mask)
+    ends: list[Floats | None] = []
+    for side, at in ((-1, first), (1, last)):
         whole = np.full(mask.shape, np.nan)
-        whole[mask] = end
+        whole[mask] = _end(function, table, at, sign, side, mask)
         shared = _shared(whole, mask, free, side)
         if shared is None:
             return None
-        ends.append(shared)
+        ends.append(None if np.all(shared == side * np.inf) else shared)
     low, high = ends
-    if np.all(low == -np.inf) and np.all(high == np.inf):
-        return Domain()
-    domain = Domain(
-        None if np.all(low == -np.inf) else low,
-        None if np.all(high == np.inf) else high,
-    )
-    if domain.low is None or domain.high is None or domain.low.size > 1 or domain.high.size > 1:
-        return domain
-    return Domain(domain.low, domain.high, _period(function, float(low.reshape(-1)[0]), float(high.reshape(-1)[0])))
+    if not table.goes_on(first, last):
+        return Domain(low, high)
+    if low is None or high is None or low.size > 1 or high.size > 1:
+        return None
+    period = _period(function, float(low.reshape(-1)[0]), float(high.reshape(-1)[0]))
+    return None if period is None else Domain(low, high, period)
 
 
 @dataclass
 class _Table:
-    """Values of a function on a grid (points, elements)."""
+    """Values of a function on a grid (points, elements), and how large a step is that may be rounding."""
 
     grid: Floats
     values: Floats
+    noise: Floats
 
     @staticmethod
-    def of(function: Function, grid: Floats) -> _Table | None:
+    def of(function: Function, grid: Floats, reach: float) -> _Table | None:
+        """None if it is computed nowhere."""
         rows = [function(point) for point in grid]
         sizes = [row.size for row in rows if row is not None]
         if not sizes:
             return None
-        return _Table(grid, np.stack([np.full(sizes[0], np.nan) if row is None else row for row in rows]))
-
-    @property
-    def noise(self) -> Floats:
-        """How large a step may be rounding, for each element."""
-        size = np.where(np.isfinite(self.values), np.abs(self.values), 0)
-        return np.asarray(NOISE * np.max(size, axis=0))
+        values = np.stack([np.full(sizes[0], np.nan) if row is None else row for row in rows])
+        size = np.where(np.isfinite(values), np.abs(values), 0)
+        # What is large far out says nothing of the values near 0.
+        near = np.max(size[np.abs(grid) <= reach], axis=0)
+        return _Table(grid, values, NOISE * np.maximum(size, near))
 
     def runs(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats] | None:
         """For every element the first and the last point of a run in one direction, and the direction.
@@ -96,14 +90,25 @@ class _Table:
         """
         with np.errstate(invalid="ignore"):
             steps = np.diff(self.values, axis=0)
-        signs = np.where(np.isnan(steps), np.nan, np.where(np.abs(steps) <= self.noise, 0.0, np.sign(steps)))
+        noise = np.maximum(self.noise[1:], self.noise[:-1])
+        signs = np.where(np.isnan(steps), np.nan, np.where(np.abs(steps) <= noise, 0.0, np.sign(steps)))
         seeds = [seed for seed in _together(signs) if np.all(seed[2] != 0)]
         if not seeds:
             return None
         start, stop, direction = max(seeds, key=lambda seed: seed[1] - seed[0])
         bounds = [_own(column, start, stop, sign) for column, sign in zip(signs.T, direction, strict=True)]
-        first, last = zip(*bounds, strict=True)
-        return np.array(first), np.array(last), direction
+        first, last = (np.array(points) for points in zip(*bounds, strict=True))
+        return None if np.any(last - first < 2) else (first, last, direction)
+
+    def goes_on(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> bool:
+        """Whether some element takes a value beyond a run that is not the one at its end."""
+        points, columns = np.arange(len(self.grid))[:, None], np.arange(len(first))
+        for beyond, at in ((points < first, first), (points > last, last)):
+            end, noise = self.values[at, columns], self.noise[at, columns]
+            with np.errstate(invalid="ignore"):
+                if np.any(beyond & (np.abs(self.values - end) > noise)):
+                    return True
+        return False
 
 
 def _together(signs: Floats) -> Iterator[tuple[int, int, Floats]]:
@@ -129,31 +134,15 @@ def _own(signs: Floats, start: int, stop: int, direction: float) -> tuple[int, i
     return int(moves[0]), int(moves[-1]) + 1
 
 
-def _end(
-    function: Function, table: _Table, at: NDArray[np.int64], sign: Floats, side: int, mask: Mask
-) -> Floats:
+def _end(function: Function, table: _Table, at: NDArray[np.int64], sign: Floats, side: int, mask: Mask) -> Floats:
     """The last x on one side of a run, for every element; infinite where nothing ends."""
-    grid, noise = table.grid, table.noise
-    columns = np.arange(len(at))
-    inner, value = grid[at].copy(), table.values[at, columns]
-    edge = at == (0 if side < 0 else len(grid) - 1)
-    outer = np.where(edge, np.nan, grid[np.clip(at + side, 0, len(grid) - 1)])
-    beyond = np.where(edge, np.nan, table.values[np.clip(at + side, 0, len(grid) - 1), columns])
-    open_ended = edge.copy()
-    far = float(np.max(np.abs(grid)))
-    while np.any(open_ended) and far < FAR:
-        far *= FURTHER
-        made = function(side * far)
-        made = np.full(len(at), np.nan) if made is None else made
-        # On it goes where the function is defined and has not turned round; it may have come to a stand.
-        with np.errstate(invalid="ignore"):
-            goes = open_ended & (side * sign * (made - value) >= -noise)
-        stops = open_ended & ~goes
-        outer[stops], beyond[stops] = side * far, made[stops]
-        inner[goes], value[goes] = side * far, made[goes]
-        open_ended &= goes
+    grid, columns = table.grid, np.arange(len(at))
+    edge = 0 if side < 0 else len(grid) - 1
+    value, noise = table.values[at, columns], table.noise[at, columns]
+    inner, outer = grid[at], grid[np.clip(at + side, 0, len(grid) - 1)]
     with np.errstate(invalid="ignore"):
-        flat = ~open_ended & (np.abs(beyond - value) <= noise)
+        flat = np.abs(table.values[np.clip(at + side, 0, len(grid) - 1), columns] - value) <= noise
+    open_ended = at == edge
     # Where it stands still beyond, the end lies between the last point that moved and the first that did not.
     back = np.clip(at - side, 0, len(grid) - 1)
     good = inner.copy()

@@ -63,7 +63,7 @@ class _Trial:
     """
 
     part: Part
-    here: NDArray[np.floating]
+    here: NDArray[np.generic]
     names: tuple[str, str]
     mask: Mask
     reach: float
@@ -110,7 +110,8 @@ class _Trial:
             return None
         values = made[self.names[1]].astype(np.float64)
         for name, size in self.lookups.items():
-            missed = (made[name] < 0) | (made[name] >= size)
+            index = made[name].astype(np.int64)
+            missed: NDArray[np.bool_] = np.asarray((index < 0) | (index >= size))
             rank = values.ndim
             if missed.shape[:rank] == values.shape:
                 missed = missed.reshape(*values.shape, -1).any(axis=-1)
@@ -126,9 +127,11 @@ class _Trial:
 
 def _lookups(nodes: Sequence[ir.Node], inner: Collection[str | None]) -> dict[str, int]:
     """The indices that are computed inside and point into one axis of a known length."""
-    found = {}
+    found: dict[str, int] = {}
     for node in nodes:
-        data, index = (node.inputs[0], node.inputs[1]) if node.op_type in {"GatherElements", "Gather"} else (None, None)
+        if node.op_type not in {"GatherElements", "Gather"}:
+            continue
+        data, index = node.inputs[0], node.inputs[1]
         axis = node.attributes.get("axis")
         size = data.shape[axis.as_int() if axis is not None else 0] if data is not None and data.shape else None
         # Held indices are Max(Min(index, …), …): what counts is where they pointed before.

@@ -114,9 +114,7 @@ class SystemPlan:
             for stage in self.stages
             if isinstance(stage.fact, Paired) and stage.fact.requires
         ]
-        found += [
-            f"{step.name}: {_condition(step)}" for step in self.flat if isinstance(step, Root | Scale | Tear)
-        ]
+        found += [f"{step.name}: {_condition(step)}" for step in self.flat if isinstance(step, Root | Scale | Tear)]
         return list(dict.fromkeys(found))
 
     @property

@@ -132,7 +132,7 @@ def _special(node: ir.Node, labels: Sequence[Labels | None], shapes: Sequence[tu
             return None
         return [join([index, line])]
     if op in {"Gather", "GatherND"} and labels[0] is None and labels[1] is not None:
-        return _looked_up(node, labels[1], len(_shape_of(node, 0)))
+        return _looked_up(node, labels[1], len(shape_of_operand(node, 0)))
     if op in ELEMENTWISE:
         return [_elementwise(node, labels, shapes[0])]
     if op == "BatchNormalization" and not integer(node, "training_mode", 0) and labels[0] is not None:
@@ -160,9 +160,9 @@ def _special(node: ir.Node, labels: Sequence[Labels | None], shapes: Sequence[tu
 def _looked_up(node: ir.Node, index: Labels, rank: int) -> list[Labels] | None:
     """What is known, at indices that are not: each entry of the output follows from its own index."""
     if node.op_type == "Gather":
-        axis = _integer(node, "axis", 0) % rank
+        axis = integer(node, "axis", 0) % rank
         return [index.reshape(*index.shape, *[1] * (rank - axis - 1))]
-    if _integer(node, "batch_dims", 0):
+    if integer(node, "batch_dims", 0):
         return None
     return [joined(index, [index.ndim - 1])[..., 0].reshape(*index.shape[:-1], *[1] * (rank - index.shape[-1]))]
 

@@ -1,7 +1,7 @@
 """Whether a part of a model takes the rows of packed tensors one by one, each in the same way, however many they are.
 
-A packed tensor has its rows along one axis, n of them, and n is known only when the model runs. The part is given twice,
-at two numbers of rows, with everything folded that follows from sizes. It takes rows one by one if in both
+A packed tensor has its rows along one axis, n of them, and n is known only when the model runs. The part is given
+twice, at two numbers of rows, with everything folded that follows from sizes. It takes rows one by one if in both
 
     row k of every output follows from the rows k of the operands alone (by labels), and
     no constant tells the rows apart: it is the same whatever n is, or the same row repeated n times.
@@ -17,12 +17,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_invert.rules.dependence import ELEMENTWISE, MOVES, SAME, Labels, UnsizedError, flow
+from onnx_invert.rules.dependence import ELEMENTWISE, flow
+from onnx_invert.rules.moving import MOVES, SAME, Labels
+from onnx_invert.rules.static import UnsizedError
 
 Array = NDArray[np.generic]
-Axes = dict[str, int]
-"""The axis along which a packed tensor has its rows, by name."""
-
 WHOLE = 2**31 - 1
 """An end from which on a slice is taken to ask for everything."""
 
@@ -33,10 +32,12 @@ _EVEN = SAME | {
 """Operations that move elements in every row alike, if their indices pass `_constants_fit`."""
 
 
-def row_by_row(parts: Sequence[ir.Graph], counts: Sequence[int], packed: Axes, wanted: Mapping[str, int]) -> bool:
+def row_by_row(
+    parts: Sequence[ir.Graph], counts: Sequence[int], packed: Mapping[str, int], wanted: Mapping[str, int]
+) -> bool:
     """Whether all of a part is, and its outputs `wanted` have their rows along the axes that are said.
 
-    `parts` are the part at the numbers of rows `counts`; `packed` names its packed inputs.
+    `parts` are the part at the numbers of rows `counts`; `packed` names its packed inputs with the axes of their rows.
     """
     twins = [{node.name: node for node in part} for part in parts]
     axes = dict(packed)
@@ -114,7 +115,7 @@ def _constants_fit(pair: Sequence[ir.Node], counts: Sequence[int], places: Mappi
 def _constant_fits(
     op: str, place: int, arrays: Sequence[Array], counts: Sequence[int], node: ir.Node, axis: int
 ) -> bool:
-    same = arrays[0].shape == arrays[1].shape and np.array_equal(*arrays, equal_nan=arrays[0].dtype.kind == "f")
+    same = np.array_equal(arrays[0], arrays[1], equal_nan=arrays[0].dtype.kind == "f")
     if (op, place) in {("ScatterND", 1), ("GatherND", 1)}:
         return axis == 0 and all(_grid(a, n) for a, n in zip(arrays, counts, strict=True)) and _rows_alike(
             [a[..., 1:] for a in arrays], counts, 0

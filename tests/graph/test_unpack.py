@@ -115,7 +115,7 @@ KEPT = {
         y = ScatterND(x, at, q)""",
     "divided": f"""{PLACES}  p = GatherND(x, at)  i = Cast<to=7>(p)  j = Div(seven, i)  q = Cast<to=1>(j)
         y = ScatterND(x, at, q)""",
-    "added": f"{PLACES}  p = GatherND(x, at)  q = Tanh(p)  y = ScatterND<reduction=\"add\">(x, at, q)",
+    "added": f'{PLACES}  p = GatherND(x, at)  q = Tanh(p)  y = ScatterND<reduction="add">(x, at, q)',
 }
 MORE = (
     ", int64 begin = {0}, int64 step = {1}, int64[1] second = {1}, int64[2] four = {1, 4}, int64[1,1] corner = {0}, "

@@ -92,7 +92,7 @@ def root_of(
     *,
     unroll: bool,
     signed: bool = False,
-    ends: Ends = Ends(),  # noqa: B008  # frozen
+    ends: Ends = Ends(),
 ) -> tuple[ir.Value, ir.Value]:
     """x with function(x) = 0, element by element, looked for from around `centre`; and 1 where there is none.
 
