@@ -16,8 +16,10 @@ from onnx_invert.errors import NotInvertibleError, UsageError
 from onnx_invert.graph.compose import join
 from onnx_invert.graph.concrete import settle, small
 from onnx_invert.graph.convert import raise_opset
+from onnx_invert.graph.indices import hold_indices
 from onnx_invert.graph.normalise import normalise
 from onnx_invert.graph.read import Source
+from onnx_invert.graph.unpack import unpack
 from onnx_invert.opening import ModelLike
 from onnx_invert.plan.choice import AnyPlan, choose
 from onnx_invert.plan.decoder import Decoder
@@ -25,6 +27,7 @@ from onnx_invert.plan.newton import NewtonPlan, make_newton_plan
 from onnx_invert.plan.plan import Progress
 from onnx_invert.plan.problem import Problem, pose
 from onnx_invert.rules import RuleSet
+from onnx_invert.rules.rows import row_by_row
 from onnx_invert.samples import load, match
 
 Data = str | os.PathLike[str] | NDArray[Any] | Mapping[str, NDArray[Any]]
@@ -55,6 +58,8 @@ def make_plan(
     """
     normalise(source)
     settle(source.model, source.name)
+    unpack(source.model, source.name, row_by_row)
+    hold_indices(source.model)
     try:
         if decoder is not None:
             return _with_decoder(source, decoder, recover, known, rules)

@@ -46,7 +46,7 @@ def normalise(source: Source) -> None:
             raise ModelError(f"The functions of {source.name} cannot be inlined: {first_line(error)}") from error
     passes.RemoveInitializersFromInputsPass()(model)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    _remove_unused(model.graph)
+    remove_unused(model.graph)
     name_nodes(model.graph)
     _name_sizes(model.graph)
     fold(model)
@@ -54,10 +54,10 @@ def normalise(source: Source) -> None:
     if shapes_to_constants(model.graph):
         fold(model)
         infer_shapes(model, source.name)
-    _remove_unused(model.graph)
+    remove_unused(model.graph)
 
 
-def _remove_unused(graph: ir.Graph) -> None:
+def remove_unused(graph: ir.Graph) -> None:
     """Take out nodes and weights that no output needs.
 
     onnx-ir's pass does more: it drops outputs of BatchNormalization that are not used, and training_mode with
@@ -202,9 +202,11 @@ def shapes_to_constants(graph: ir.Graph) -> bool:
     for node in list(graph):
         if node.op_type not in {"Shape", "Size"} or node.domain not in {"", "ai.onnx"}:
             continue
-        value = node.inputs[0]
+        value, made = node.inputs[0], node.outputs[0]
         if value is None or value.shape is None or not value.shape.is_static():
             continue
+        if not made.uses() and not made.is_graph_output():
+            continue  # nobody asks any more
         dims = np.asarray(value.shape.numpy(), dtype=np.int64)
         if node.op_type == "Size":
             array = np.asarray(np.prod(dims), dtype=np.int64)

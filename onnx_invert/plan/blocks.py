@@ -66,12 +66,18 @@ def stuck(system: System) -> list[tuple[ir.Value, list[ir.Node]]]:
 
 def _next(system: System) -> Solved | None:
     for y in _open(system):
+        bounded = None
         for count, (x, nodes) in enumerate(cuts(system, y)):
             if count == _CUTS:
                 break
             block = None if is_chain(system, x, nodes) else _block(system, x, y, nodes)
-            if block is not None:
+            if block is None:
+                continue
+            if not isinstance(block, Root) or block.domain.is_reals:
                 return block
+            bounded = block  # what lies before it may bound it, and be no equation of its own: a Clip
+        if bounded is not None:
+            return bounded
     return None
 
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnx_invert.plan.affine import is_affine
 from onnx_invert.plan.cuts import cuts
 from onnx_invert.plan.evaluation import run
-from onnx_invert.plan.monotone import is_monotone
+from onnx_invert.plan.monotone import domain_of
 from onnx_invert.plan.steps import Block, Mask, Root, Scale, Step, Undo
 from onnx_invert.plan.system import Edge, System
 from onnx_invert.rules.facts import Diagonal, Rearrangement
@@ -22,7 +22,8 @@ def in_place_block(
     """How to solve a block of which every element of y follows from the one of x at its own place alone."""
     if is_affine(system, x, nodes, system.frozen, known=True) and _scales(system, x, y, nodes, mask):
         return Scale(tuple(nodes), x, y, mask)
-    return Root(tuple(nodes), x, y, mask) if is_monotone(system, x, y, nodes, mask) else None
+    domain = domain_of(system, x, y, nodes, mask)
+    return None if domain is None else Root(tuple(nodes), x, y, mask, domain)
 
 
 def inner_steps(

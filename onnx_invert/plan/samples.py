@@ -10,7 +10,9 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_invert.plan.system import Concrete
-from onnx_invert.rules.dependence import Labels, UnsizedError, flow
+from onnx_invert.rules.dependence import flow
+from onnx_invert.rules.moving import Labels
+from onnx_invert.rules.static import UnsizedError
 
 
 @dataclass(frozen=True)

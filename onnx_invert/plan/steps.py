@@ -80,8 +80,39 @@ class Affine(Block):
 
 
 @dataclass(frozen=True)
+class Domain:
+    """Where φ is defined and rises, or falls, throughout: from `low` to `high`, both included; None for no end.
+
+    The ends are numbers, or arrays in x's shape with size 1 along the axes whose size is not fixed. With a `period`
+    φ is defined elsewhere, too, and repeats itself: x is an angle on a circle of that length, taken nearest to 0.
+    """
+
+    low: NDArray[np.floating] | None = None
+    high: NDArray[np.floating] | None = None
+    period: float | None = None
+
+    @property
+    def is_reals(self) -> bool:
+        """True if there is no end."""
+        return self.low is None and self.high is None
+
+    def __str__(self) -> str:
+        """As an interval; the widest where they differ from element to element."""
+        if self.period is not None:
+            return f"a circle of {self.period:.6g}"
+        low = "(−∞" if self.low is None else f"[{float(np.min(self.low)):.6g}".replace("-", "−")
+        high = "∞)" if self.high is None else f"{float(np.max(self.high)):.6g}]".replace("-", "−")
+        return f"{low}, {high}"
+
+
+REALS = Domain()
+
+
+@dataclass(frozen=True)
 class Root(Block):
-    """Element i of y follows from element i of x alone: a root for every element, all at once."""
+    """Element i of y follows from element i of x alone: a root for every element, all at once, in `domain`."""
+
+    domain: Domain = REALS
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,9 @@ class SystemPlan:
     guarantee: Guarantee = field(init=False)
 
     def __post_init__(self) -> None:
+        roots = [step for step in self.flat if isinstance(step, Root)]
         onto = not self.redundant and all(stage.onto for stage in self.stages)
+        onto = onto and all(step.domain.is_reals for step in roots)
         self.guarantee = Guarantee.of(True, onto)
 
     @property
@@ -112,9 +114,7 @@ class SystemPlan:
             for stage in self.stages
             if isinstance(stage.fact, Paired) and stage.fact.requires
         ]
-        found += [
-            f"{step.name}: {_MEASURED[type(step)]}" for step in self.flat if isinstance(step, Root | Scale | Tear)
-        ]
+        found += [f"{step.name}: {_condition(step)}" for step in self.flat if isinstance(step, Root | Scale | Tear)]
         return list(dict.fromkeys(found))
 
     @property
@@ -304,13 +304,25 @@ def _row(step: Step, plan: SystemPlan, forwards: int) -> Row:
     )
 
 
+def _condition(step: Root | Scale | Tear) -> str:
+    """What has to hold for a block, and is measured."""
+    if not isinstance(step, Root) or step.domain.is_reals:
+        return _MEASURED[type(step)]
+    domain, x = step.domain, step.x.name
+    if domain.period is not None:
+        half = f"{domain.period / 2:.6g}"
+        return f"rises or falls throughout on {domain}; {x!r} comes back in [−{half}, {half}]"
+    return f"rises or falls throughout on {domain}, where {x!r} lies; a y that is not reached there gives an end of it"
+
+
 def strategy(block: Affine | Root | Scale | Tear | Sweep) -> str:
     """How a block is solved, in a few words."""
     match block:
         case Affine():
             return "affine together: multiplied out"
         case Root():
-            return "elementwise: a root for every element, by bracketing"
+            where = "" if block.domain.is_reals else f" on {block.domain}"
+            return f"elementwise{where}: a root for every element, by bracketing"
         case Scale():
             return "y = a x + b in every element: divided by a"
         case Tear():

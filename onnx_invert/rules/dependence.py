@@ -131,6 +131,8 @@ def _special(node: ir.Node, labels: Sequence[Labels | None], shapes: Sequence[tu
         if any(a != axis and n != shapes[0][a] for a, n in enumerate(line.shape)):
             return None
         return [join([index, line])]
+    if op in {"Gather", "GatherND"} and labels[0] is None and labels[1] is not None:
+        return _looked_up(node, labels[1], len(shape_of_operand(node, 0)))
     if op in ELEMENTWISE:
         return [_elementwise(node, labels, shapes[0])]
     if op == "BatchNormalization" and not integer(node, "training_mode", 0) and labels[0] is not None:
@@ -153,6 +155,16 @@ def _special(node: ir.Node, labels: Sequence[Labels | None], shapes: Sequence[tu
     if op in PER_SAMPLE and labels[0] is not None and all(label is None for label in labels[1:]):
         return _per_sample(node, labels[0], shapes)
     return None
+
+
+def _looked_up(node: ir.Node, index: Labels, rank: int) -> list[Labels] | None:
+    """What is known, at indices that are not: each entry of the output follows from its own index."""
+    if node.op_type == "Gather":
+        axis = integer(node, "axis", 0) % rank
+        return [index.reshape(*index.shape, *[1] * (rank - axis - 1))]
+    if integer(node, "batch_dims", 0):
+        return None
+    return [joined(index, [index.ndim - 1])[..., 0].reshape(*index.shape[:-1], *[1] * (rank - index.shape[-1]))]
 
 
 def _fitted(line: Labels, shape: tuple[int, ...]) -> Labels:

@@ -2,7 +2,8 @@
 
 The bracket grows geometrically from around y (a flow's layers are near the identity), then shrinks by inverse
 quadratic interpolation where that is safe and by halving where it is not. It ends when the bracket is no wider
-than rounding, for every element. Whether φᵢ rises or falls is told by its values at the first two points.
+than rounding, for every element. Whether φᵢ rises or falls is told by its values at the first two points. All of this
+stays in the domain that the plan found for φᵢ.
 Source: T. Chandrupatla, A new hybrid quadratic/bisection algorithm for finding the zero of a nonlinear function
 without using derivatives, Advances in Engineering Software 28 (1997).
 """
@@ -10,15 +11,17 @@ without using derivatives, Advances in Engineering Software 28 (1997).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
+from onnx_invert.build.clamp import Probe
 from onnx_invert.build.newton.loop import iterate
 from onnx_invert.build.system.pieces import Piece
 from onnx_invert.graph.emit import Emitter
-from onnx_invert.plan.steps import Root
+from onnx_invert.plan.steps import Domain, Root
 
 if TYPE_CHECKING:
     from onnx_invert.build.system.realise import Realisation
@@ -36,8 +39,33 @@ NARROWINGS = 60
 """At most: halving alone takes an interval of 4³² units in the last place to one."""
 
 
+@dataclass(frozen=True)
+class Ends:
+    """The ends of a domain as constants, None where there is none, and its length, 0 where it has no two ends."""
+
+    low: ir.Value | None = None
+    high: ir.Value | None = None
+    length: ir.Value | None = None
+
+    @staticmethod
+    def of(e: Emitter, domain: Domain) -> Ends:
+        """As constants of the emitter's type."""
+        if domain.low is None or domain.high is None:
+            return Ends(*(None if end is None else e.constant(end, "end") for end in (domain.low, domain.high)))
+        with np.errstate(invalid="ignore"):
+            length = np.asarray(domain.high) - np.asarray(domain.low)
+        length = np.where(np.isfinite(length), length, 0.0)
+        return Ends(e.constant(domain.low, "low"), e.constant(domain.high, "high"), e.constant(length, "length"))
+
+    def hold(self, b: Emitter, x: ir.Value) -> ir.Value:
+        """x within the domain."""
+        if self.low is not None:
+            x = b.op("Max", x, self.low)
+        return x if self.high is None else b.op("Min", x, self.high)
+
+
 def find_roots(r: Realisation, step: Root) -> ir.Value:
-    """x in the elements of `step.mask`, anything elsewhere."""
+    """x in the elements of `step.mask`, anything elsewhere. A y that φ does not reach gives the nearer end."""
     e, dtype = r.e, step.x.dtype or r.e.dtype
     with e.scope(f"root/{step.name}", dtype):
         target = r.read(step.y)
@@ -45,7 +73,14 @@ def find_roots(r: Realisation, step: Root) -> ir.Value:
         function = _function(r, step, target)
         shape = [dim if isinstance(dim, int) else str(dim.value) for dim in step.x.shape or ()]
         live = e.constant(step.mask.any(axis=_same_axes(step), keepdims=True).astype(dtype.numpy()), "live")
-        return root_of(e, function, target, live, shape, unroll=r.unroll is not None)
+        ends = Ends.of(e, step.domain)
+        x, missed = root_of(e, function, target, live, shape, unroll=r.unroll is not None, ends=ends)
+        if r.outer is None:
+            r.probes.append(Probe(step.name, missed.name or "", None, np.asarray(0.5), None))
+        if step.domain.period is not None:
+            turns = e.op("Round", e.op("Div", x, step.domain.period))
+            x = e.op("Sub", x, e.op("Mul", turns, step.domain.period))
+        return x
 
 
 def root_of(
@@ -57,27 +92,33 @@ def root_of(
     *,
     unroll: bool,
     signed: bool = False,
-) -> ir.Value:
-    """x with function(x) = 0, element by element, looked for from around `centre`; `shape` is that of both.
+    ends: Ends = Ends(),
+) -> tuple[ir.Value, ir.Value]:
+    """x with function(x) = 0, element by element, looked for from around `centre`; and 1 where there is none.
 
-    `live` is 1 where an element counts. With `signed` the function is known to lie below 0 before its root and above
-    0 behind it; otherwise it is monotone, and its direction is told by two of its values.
+    `shape` is that of both. `live` is 1 where an element counts. With `signed` the function is known to lie below 0
+    before its root and above 0 behind it; otherwise it is monotone, and its direction is told by two of its values.
+    The search stays within `ends`.
     """
     size = e.op("Add", e.op("Mul", e.op("Abs", centre), 0.5), 0.5)
-    ends = [e.op("Sub", centre, size), e.op("Add", centre, size)]
-    values = [function(e, end) for end in ends]
+    if ends.length is not None:
+        size = e.op("Max", size, ends.length)
+    middle = ends.hold(e, centre)
+    start = [ends.hold(e, e.op("Sub", middle, size)), ends.hold(e, e.op("Add", middle, size))]
+    values = [function(e, end) for end in start]
     if signed:
-        bracket = _bracket(e, function, [ends[0], values[0], ends[1], values[1], size], live, shape, unroll)
-        return _narrow(e, function, bracket, live, shape, unroll)
-    falling = e.op("Less", values[1], values[0])
-    sign = e.op("Where", falling, e.scalar(-1.0), e.scalar(1.0))
-    values = [e.op("Mul", sign, value) for value in values]
+        rising = function
+    else:
+        falling = e.op("Less", values[1], values[0])
+        sign = e.op("Where", falling, e.scalar(-1.0), e.scalar(1.0))
+        values = [e.op("Mul", sign, value) for value in values]
 
-    def rising(b: Emitter, x: ir.Value) -> ir.Value:
-        return b.op("Mul", sign, function(b, x))
+        def rising(b: Emitter, x: ir.Value) -> ir.Value:
+            return b.op("Mul", sign, function(b, x))
 
-    bracket = _bracket(e, rising, [ends[0], values[0], ends[1], values[1], size], live, shape, unroll)
-    return _narrow(e, rising, bracket, live, shape, unroll)
+    bracket = _bracket(e, rising, [start[0], values[0], start[1], values[1], size], live, shape, ends, unroll)
+    missed = _either(e, e.op("Greater", bracket[1], 0.0), e.op("Less", bracket[3], 0.0))
+    return _narrow(e, rising, bracket, live, shape, unroll), e.op("Mul", missed, live)
 
 
 def _function(r: Realisation, step: Root, target: ir.Value) -> Function:
@@ -87,7 +128,6 @@ def _function(r: Realisation, step: Root, target: ir.Value) -> Function:
         inside = r.inside(e, step.name, {})
         inside.put(step.x, Piece(x))
         for node in step.nodes:
-            _hold_index(inside, node)
             for output, made in zip(node.outputs, inside.evaluate(node), strict=True):
                 inside.put(output, Piece(made))
         made = inside.read(step.y)
@@ -96,32 +136,22 @@ def _function(r: Realisation, step: Root, target: ir.Value) -> Function:
     return residual
 
 
-def _hold_index(inside: Realisation, node: ir.Node) -> None:
-    """Keep a computed index within its axis: a trial x may lie where the model never looks."""
-    if node.op_type != "GatherElements" or node.inputs[1] not in inside.pieces:
-        return
-    data, index = node.inputs[0], node.inputs[1]
-    assert data is not None
-    assert index is not None
-    axis = node.attributes.get("axis")
-    size = data.shape[axis.as_int() if axis is not None else 0] if data.shape is not None else None
-    if isinstance(size, int):
-        e = inside.e
-        with e.scope(e.scope_name, index.dtype or ir.DataType.INT64):
-            held = e.op("Min", e.op("Max", inside.read(index), e.scalar(0)), e.scalar(size - 1))
-        inside.pieces[index].parts[:] = [Piece(held)]
-
-
 def _bracket(
-    e: Emitter, function: Function, start: list[ir.Value], live: ir.Value, shape: Shape, unroll: bool
+    e: Emitter,
+    function: Function,
+    start: list[ir.Value],
+    live: ir.Value,
+    shape: Shape,
+    ends: Ends,
+    unroll: bool,
 ) -> list[ir.Value]:
-    """Ends with φ below y at the lower and above it at the upper one."""
+    """Ends with φ below y at the lower and above it at the upper one, as far as there are such."""
 
     def widen(b: Emitter, state: list[ir.Value]) -> tuple[list[ir.Value], ir.Value]:
         low, f_low, high, f_high, size = state
         above, below = b.op("Greater", f_low, 0.0), b.op("Less", f_high, 0.0)
         size = b.op("Mul", size, GROWTH)
-        lower, upper = b.op("Sub", low, size), b.op("Add", high, size)
+        lower, upper = ends.hold(b, b.op("Sub", low, size)), ends.hold(b, b.op("Add", high, size))
         trial = b.op("Where", above, lower, upper)
         value = function(b, trial)
         # Where the root lies below, the old lower end is the new upper one, and the other way round.
@@ -129,8 +159,13 @@ def _bracket(
         new_f_high = b.op("Where", above, f_low, b.op("Where", below, value, f_high))
         new_low = b.op("Where", above, trial, b.op("Where", below, high, low))
         new_f_low = b.op("Where", above, value, b.op("Where", below, f_high, f_low))
-        busy = _either(b, b.op("Greater", new_f_low, 0.0), b.op("Less", new_f_high, 0.0))
-        return [new_low, new_f_low, new_high, new_f_high, size], b.op("Mul", busy, live)
+        lacking = [b.op("Greater", new_f_low, 0.0), b.op("Less", new_f_high, 0.0)]
+        # At an end of the domain there is nowhere to go.
+        if ends.low is not None:
+            lacking[0] = b.op("And", lacking[0], b.op("Greater", new_low, ends.low))
+        if ends.high is not None:
+            lacking[1] = b.op("And", lacking[1], b.op("Less", new_high, ends.high))
+        return [new_low, new_f_low, new_high, new_f_high, size], b.op("Mul", _either(b, *lacking), live)
 
     most = 6 if unroll else WIDENINGS
     return iterate(e, start, [shape] * 5, widen, most=most, unroll=unroll)[:4]

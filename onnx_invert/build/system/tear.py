@@ -36,7 +36,7 @@ def tear(r: Realisation, step: Tear) -> tuple[ir.Value, ir.Value]:
         shape = [dim if isinstance(dim, int) else str(dim.value) for dim in step.s.shape or ()]
         centre = _head(r, e, step, target)
         live = e.constant(np.ones([1] * len(shape)), "live")
-        s = root_of(e, gap, centre, live, shape, unroll=r.unroll is not None, signed=True)
+        s, _ = root_of(e, gap, centre, live, shape, unroll=r.unroll is not None, signed=True)
         if step.least is not None:
             s = e.op("Max", s, step.least)
         return _given(r, e, step, s, last=True), s
