@@ -26,9 +26,6 @@ from onnx_invert.trips import by_sample
 
 Array = NDArray[np.float64]
 
-ITERATIONS = 600
-"""At most, where samples start again from fitted starts: twenty times."""
-
 DRAWS = 2048
 """Samples that starts are fitted to."""
 
@@ -62,7 +59,7 @@ def with_starts(
     before = _unsolved(plan, options, batches)
     if before == 0:
         return options
-    more = replace(options, iterations=ITERATIONS, starts=_fit_starts(plan, prior))
+    more = replace(options, starts=_fit_starts(plan, prior))
     return more if _unsolved(plan, more, batches) < before else options
 
 

@@ -217,7 +217,7 @@ def make_newton_plan(outer: Problem, rules: RuleSet, decoder: Decoder | None = N
     cut = _bottleneck(whole, batch, _onto(problem, rules, whole))
     stages = [(unknowns, wanted)] if cut is None else [((cut,), wanted), (unknowns, (cut,))]
     systems = [_system(problem, rules, batch, x, t) for x, t in stages]
-    whole_system = None if cut is None else _system(problem, rules, batch, unknowns, wanted)
+    whole_system = None if cut is None else _system(problem, rules, batch, unknowns, wanted, systems[-1].front)
     return NewtonPlan(outer, ends, systems, rules, batch, decoder, whole_system)
 
 
@@ -239,10 +239,15 @@ def _check_types(problem: Problem) -> None:
 
 
 def _system(
-    problem: Problem, rules: RuleSet, batch: Batch, unknowns: tuple[ir.Value, ...], wanted: tuple[ir.Value, ...]
+    problem: Problem,
+    rules: RuleSet,
+    batch: Batch,
+    unknowns: tuple[ir.Value, ...],
+    wanted: tuple[ir.Value, ...],
+    front: Front | None = None,
 ) -> System:
-    front = None
-    if len(unknowns) == 1:
+    """The equations from `unknowns` to `wanted`; `front` if it is known already."""
+    if front is None and len(unknowns) == 1:
         front = find_front(unknowns[0], rules, problem.opset, frozenset(wanted))
     starts = unknowns if front is None else (front.value,)
     steps, _ = program(starts, wanted, rules, problem.opset)

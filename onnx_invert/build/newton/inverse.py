@@ -11,11 +11,9 @@ from numpy.typing import NDArray
 
 from onnx_invert.build.forwards import Forwards
 from onnx_invert.build.inverse import Inverse, Walk, assemble, port_of
-from onnx_invert.build.newton import dense, krylov
-from onnx_invert.build.newton.iteration import Settings, State, length
-from onnx_invert.build.newton.loop import iterate
-from onnx_invert.build.newton.objective import Objective
-from onnx_invert.build.newton.unknowns import unknowns_of
+from onnx_invert.build.newton.iteration import length
+from onnx_invert.build.newton.solver import Solver
+from onnx_invert.build.newton.unknowns import Unknowns, unknowns_of
 from onnx_invert.build.rows import joined, rows, split, tensor
 from onnx_invert.build.tape import copy, place
 from onnx_invert.build.versions import domains_of, opset_for
@@ -34,12 +32,8 @@ RESIDUAL = "residual"
 ITERATIONS = 100
 """A smooth network takes 10 to 20; the rest is for samples that start again."""
 
-PATIENCE, LONG_PATIENCE = 3, 8
-"""Steps without progress until a sample counts as stalled; the longer one where the plain iteration left samples."""
-
-SOLVED, ROUND_OFF = 32.0, 2.0
-"""In units of eps: a residual below the first is a solution, as the verification has it; below the second there is
-nothing left to gain."""
+SOLVED = 32.0
+"""In units of eps: a residual below it is a solution, as the verification has it."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +103,7 @@ class _Build:
         used = {value for node in self._nodes for value in node.inputs}
         self._given = {value: port_of(value) for value in problem.given if value in used}
         self._values: dict[ir.Value, ir.Value] = dict(self._given)
+        self._unknowns: Unknowns | None = None
 
     def run(self, opset: int | None, metadata: Mapping[str, str] | None) -> Inverse:
         """The whole graph."""
@@ -128,7 +123,7 @@ class _Build:
         for index, system in enumerate(plan.systems):
             target = self._solve(index, system, target)
         if self._options.starts and plan.joined is not None:
-            target = self._solve(len(plan.systems), plan.joined, y, begin=target)
+            target = self._join(plan.joined, y, target)
         outputs = []
         last = plan.systems[-1]
         sizes = [last.layouts[value].size for value in last.unknowns]
@@ -152,60 +147,43 @@ class _Build:
         result.model = assemble(e, [*ports.values(), *self._given.values()], outputs, opsets, metadata)
         return result
 
-    def _solve(self, index: int, system: System, known: ir.Value, begin: ir.Value | None = None) -> ir.Value:
-        """The unknowns of a system as rows (N, n), from its known numbers (N, m); `begin` are those it starts from."""
-        e, options, plan = self._e, self._options, self._plan
+    def _solve(self, index: int, system: System, known: ir.Value) -> ir.Value:
+        """The unknowns of a system as rows (N, n), from its known numbers (N, m)."""
+        options = self._options
         self._prepare(system)
-        final = index >= len(plan.systems) - 1
-        bounds = options.bounds if final else None
-        scope = "solve_joined" if begin is not None else "solve" if final else f"solve_{index}"
-        with e.scope(scope):
-            unknowns = unknowns_of(e, system, bounds, options.prior if final else None, known)
-            spread = options.spreads[index % len(plan.systems)] if options.spreads else np.ones(system.m)
-            scale = e.constant(1 / spread[None, :], "scale")
-            objective = Objective(
-                system.program, system.layouts, self._values, unknowns.coordinates, scale, plan.batch
-            )
-            target = e.op("Mul", known, scale)
-            # A target near 0 is measured against a thousandth of the spread, as the verification does.
-            norm = e.op("Max", length(e, target), 1e-3 * system.m**0.5)
-            settings = Settings(
-                iterations=options.unroll or options.iterations,
-                solved=options.solved(e.dtype),
-                floor=ROUND_OFF * eps(e.dtype.numpy()),
-                patience=LONG_PATIENCE if options.starts else PATIENCE,
-                restarts=unknowns.restarts(
-                    e,
-                    known,
-                    options.iterations,
-                    options.starts[index] if options.starts else None,
-                    long=bool(options.starts),
-                ),
-                huge=float(np.finfo(e.dtype.numpy()).max) / 16,
-            )
-            method = dense if system.is_dense else krylov
-            if method is krylov and options.unroll is not None:
-                raise UsageError(
-                    f"--unroll: the system of {system.m} equations for {system.n} unknowns is solved by conjugate "
-                    "gradients, which need a Loop."
-                )
-            first = method.start(e, objective, target, settings, None if begin is None else unknowns.encode(e, begin))
-            soft = settings.restarts.soft is not None
+        final = index == len(self._plan.systems) - 1
+        with self._e.scope("solve" if final else f"solve_{index}"):
+            bounds, prior = (options.bounds, options.prior) if final else (None, None)
+            self._unknowns = unknowns_of(self._e, system, bounds, prior, known)
+            solver = self._solver(system, index)
+            iterations = options.unroll or options.iterations
+            x, error = solver.solve(known, iterations, unroll=options.unroll is not None)
+            if options.starts:
+                x = solver.rescue(known, x, error, options.starts[index], apart=self._apart)
+        return x
 
-            def body(inner: Emitter, values: list[ir.Value]) -> tuple[list[ir.Value], ir.Value]:
-                state = State.of(values, soft=soft)
-                after, busy = method.step(inner, objective, target, norm, state, settings)
-                return after.flat(), busy
+    def _join(self, system: System, known: ir.Value, x: ir.Value) -> ir.Value:
+        """x (N, n) with the samples solved that several systems, one after the other, have not solved.
 
-            found = iterate(
-                e,
-                first.flat(),
-                method.shapes(objective, self._batch, soft=soft),
-                body,
-                most=settings.iterations,
-                unroll=options.unroll is not None,
-            )
-            return unknowns.decode(e, State.of(found, soft=soft).best)
+        Its unknowns are those of the last of them.
+        """
+        self._prepare(system)
+        with self._e.scope("solve_joined"):
+            solver = self._solver(system, 0)
+            return solver.rescue(known, x, solver.error(known, x), self._options.starts[-1], apart=self._apart)
+
+    def _solver(self, system: System, index: int) -> Solver:
+        e, options = self._e, self._options
+        spread = options.spreads[index] if options.spreads else np.ones(system.m)
+        scale = e.constant(1 / spread[None, :], "scale")
+        assert self._unknowns is not None
+        solved = options.solved(e.dtype)
+        return Solver(e, system, self._plan.batch, self._values, self._unknowns, scale, solved, self._batch)
+
+    @property
+    def _apart(self) -> bool:
+        """True if samples can be taken out of the batch: nothing but y comes with them."""
+        return not self._given and isinstance(self._batch, str)
 
     @property
     def _batch(self) -> int | str:

@@ -58,13 +58,26 @@ class Unknowns:
         away = x if self.origin is None else e.op("Sub", x, self.origin)
         return away if self.forth is None else e.op("MatMul", away, e.constant(self.forth, "forth"))
 
-    def restarts(self, e: Emitter, known: ir.Value, iterations: int, start: Prior | None, *, long: bool) -> Restarts:
-        """Where a sample that stalls starts again: near the origin; or, if `long`, also where `start` takes x to be,
-        given the known numbers, in ways that take turns."""
+    def of(self, e: Emitter, rows: ir.Value) -> Unknowns:
+        """The same for some of the samples alone, whose indices are `rows` (K)."""
+        if self.middle is not None or self.origin is None or self.coordinates.origin is None:
+            return self
+        c = self.coordinates
+        return replace(
+            self,
+            origin=e.op("Gather", self.origin, rows, axis=0),
+            coordinates=replace(c, origin=e.op("Gather", c.origin, rows, axis=0)),
+        )
+
+    def restarts(self, iterations: int) -> Restarts:
+        """Where a sample that stalls starts again: near the origin."""
+        offsets = self._anywhere(self.coordinates.size, max(len(SCALES), iterations // PER_ANCHOR))
+        return Restarts(offsets, np.zeros(len(offsets), bool))
+
+    def rescues(self, e: Emitter, known: ir.Value, iterations: int, start: Prior | None) -> Restarts:
+        """The same for those that this does not help: where `start` takes x to be, given the known numbers, in ways
+        that take turns."""
         r = self.coordinates.size
-        if not long:
-            offsets = self._anywhere(r, max(len(SCALES), iterations // PER_ANCHOR))
-            return Restarts(offsets, np.zeros(len(offsets), bool))
         count = max(1, iterations // PER_START)
         turns = np.arange(count)
         # Both phases, the second alone with soft kinks, both with soft kinks.
