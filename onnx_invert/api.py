@@ -35,6 +35,7 @@ from onnx_invert.plan.plan import Plan, Progress
 from onnx_invert.plan.problem import Problem
 from onnx_invert.plan.system_plan import SystemPlan
 from onnx_invert.planning import Data, arrays_of, is_decoder, make_plan, some_of
+from onnx_invert.rescue import with_starts
 from onnx_invert.rules import RuleSet, default_rules
 from onnx_invert.runtime import Session
 from onnx_invert.samples import cut, ports_of
@@ -199,6 +200,9 @@ def invert(
             if arrays is None and given.prior is not None:
                 arrays = some_of(given.prior, plan, samples or SAMPLES)
             options = given.options(plan, arrays)
+            if iterations is None:
+                _tell(progress, "starts")
+                options = with_starts(plan, options, arrays, given.prior)
             metadata = metadata_of(source, plan, options, given.kind)
             make = partial(build_newton, plan, options, opset=opset, metadata=metadata)
         else:

@@ -156,11 +156,11 @@ def _spreads(plan: NewtonPlan, data: Batch | None) -> list[NDArray[np.float64]]:
     if data is None:
         best: list[dict[str, NDArray[Any]]] = []
         for index in range(len(DISTRIBUTIONS)):
-            best = [_run(session, batch) for batch in draw(ports, SAMPLES, index, main)]
+            best = [run_on(session, batch) for batch in draw(ports, SAMPLES, index, main)]
             if all(np.isfinite(array).all() for found in best for array in found.values()):
                 break
     else:
-        best = [_run(session, batch) for batch in cut(data, ports, main, SAMPLES)]
+        best = [run_on(session, batch) for batch in cut(data, ports, main, SAMPLES)]
     names = iter(session.outputs)
     return [_spread(system_rows(best, [next(names) for _ in system.wanted], system.m)) for system in plan.systems]
 
@@ -191,7 +191,7 @@ def _fit(plan: NewtonPlan, data: Mapping[str, NDArray[Any]], *, conditional: boo
         for start in range(0, total, CHUNK):
             part = {name: np.asarray(array[start : start + CHUNK]) for name, array in data.items()}
             for batch in cut(part, ports, recovered[0], None):
-                known = system_rows([_run(session, batch)], names, system.m)
+                known = system_rows([run_on(session, batch)], names, system.m)
                 yield (
                     known,
                     np.concatenate([by_sample(batch[name], len(known)) for name in recovered], axis=1).astype(
@@ -205,7 +205,7 @@ def _fit(plan: NewtonPlan, data: Mapping[str, NDArray[Any]], *, conditional: boo
         raise UsageError(f"No prior can be fitted to the data: {error}.") from error
 
 
-def _run(session: Session, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+def run_on(session: Session, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     return session.run({name: array for name, array in batch.items() if name in session.names})
 
 

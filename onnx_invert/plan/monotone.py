@@ -114,9 +114,9 @@ class _Trial:
             missed: NDArray[np.bool_] = np.asarray((index < 0) | (index >= size))
             rank = values.ndim
             if missed.shape[:rank] == values.shape:
-                missed = missed.reshape(*values.shape, -1).any(axis=-1)
+                missed = np.asarray(missed.reshape(*values.shape, -1).any(axis=-1), bool)
             else:
-                missed = np.full(values.shape, missed.any())
+                missed = np.full(values.shape, bool(missed.any()))
             values = np.where(missed, np.nan, values)
         return np.asarray(values[self.mask])
 
