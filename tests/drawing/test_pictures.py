@@ -27,6 +27,7 @@ CASES = {
     "coupling": (FLOWS / "freia_all_in_one_conv.dynamo.onnx", {"recover": ["x"]}),
     "triangular": (FLOWS / "nflows_maf_context.dynamo.onnx", {"recover": ["x"]}),
     "contraction": (FLOWS / "freia_iresnet.dynamo.onnx", {}),
+    "torn": (FLOWS / "normflows_radial.legacy.onnx", {}),
     "masked": (FLOWS / "keras_masked.keras.onnx", {}),
     "newton": (ROOT / "models/mnist_relu.onnx", {}),
     "large block": (ROOT / "models/mnist_residual.onnx", {}),
