@@ -50,7 +50,7 @@ def solve(system: System, targets: Sequence[ir.Value]) -> bool:
         system.steps.append(block)
         _use_up(system, block)
         system.learn(block.x, block.mask)
-        system.run()
+        system.run(grown=block.x)
     return True
 
 

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from heapq import heappop, heappush
 
 import numpy as np
 import onnx_ir as ir
@@ -153,22 +154,41 @@ class System:
         """Whether all elements are."""
         return value not in self.known
 
-    def run(self, wanted: Iterable[ir.Value] = ()) -> None:
-        """Spread what is known until nothing more follows. Each node is tried when one of its tensors has grown."""
-        inside = set(self.nodes)
-        waiting = deque(self.nodes)
-        queued = set(self.nodes)
+    def run(self, wanted: Iterable[ir.Value] = (), grown: ir.Value | None = None) -> None:
+        """Spread what is known until nothing more follows. Each node is tried when one of its tensors has grown.
+
+        At first all of them are; where nothing but `grown` has grown since the last time, its neighbours are. A first
+        pass goes through the nodes in running order, so that what a block found runs forwards before the block's own
+        equations are looked at again.
+        """
+        ahead = (
+            list(range(len(self.nodes)))
+            if grown is None
+            else sorted(map(self.position.__getitem__, self._around(grown)))
+        )
+        behind = deque[int]()
+        queued = set(ahead)
         targets = list(wanted)
-        while waiting:
+        while ahead or behind:
             if targets and all(self.is_known(value) for value in targets):
                 return
-            node = waiting.popleft()
-            queued.discard(node)
-            for value in self._try(node):
-                for neighbour in (value.producer(), *(user for user, _ in value.uses())):
-                    if neighbour is not None and neighbour in inside and neighbour not in queued:
-                        waiting.append(neighbour)
-                        queued.add(neighbour)
+            passing = bool(ahead)
+            index = heappop(ahead) if passing else behind.popleft()
+            queued.discard(index)
+            for value in self._try(self.nodes[index]):
+                for neighbour in map(self.position.__getitem__, self._around(value)):
+                    if neighbour in queued:
+                        continue
+                    queued.add(neighbour)
+                    if passing and neighbour > index:
+                        heappush(ahead, neighbour)
+                    else:
+                        behind.append(neighbour)
+
+    def _around(self, value: ir.Value) -> list[ir.Node]:
+        """The nodes that make or take a tensor, each once."""
+        around = dict.fromkeys((value.producer(), *(user for user, _ in value.uses())))
+        return [node for node in around if node is not None and node in self.position]
 
     def uniform(self, value: ir.Value, mask: Mask) -> bool:
         """Whether a mask is the same along every axis whose size is not fixed."""
