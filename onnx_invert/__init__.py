@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from onnx_invert._version import __version__
 
 if TYPE_CHECKING:
-    from onnx_invert.api import Inversion, explain, invert
+    from onnx_invert.api import Inversion, explain, explain_lossless, invert
     from onnx_invert.comparison import Check, check
     from onnx_invert.differentiation import jacobian
     from onnx_invert.errors import (
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Inversion": "api",
     "explain": "api",
+    "explain_lossless": "api",
     "invert": "api",
     "jacobian": "differentiation",
     "Check": "comparison",
@@ -71,6 +72,7 @@ __all__ = [
     "check",
     "default_rules",
     "explain",
+    "explain_lossless",
     "invert",
     "jacobian",
     "leaks",
