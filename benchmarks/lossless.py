@@ -2,8 +2,8 @@
 
     python benchmarks/lossless.py [--model FILE] [--runs N]
 
-Both run in turn in one process, on one thread, and what is compared is the thread's own CPU time: what else the machine
-does hits both alike. Drawn samples, 1 to 1000 at once.
+Both run in turn in one process, on one thread, and the thread's own CPU time is compared: what else the machine
+does, hits both alike. Drawn samples, 1 to 1000 at once.
 """
 
 from __future__ import annotations
