@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from onnx_invert._version import __version__
 
 if TYPE_CHECKING:
-    from onnx_invert.api import Inversion, explain, invert
+    from onnx_invert.api import Inversion, explain, explain_lossless, invert
     from onnx_invert.comparison import Check, check
     from onnx_invert.differentiation import jacobian
     from onnx_invert.errors import (
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Inversion": "api",
     "explain": "api",
+    "explain_lossless": "api",
     "invert": "api",
     "jacobian": "differentiation",
     "Check": "comparison",
@@ -74,6 +75,7 @@ __all__ = [
     "default_rules",
     "draw",
     "explain",
+    "explain_lossless",
     "invert",
     "jacobian",
     "leaks",

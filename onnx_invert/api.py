@@ -23,6 +23,7 @@ from onnx_invert.build.inverse import Inverse, build
 from onnx_invert.build.newton.inverse import build_newton
 from onnx_invert.build.system.inverse import build_system
 from onnx_invert.errors import NotInvertibleError, UsageError, VerificationError
+from onnx_invert.graph.normalise import normalise
 from onnx_invert.graph.read import Source
 from onnx_invert.graph.write import check_target, commit_both, save, staged, to_proto
 from onnx_invert.lossless import LosslessPair, make_pair
@@ -32,7 +33,7 @@ from onnx_invert.plan.choice import AnyPlan
 from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.plan.newton import NewtonPlan
 from onnx_invert.plan.plan import Plan, Progress
-from onnx_invert.plan.problem import Problem
+from onnx_invert.plan.problem import Problem, pose
 from onnx_invert.plan.system_plan import SystemPlan
 from onnx_invert.planning import Data, arrays_of, is_decoder, make_plan, some_of
 from onnx_invert.rescue import with_starts
@@ -317,6 +318,43 @@ def explain(
         decoder = open_model(prior, stack) if is_decoder(prior) else None
         method = method if prior is None else "newton"
         return make_plan(source, recover, known, rules or default_rules(), method, progress, decoder, False)
+
+
+def explain_lossless(
+    model: ModelLike,
+    *,
+    recover: Sequence[str] = (),
+    known: Sequence[str] = (),
+    data: Data | None = None,
+    samples: int | None = None,
+    rules: RuleSet | None = None,
+) -> LosslessPair:
+    """What `invert` with `lossless` would keep of x, and what that costs; nothing is written.
+
+    The pair is built and tried, but the inverse from y alone is not: a network may have none. Arguments and errors
+    as for `invert`.
+    """
+    with ExitStack() as stack:
+        source = open_model(model, stack)
+        normalise(source)
+        problem = pose(source.model, recover, known)
+        ports, arrays = ports_of(problem.inputs), arrays_of(data, problem)
+        first = problem.recovered[0].name or ""
+        return make_pair(
+            problem,
+            rules or default_rules(),
+            network=source,
+            plain=None,
+            closed_form=False,
+            layout="flat",
+            ports=ports,
+            batches=None if arrays is None else list(cut(arrays, ports, first, samples)),
+            count=samples or SAMPLES,
+            rtol=None,
+            verify=True,
+            opset=None,
+            metadata={"onnx_invert.model_sha256": source.sha256},
+        )
 
 
 def _closed(

@@ -271,6 +271,10 @@ def explain(
         int | None, typer.Option("--samples", min=1, metavar="N", help="Use the first N of the data; all by default.")
     ] = None,
     report: Report = None,
+    lossless: Annotated[
+        bool,
+        typer.Option("--lossless", help="Print what --lossless would keep, and what it costs in time and memory."),
+    ] = False,
     chart: Annotated[
         Path | None, typer.Option("--chart", metavar="FILE.png|svg", help="Draw what is measured on the data.")
     ] = None,
@@ -280,8 +284,15 @@ def explain(
     from onnx_invert.cli import render
     from onnx_invert.errors import UsageError
 
-    if graph is not None:
-        _check_graph(graph, model, prior)
+    if lossless:
+        if chart or report or graph or prior is not None or method != "auto":
+            raise UsageError(
+                "--lossless is about the network itself: leave --chart, --graph, --report, --prior and --method out."
+            )
+        render.lossless(
+            api.explain_lossless(model, recover=recover or (), known=known or (), data=data, samples=samples)
+        )
+        return
     if data is None and (chart or report or samples):
         raise UsageError("--chart, --report and --samples are about what is measured on data: give --data X.npy.")
     if data is not None:
@@ -296,6 +307,8 @@ def explain(
             model, data, recover=recover or (), known=known or (), samples=samples, report=report, picture=chart
         )
         return
+    if graph is not None:
+        _check_graph(graph, model, prior)
     with render.progress(False) as progress:
         plan = api.explain(
             model, recover=recover or (), known=known or (), method=method, prior=prior, progress=progress
