@@ -19,8 +19,6 @@ from onnx_invert.cli import main
 from onnx_invert.errors import NotInvertibleError, OnnxInvertError
 
 REFUSED: dict[str, tuple[type[OnnxInvertError], str]] = {
-    # The unknown is repeated: its network widens it first.
-    "zuko_naf": (NotInvertibleError, "it maps 8 numbers to 1 with rank 1"),
 }
 """Flows that keep no promise yet: the error that says so, and what it says."""
 
