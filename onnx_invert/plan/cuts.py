@@ -68,10 +68,8 @@ def facing(system: System, x: ir.Value, y: ir.Value) -> tuple[ir.Value, list[ir.
     for _ in range(_STEPS):
         if shapes.get(value.name or "") == shapes.get(x.name or ""):
             return value, nodes
-        users = [
-            node for node, place in value.uses() if node in system.position and (node, place) not in system.frozen
-        ]
-        node = next((user for user, _ in uses if _carries(system, user, value)), None)
+        users = (node for node, place in value.uses() if (node, place) not in system.frozen)
+        node = next((n for n in users if n in system.position and _carries(system, n, value)), None)
         if node is None:
             break
         value = node.outputs[0]
