@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 import onnx_ir as ir
 
 from onnx_invert.plan.system import System
-from onnx_invert.rules.dependence import ELEMENTWISE, moves
+from onnx_invert.rules.dependence import ELEMENTWISE
+from onnx_invert.rules.moving import moves
 
 _STEPS = 8
 """Nodes that `facing` follows at most."""
