@@ -14,11 +14,6 @@ from flow_cases import FlowCase, flow_cases
 
 import onnx_invert
 from onnx_invert.cli import main
-from onnx_invert.errors import NotInvertibleError
-
-NO_LOG_DET = {"voice_glow_tts"}
-"""Flows whose inverse has no log-determinant yet: a mask sets elements to 0 that a matrix then scales."""
-
 
 CASES = [case for case in flow_cases() if case.path.exists()]
 
@@ -45,7 +40,7 @@ def test_a_flow_comes_back(case: FlowCase) -> None:
     x, latents, feeds = _ports(case)
     count = case.batch or len(case.arrays["x"])
     data = {name: array[:count] for name, array in feeds.items()}
-    with_log_det = case.name not in NO_LOG_DET and "log_abs_det" in case.arrays
+    with_log_det = "log_abs_det" in case.arrays
     made = onnx_invert.invert(
         case.model(), recover=[x], known=latents, method="closed-form", log_det=with_log_det, data=data
     )
@@ -68,13 +63,6 @@ def test_a_flow_comes_back(case: FlowCase) -> None:
     if with_log_det:
         wanted = -case.arrays["log_abs_det"][:count]
         assert np.max(np.abs(found["log_det"] - wanted) / np.maximum(1, np.abs(wanted))) < 1e-4
-
-
-@pytest.mark.parametrize("case", [case for case in CASES if case.name in NO_LOG_DET], ids=str)
-def test_a_log_determinant_that_is_not_known_is_refused(case: FlowCase) -> None:
-    x, latents, _ = _ports(case)
-    with pytest.raises(NotInvertibleError):
-        onnx_invert.invert(case.model(), recover=[x], known=latents, method="closed-form", log_det=True, verify=False)
 
 
 def _exit_code(arguments: list[str]) -> int:

@@ -10,6 +10,7 @@ from onnx_invert.build.inverse import Inverse, assemble, port_of
 from onnx_invert.build.noise import Noise
 from onnx_invert.build.residual import forward_nodes
 from onnx_invert.build.residual import residual as residual_of
+from onnx_invert.build.system.live import Live
 from onnx_invert.build.system.log_det import NAME, LogDet
 from onnx_invert.build.system.pieces import Piece
 from onnx_invert.build.system.realise import Realisation
@@ -52,6 +53,8 @@ def build_system(
         r.log_det = _log_det(plan)
     for value in problem.known:
         r.start(value, ports[value] if noise is None else noise.shake(ports[value], value))
+    if r.log_det is not None:
+        r.log_det.start(r, problem.known)
     r.run(plan.steps)
     outputs = [_output(e, r, value) for value in problem.recovered]
     if r.log_det is not None:
@@ -87,7 +90,8 @@ def _log_det(plan: SystemPlan) -> LogDet:
     if plan.redundant:
         what = "an equation is left over: there is no square Jacobian"
         raise NotInvertibleError([Blocker("the model", "log-det", what, "leave out --log-det")])
-    return LogDet(plan.rules, plan.problem.opset, _samples(plan), masked=plan.has_masks)
+    live = Live(plan.concrete, plan.problem.given) if plan.has_masks else None
+    return LogDet(plan.rules, plan.problem.opset, _samples(plan), live)
 
 
 def _samples(plan: SystemPlan) -> Samples:
