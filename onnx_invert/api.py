@@ -207,14 +207,16 @@ def invert(
             metadata = metadata_of(source, plan, options, given.kind)
             make = partial(build_newton, plan, options, opset=opset, metadata=metadata)
         else:
-            if residual:
-                raise UsageError("--residual: this inverse is a closed form, which has no residual output yet.")
+            if residual and lossless is not False:
+                raise UsageError("--residual: a closed form that takes latents has no residual output; leave one out.")
             iterates = isinstance(plan, SystemPlan) and plan.iterates
             if idle := given.idle(unrolled=iterates):
                 notes.append(idle)
                 warnings.warn(idle, stacklevel=2)
             metadata = metadata_of(source, plan)
-            make = partial(_closed, plan, opset=opset, unroll=unroll, log_det=log_det, metadata=metadata)
+            make = partial(
+                _closed, plan, opset=opset, unroll=unroll, log_det=log_det, residual=residual, metadata=metadata
+            )
         inverse = make()
         pair_of: LosslessPair | None = None
         if lossless is not False:
@@ -363,14 +365,21 @@ def _closed(
     opset: int | None,
     unroll: int | None = None,
     log_det: bool = False,
+    residual: bool = False,
     metadata: Mapping[str, str] | None = None,
     instrumented: bool = False,
 ) -> Inverse:
     """The graph of an inverse that needs no solver for the whole."""
     if isinstance(plan, Plan):
-        return build(plan, opset=opset, metadata=metadata, instrumented=instrumented)
+        return build(plan, opset=opset, metadata=metadata, instrumented=instrumented, residual=residual)
     return build_system(
-        plan, opset=opset, unroll=unroll, log_det=log_det, metadata=metadata, instrumented=instrumented
+        plan,
+        opset=opset,
+        unroll=unroll,
+        log_det=log_det,
+        metadata=metadata,
+        instrumented=instrumented,
+        residual=residual,
     )
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_invert.build.newton.inverse import RESIDUAL, Options, build_newton, build_probe
+from onnx_invert.build.newton.inverse import Options, build_newton, build_probe
+from onnx_invert.build.residual import RESIDUAL
 from onnx_invert.graph.write import to_proto
 from onnx_invert.numerics.prior import Prior, fit
 from onnx_invert.plan.newton import NewtonPlan

@@ -115,7 +115,7 @@ def invert(
         ),
     ] = None,
     residual: Annotated[
-        bool, typer.Option("--residual", help="Add the output residual: ‖f(x) − y‖ / ‖y‖ of each sample (Newton).")
+        bool, typer.Option("--residual", help="Add the output residual: ‖f(x) − y‖ / ‖y‖ of each sample.")
     ] = False,
     log_det: Annotated[
         bool, typer.Option("--log-det", help="Add the output log_det: log|det ∂x/∂y| of each sample.")

@@ -23,7 +23,7 @@ import onnx_ir as ir
 
 from onnx_invert.plan.affine import multiplied_out
 from onnx_invert.plan.carry import by_sample, in_place, numbers, through
-from onnx_invert.plan.cuts import cuts, is_chain
+from onnx_invert.plan.cuts import cuts, facing, is_chain
 from onnx_invert.plan.inner import in_place_block, inner_steps, stretch
 from onnx_invert.plan.lipschitz import lipschitz
 from onnx_invert.plan.steps import Affine, Root, Scale, Sweep, Tear
@@ -35,6 +35,9 @@ from onnx_invert.rules.moving import Labels
 _CUTS = 3
 """How many tensors behind y are tried as x: the block grows with each."""
 
+_FARTHEST = 32
+"""How many are looked at, those that are too large for y to tell among them."""
+
 _MOST_ROUNDS = 4096
 
 Solved = Affine | Root | Scale | Tear | Sweep
@@ -44,11 +47,12 @@ def solve(system: System, targets: Sequence[ir.Value]) -> bool:
     """Find out the targets: node by node as far as that goes, by a block where it does not, and on."""
     system.run()
     while not all(system.is_known(value) for value in targets):
-        block = _next(system)
-        if block is None:
+        found = _next(system)
+        if found is None:
             return False
+        block, y = found
         system.steps.append(block)
-        _use_up(system, block)
+        _use_up(system, block, y)
         system.learn(block.x, block.mask)
         system.run(grown=block.x)
     return True
@@ -64,21 +68,36 @@ def stuck(system: System) -> list[tuple[ir.Value, list[ir.Node]]]:
     return found
 
 
-def _next(system: System) -> Solved | None:
+def _next(system: System) -> tuple[Solved, ir.Value] | None:
+    """A block that can be solved, and the known tensor whose equations it uses up."""
     for y in _open(system):
-        bounded = None
-        for count, (x, nodes) in enumerate(cuts(system, y)):
-            if count == _CUTS:
+        count, bounded = 0, None
+        for tried, (x, nodes) in enumerate(cuts(system, y)):
+            if count == _CUTS or tried == _FARTHEST:
                 break
-            block = None if is_chain(system, x, nodes) else _block(system, x, y, nodes)
+            if _unknown(system, x) > _size(system, y):
+                continue  # y cannot tell so much
+            count += 1
+            if is_chain(system, x, nodes):
+                continue
+            end, behind = facing(system, x, y)
+            block = _block(system, x, end, [*nodes, *behind])
             if block is None:
                 continue
             if not isinstance(block, Root) or block.domain.is_reals:
-                return block
+                return block, y
             bounded = block  # what lies before it may bound it, and be no equation of its own: a Clip
         if bounded is not None:
-            return bounded
+            return bounded, y
     return None
+
+
+def _unknown(system: System, x: ir.Value) -> int:
+    return int(np.sum(~system.known[x]))
+
+
+def _size(system: System, y: ir.Value) -> int:
+    return int(np.prod(system.concrete.shapes.get(y.name or "", ())))
 
 
 def _open(system: System) -> Iterator[ir.Value]:
@@ -168,9 +187,9 @@ def _rounds(system: System, x: ir.Value, y: ir.Value, nodes: list[ir.Node], ids:
     return None
 
 
-def _use_up(system: System, block: Solved) -> None:
+def _use_up(system: System, block: Solved, y: ir.Value) -> None:
     """The equations of y are those that the block was solved by."""
-    mask = system.mask(block.y)
-    shape = system.concrete.shapes.get(block.y.name or "", ())
+    mask = system.mask(y)
+    shape = system.concrete.shapes.get(y.name or "", ())
     used = block.mask if block.mask.shape == shape else np.ones(shape, bool)
-    system.use(block.y, used if mask is None else used & mask)
+    system.use(y, used if mask is None else used & mask)

@@ -8,6 +8,11 @@ from collections.abc import Iterator, Sequence
 import onnx_ir as ir
 
 from onnx_invert.plan.system import System
+from onnx_invert.rules.dependence import ELEMENTWISE
+from onnx_invert.rules.moving import moves
+
+_STEPS = 8
+"""Nodes that `facing` follows at most."""
 
 
 def cuts(system: System, y: ir.Value) -> Iterator[tuple[ir.Value, list[ir.Node]]]:
@@ -52,3 +57,30 @@ def is_chain(system: System, x: ir.Value, nodes: Sequence[ir.Node]) -> bool:
         for place, value in enumerate(node.inputs)
     )
     return edges <= len(nodes)
+
+
+def facing(system: System, x: ir.Value, y: ir.Value) -> tuple[ir.Value, list[ir.Node]]:
+    """The nearest known tensor from y on that has the sizes of x, with the nodes between; y itself if none has.
+
+    Only what takes y on element by element, or moves its elements, is followed.
+    """
+    shapes = system.concrete.shapes
+    value, nodes = y, list[ir.Node]()
+    for _ in range(_STEPS):
+        if shapes.get(value.name or "") == shapes.get(x.name or ""):
+            return value, nodes
+        users = (node for node, place in value.uses() if (node, place) not in system.frozen)
+        node = next((n for n in users if n in system.position and _carries(system, n, value)), None)
+        if node is None:
+            break
+        value = node.outputs[0]
+        nodes.append(node)
+    return y, []
+
+
+def _carries(system: System, node: ir.Node, value: ir.Value) -> bool:
+    """Whether a node with one output, which is known, has no other unknown operand than `value`."""
+    twin = system.concrete.nodes.get(node.name or "", node)
+    others = [v for v in node.inputs if v is not None and v is not value]
+    plain = len(node.outputs) == 1 and (moves(twin) or node.op_type in ELEMENTWISE)
+    return plain and system.is_known(node.outputs[0]) and all(v not in system.unknowns for v in others)

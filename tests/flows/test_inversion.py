@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import warnings
 from importlib.resources import files
 from pathlib import Path
 
@@ -16,21 +14,6 @@ from flow_cases import FlowCase, flow_cases
 
 import onnx_invert
 from onnx_invert.cli import main
-from onnx_invert.errors import NotInvertibleError, OnnxInvertError
-
-REFUSED: dict[str, tuple[type[OnnxInvertError], str]] = {
-    # The unknown is repeated: its network widens it first.
-    "zuko_naf": (NotInvertibleError, "it maps 8 numbers to 1 with rank 1"),
-}
-"""Flows that keep no promise yet: the error that says so, and what it says."""
-
-NO_LOG_DET = {"voice_glow_tts"}
-"""Flows whose inverse has no log-determinant yet: a mask sets elements to 0 that a matrix then scales."""
-
-
-def _is_refused(case: FlowCase) -> bool:
-    return case.name in REFUSED or str(case) in REFUSED
-
 
 CASES = [case for case in flow_cases() if case.path.exists()]
 
@@ -52,12 +35,12 @@ def _worst(found: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.max(np.linalg.norm(found - wanted, axis=1) / np.linalg.norm(wanted, axis=1)))
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if not _is_refused(case)], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_flow_comes_back(case: FlowCase) -> None:
     x, latents, feeds = _ports(case)
     count = case.batch or len(case.arrays["x"])
     data = {name: array[:count] for name, array in feeds.items()}
-    with_log_det = case.name not in NO_LOG_DET and "log_abs_det" in case.arrays
+    with_log_det = "log_abs_det" in case.arrays
     made = onnx_invert.invert(
         case.model(), recover=[x], known=latents, method="closed-form", log_det=with_log_det, data=data
     )
@@ -80,29 +63,6 @@ def test_a_flow_comes_back(case: FlowCase) -> None:
     if with_log_det:
         wanted = -case.arrays["log_abs_det"][:count]
         assert np.max(np.abs(found["log_det"] - wanted) / np.maximum(1, np.abs(wanted))) < 1e-4
-
-
-@pytest.mark.parametrize("case", [case for case in CASES if _is_refused(case)], ids=str)
-def test_what_is_not_solved_is_refused_with_its_reason(case: FlowCase) -> None:
-    x, latents, feeds = _ports(case)
-    count = case.batch or len(case.arrays["x"])
-    error, phrase = REFUSED.get(str(case)) or REFUSED[case.name]
-    with warnings.catch_warnings(), pytest.raises(error, match=re.escape(phrase)):
-        warnings.simplefilter("ignore")
-        onnx_invert.invert(
-            case.model(),
-            recover=[x],
-            known=latents,
-            method="closed-form",
-            data={name: array[:count] for name, array in feeds.items()},
-        )
-
-
-@pytest.mark.parametrize("case", [case for case in CASES if case.name in NO_LOG_DET], ids=str)
-def test_a_log_determinant_that_is_not_known_is_refused(case: FlowCase) -> None:
-    x, latents, _ = _ports(case)
-    with pytest.raises(NotInvertibleError):
-        onnx_invert.invert(case.model(), recover=[x], known=latents, method="closed-form", log_det=True, verify=False)
 
 
 def _exit_code(arguments: list[str]) -> int:

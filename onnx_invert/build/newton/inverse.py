@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from onnx_invert.build.forwards import Forwards
 from onnx_invert.build.inverse import Inverse, Walk, assemble, port_of
-from onnx_invert.build.newton.iteration import length
 from onnx_invert.build.newton.solver import Solver
 from onnx_invert.build.newton.unknowns import Unknowns, unknowns_of
+from onnx_invert.build.residual import RESIDUAL, relative
 from onnx_invert.build.rows import joined, rows, split, tensor
 from onnx_invert.build.tape import copy, place
 from onnx_invert.build.versions import domains_of, opset_for
@@ -24,9 +24,6 @@ from onnx_invert.plan.equations import upstream
 from onnx_invert.plan.newton import NewtonPlan, System
 
 Array = NDArray[np.float64]
-
-RESIDUAL = "residual"
-"""The output that `--residual` adds."""
 
 ITERATIONS = 100
 """A smooth network takes 10 to 20; the rest is for samples that start again."""
@@ -204,16 +201,9 @@ class _Build:
         _take_weights(e, self._nodes, self._values)
         values = {**self._values, **found}
         copy(e, [node for node in self._nodes if node.outputs[0] not in values], values)
-        worst: ir.Value | None = None
-        for value, port in ports.items():
-            layout = self._plan.batch.layout(value)
-            y = rows(e, layout, port)
-            difference = length(e, e.op("Sub", rows(e, layout, values[value]), y))
-            tiny = float(np.finfo(e.dtype.numpy()).tiny)
-            relative = e.op("Div", difference, e.op("Max", length(e, y), tiny))
-            worst = relative if worst is None else e.op("Max", worst, relative)
-        assert worst is not None
-        output = e.op("Squeeze", worst, e.ints([1]))
+        layouts = {value: self._plan.batch.layout(value) for value in ports}
+        pairs = ((rows(e, layouts[y], values[y]), rows(e, layouts[y], port)) for y, port in ports.items())
+        output = relative(e, pairs)
         output.name, output.shape = RESIDUAL, ir.Shape([self._batch])
         return output
 

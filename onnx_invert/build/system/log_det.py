@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_invert.build.system.determinant import LARGEST, log_det, units
+from onnx_invert.build.system.live import Live
 from onnx_invert.build.system.pieces import Mask
 from onnx_invert.build.tape import Tape
 from onnx_invert.errors import Blocker, NotInvertibleError
@@ -23,7 +24,7 @@ from onnx_invert.plan.program import Program
 from onnx_invert.plan.program import Step as Differentiated
 from onnx_invert.plan.samples import Along, Samples
 from onnx_invert.plan.stages import Stage
-from onnx_invert.plan.steps import Block, Root, Scale, Sweep, Tear
+from onnx_invert.plan.steps import Block, Place, Root, Scale, Sweep, Tear, Undo
 from onnx_invert.rules import RuleSet
 from onnx_invert.rules.facts import Convert, Diagonal, Elementwise, Matrix, NoInverse, Paired, Rearrangement, Repeat
 from onnx_invert.rules.node import FLOATS, NodeView
@@ -35,20 +36,32 @@ NAME = "log_det"
 
 
 class LogDet:
-    """Sums log|∂y/∂x| over the steps; `samples` says where samples lie; `masked` says that a given mask sets elements
-    to 0, which have no volume."""
+    """Sums log|∂y/∂x| over the steps; `samples` says where samples lie; `live`, where given tensors multiply what is
+    recovered, which elements they leave a volume."""
 
-    def __init__(self, rules: RuleSet, opset: int, samples: Samples, *, masked: bool = False) -> None:
-        self._rules, self._opset, self._samples, self._masked = rules, opset, samples, masked
+    def __init__(self, rules: RuleSet, opset: int, samples: Samples, live: Live | None = None) -> None:
+        self._rules, self._opset, self._samples, self._live = rules, opset, samples, live
         self._terms: list[ir.Value] = []
+
+    def start(self, r: Realisation, known: Sequence[ir.Value]) -> None:
+        """Before the first step; `known` are the outputs that the inverse takes."""
+        if self._live is not None:
+            self._live.start(r, known)
+
+    def placed(self, step: Place) -> None:
+        """Elements were moved."""
+        if self._live is not None:
+            self._live.place(step)
+
+    def undone(self, step: Undo) -> None:
+        """A node is about to be undone."""
+        if self._live is not None:
+            self._live.undo(step)
 
     def of_stage(self, r: Realisation, stage: Stage, x: ir.Value, y: ir.Value, like: ir.Value, mask: Mask) -> None:
         """A fact that was undone: `x` and `y` are its ends in the graph, `like` the tensor of the model with the
         elements `mask` that were found."""
         e, fact = r.e, stage.fact
-        if self._masked and isinstance(fact, Matrix | Diagonal) and not _keeps_volume(fact):
-            what = "it scales what a given mask sets to 0 as well: the log-determinant of such elements is not defined"
-            raise _refusal(stage.nodes[0], what)
         match fact:
             case Rearrangement() | Convert():
                 return
@@ -65,6 +78,9 @@ class LogDet:
                 slope = e.op("Log", e.op("Abs", fact.derivative(e, x, r.read(other))))
                 self._sum(r, e.op("Expand", slope, e.op("Shape", x)), like, mask, stage)
             case Matrix() if fact.lengths[0] == fact.lengths[1] and fact.weight.ndim == 2:
+                if self._live is not None and not self._on_groups(stage, like):
+                    what = "it mixes elements some of which a given mask may set to 0, and others not"
+                    raise _refusal(stage.nodes[0], f"{what}: its log-determinant is not defined")
                 size = fact.lengths[0]
                 log = float(np.linalg.slogdet(fact.weight.astype(np.float64))[1]) + size * math.log(abs(fact.factor))
                 spread = e.op("Expand", e.scalar(log / size), e.op("Shape", r.read(like)))
@@ -77,6 +93,8 @@ class LogDet:
         if isinstance(step, Sweep) and step.rounds is None:
             self._of_contraction(r, step)
             return
+        if self._live is not None:
+            self._live.block(step)
         frozen = step.frozen if isinstance(step, Sweep) else ()
         e = r.e
         with e.scope(f"log_det/{step.name}", step.x.dtype or e.dtype):
@@ -90,6 +108,7 @@ class LogDet:
 
     def _of_contraction(self, r: Realisation, step: Sweep) -> None:
         """The Jacobian of a residual block, column by column by its derivative, and its determinant by elimination."""
+        self._refuse_masks(step)
         e = r.e
         mask = step.mask[0] if step.mask.ndim else step.mask
         size = int(mask.sum())
@@ -116,6 +135,7 @@ class LogDet:
     def of_tear(self, r: Realisation, step: Tear, s: ir.Value) -> None:
         """det ∂y/∂x = det F_x · det φ′ (the matrix determinant lemma), φ′ = I + H_x F_x⁻¹ F_s. The steps inside have
         told det F_x; F_x is diagonal, and so is φ′."""
+        self._refuse_masks(step)
         e = r.e
         with e.scope(f"log_det/{step.name}", step.x.dtype or e.dtype):
             values = self._outside(r, step)
@@ -183,6 +203,16 @@ class LogDet:
     def _sum(self, r: Realisation, logs: ir.Value, like: ir.Value, mask: Mask, stage: Stage | None) -> None:
         """Add the sum over the elements of `mask` in every sample."""
         e = r.e
+        if self._live is not None:
+            counts = self._live.of(like, mask)
+            if counts is None:
+                node = stage.nodes[0] if stage is not None else like.producer()
+                what = f"which elements of {like.name!r} a given mask leaves is not known"
+                raise NotInvertibleError(
+                    [Blocker(node.name or "" if node else "", node.op_type if node else "", what)]
+                )
+            # Where no volume is, a logarithm may be infinite.
+            logs = e.op("Where", e.op("Equal", counts, e.scalar(0.0)), e.scalar(0.0), logs)
         if not mask.all():
             logs = e.op("Where", r.mask_of(mask), logs, e.scalar(0.0))
         along = self._along(like)
@@ -192,6 +222,17 @@ class LogDet:
             parts = e.op("Reshape", term, e.ints([along.count, -1] if along.strided else [-1, along.count]))
             term = e.op("ReduceSum", parts, e.ints([0 if along.strided else 1]), keepdims=0)
         self._terms.append(term)
+
+    def _on_groups(self, stage: Stage, like: ir.Value) -> bool:
+        """Whether a matrix acts on elements that are all there, or all not."""
+        axis = {"Conv": 1, "MatMul": -1, "Gemm": -1}.get(stage.nodes[0].op_type)
+        known = self._live is not None and self._live.of(like, np.ones((), bool)) is not None
+        return known and axis is not None and stage.operand == 0 and self._live.together(like, axis)  # type: ignore[union-attr]
+
+    def _refuse_masks(self, step: Block) -> None:
+        if self._live is not None:
+            what = "a given mask sets elements of its block to 0: the log-determinant of the others is not known"
+            raise _refusal(step.nodes[-1], what)
 
     def _along(self, value: ir.Value) -> Along:
         """Where the samples of a tensor are."""
@@ -208,12 +249,6 @@ class LogDet:
 def _tangent(e: Emitter, x: ir.Value, size: float) -> ir.Value:
     """The same tangent (1, *x) for every element."""
     return e.op("Unsqueeze", e.op("Expand", e.scalar(size), e.op("Shape", x)), e.ints([0]))
-
-
-def _keeps_volume(fact: Matrix | Diagonal) -> bool:
-    if isinstance(fact, Diagonal):
-        return bool(np.all(np.abs(fact.scale) == 1))
-    return fact.weight.ndim == 2 and abs(float(np.linalg.slogdet(fact.weight.astype(np.float64))[1])) < 1e-6
 
 
 def _refusal(node: ir.Node, reason: str) -> NotInvertibleError:

@@ -72,7 +72,9 @@ class Realisation:
             case Forward():
                 self._forward(step)
             case Place():
-                self._place(step)
+                self.move(step)
+                if self.log_det is not None:
+                    self.log_det.placed(step)
             case Undo():
                 self._undo([step])
             case Affine():
@@ -288,7 +290,8 @@ class Realisation:
         size = self.concrete.shapes[source.name or ""][axis]
         return pick(self.e, value, axis, [int(i) for i in index], size)
 
-    def _place(self, step: Place) -> None:
+    def move(self, step: Place) -> None:
+        """Put the elements of a node's outputs back where they were."""
         node = step.node
         x = node.inputs[step.operand]
         assert x is not None
@@ -366,6 +369,8 @@ class Realisation:
         x = last.node.inputs[last.operand]
         assert x is not None
         y = first.node.outputs[0]
+        if self.log_det is not None:
+            self.log_det.undone(first)
         self.put(x, _masked(self._back(x, y, stages, last.mask), last.mask))
 
     def _back(self, x: ir.Value, y: ir.Value, stages: Sequence[Stage], mask: Mask) -> ir.Value:
