@@ -10,36 +10,28 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.plan.steps import Domain
 
-NEAR = 8.0
-"""In units in the last place: an x as near to an end as this was led there by a y that φ does not reach, or equals
-the end to rounding."""
-
 
 @dataclass(frozen=True)
 class Ends:
-    """The ends as constants, None where there is none; the length between, 0 where there are no two ends; and how far
-    from each counts as there."""
+    """The ends as constants, None where there is none; and the length between, 0 where there are no two ends."""
 
     low: ir.Value | None = None
     high: ir.Value | None = None
     length: ir.Value | None = None
-    near: tuple[ir.Value | None, ir.Value | None] = (None, None)
 
     @staticmethod
     def of(e: Emitter, domain: Domain) -> Ends:
         """As constants of the emitter's type."""
         low, high = (None if end is None else e.constant(end, "end") for end in (domain.low, domain.high))
-        near = (_near(e, domain.low), _near(e, domain.high))
         length = None
         if domain.low is not None and domain.high is not None:
             whole = np.asarray(domain.high) - np.asarray(domain.low)
             length = e.constant(np.where(np.isfinite(whole), whole, 0.0), "length")
-        return Ends(low, high, length, near)
+        return Ends(low, high, length)
 
     @property
     def there(self) -> bool:
@@ -60,21 +52,12 @@ class Ends:
             value = b.op("Where", b.op("GreaterOrEqual", x, self.high), b.scalar(1.0), value)
         return value
 
-    def reached(self, b: Emitter, x: ir.Value) -> ir.Value | None:
-        """1 where x lies at an end; None where there is none."""
+    def kept(self, b: Emitter, one: ir.Value, other: ir.Value) -> ir.Value | None:
+        """Whether a bracket still has an end of the domain for one of its own; None where there is none."""
         found = None
-        for end, near in zip((self.low, self.high), self.near, strict=True):
-            if end is None or near is None:
-                continue
-            close = b.op("LessOrEqual", b.op("Abs", b.op("Sub", x, end)), near)
-            found = close if found is None else b.op("Or", found, close)
-        return None if found is None else b.op("Cast", found, to=int(b.dtype))
-
-
-def _near(e: Emitter, end: NDArray[np.floating] | None) -> ir.Value | None:
-    """How far from an end counts as there; 0 where it is infinite: only other elements have one."""
-    if end is None:
-        return None
-    limits = np.finfo(e.dtype.numpy())
-    width = NEAR * (float(limits.eps) * np.abs(end) + float(limits.tiny))
-    return e.constant(np.where(np.isfinite(end), width, 0.0), "near")
+        if self.low is not None:
+            found = b.op("LessOrEqual", b.op("Min", one, other), self.low)
+        if self.high is not None:
+            above = b.op("GreaterOrEqual", b.op("Max", one, other), self.high)
+            found = above if found is None else b.op("Or", found, above)
+        return found

@@ -51,7 +51,8 @@ def build_system(
     outputs = [_output(e, r, value) for value in problem.recovered]
     if r.log_det is not None:
         outputs.append(_named(e, r.log_det.total(r, problem.recovered[0]), problem))
-    _prune(e, outputs)
+    counted = {probe.tensor for probe in r.probes} if noise is not None else set()
+    _prune(e, [*outputs, *(value for node in e.nodes for value in node.outputs if value.name in counted)])
     version = opset_for(r.copied, problem.opset, opset)
     used = [ports[v] for v in problem.given if ports[v].uses()]
     inputs = [*(ports[value] for value in problem.known), *used]

@@ -97,10 +97,14 @@ def root_of(
 
     values = [rising(e, low), rising(e, high)] if ends.there else [turned(e, value) for value in tried]
     bracket = _bracket(e, rising, [low, values[0], high, values[1], size], live, shape, ends, unroll)
-    missed = _either(e, e.op("Greater", bracket[1], 0.0), e.op("Less", bracket[3], 0.0))
-    x = _narrow(e, rising, bracket, live, shape, unroll)
-    reached = ends.reached(e, x)
-    return x, e.op("Mul", missed if reached is None else e.op("Max", missed, reached), live)
+    missed = e.op("Or", e.op("Greater", bracket[1], 0.0), e.op("Less", bracket[3], 0.0))
+    x1, f1, x2, f2 = _narrow(e, rising, bracket, live, shape, unroll)
+    kept = ends.kept(e, x1, x2)
+    if kept is not None:
+        solved = e.op("Or", e.op("Equal", f1, 0.0), e.op("Equal", f2, 0.0))
+        missed = e.op("Or", missed, e.op("And", kept, e.op("Not", solved)))
+    x = e.op("Where", e.op("Less", e.op("Abs", f2), e.op("Abs", f1)), x2, x1)
+    return x, e.op("Mul", e.op("Cast", missed, to=int(e.dtype)), live)
 
 
 def _function(r: Realisation, step: Root, target: ir.Value) -> Function:
@@ -129,11 +133,14 @@ def _bracket(
 ) -> list[ir.Value]:
     """Ends with φ below y at the lower and above it at the upper one, as far as there are such."""
 
+    top = float(np.finfo(e.dtype.numpy()).max) / 8  # no y is so large that x becomes infinite, or no number
+
     def widen(b: Emitter, state: list[ir.Value]) -> tuple[list[ir.Value], ir.Value]:
         low, f_low, high, f_high, size = state
         above, below = b.op("Greater", f_low, 0.0), b.op("Less", f_high, 0.0)
         size = b.op("Mul", size, GROWTH)
-        lower, upper = ends.hold(b, b.op("Sub", low, size)), ends.hold(b, b.op("Add", high, size))
+        lower = ends.hold(b, b.op("Max", b.op("Sub", low, size), -top))
+        upper = ends.hold(b, b.op("Min", b.op("Add", high, size), top))
         trial = b.op("Where", above, lower, upper)
         value = function(b, trial)
         # Where the root lies below, the old lower end is the new upper one, and the other way round.
@@ -150,8 +157,8 @@ def _bracket(
 
 def _narrow(
     e: Emitter, function: Function, ends: list[ir.Value], live: ir.Value, shape: Shape, unroll: bool
-) -> ir.Value:
-    """The root inside a bracket."""
+) -> list[ir.Value]:
+    """The bracket as narrow as can be: its ends, each with its value."""
     low, f_low, high, f_high = ends
     eps = float(np.finfo(e.dtype.numpy()).eps)
     tiny = float(np.finfo(e.dtype.numpy()).tiny)
@@ -177,13 +184,12 @@ def _narrow(
         wide = b.op("Cast", b.op("Less", least, 0.5), to=int(b.dtype))
         unsolved = b.op("Cast", b.op("Not", b.op("Equal", b.op("Mul", f1, f2), 0.0)), to=int(b.dtype))
         # Once the bracket is closed a further step must do no harm: it stays within it.
-        t = b.op("Where", b.op("Less", least, 0.5), t, b.op("Add", b.op("Mul", t, 0.0), 0.5))
+        t = b.op("Where", b.op("Less", least, 0.5), t, b.scalar(0.5))
         busy = b.op("Mul", b.op("Mul", wide, unsolved), live)
         return [x1, f1, x2, f2, x3, f3, t], busy
 
     most = 16 if unroll else NARROWINGS
-    x1, f1, x2, f2, *_ = iterate(e, start, [shape] * 7, step, most=most, unroll=unroll)
-    return e.op("Where", e.op("Less", e.op("Abs", f2), e.op("Abs", f1)), x2, x1)
+    return iterate(e, start, [shape] * 7, step, most=most, unroll=unroll)[:4]
 
 
 def _next(b: Emitter, x1: ir.Value, f1: ir.Value, x2: ir.Value, f2: ir.Value, x3: ir.Value, f3: ir.Value) -> ir.Value:
