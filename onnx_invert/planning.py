@@ -57,8 +57,8 @@ def make_plan(
         NotInvertibleError: no inverse can be promised; lists every node in the way.
     """
     normalise(source)
-    settle(source.model, source.name)
     unpack(source.model, source.name, row_by_row)
+    settle(source.model, source.name)
     hold_indices(source.model)
     try:
         if decoder is not None:

@@ -99,6 +99,8 @@ def failure_text(plan: AnyPlan, measured: RoundTrip) -> str:
     if measured.solver:
         lines.append("  try  realistic inputs with --data, more --iterations, or --force to write it as approximate")
         return "\n".join(lines)
+    if isinstance(plan, SystemPlan):
+        lines += [f"  it is planned for what {text}" for text in plan.domains]
     if measured.clamped:
         lines.append(f"  {sum(measured.clamped.values())} values lay outside an image: {_listed(measured.clamped)}")
     lines.append(

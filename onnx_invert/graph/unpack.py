@@ -43,12 +43,13 @@ _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16,
 def unpack(model: ir.Model, name: str, row_by_row: Prover) -> bool:
     """Rewrite every selection whose work is taken row by row, in place; the others stay. True if any was.
 
-    The sizes of the graph should be named as far as can be (`settle`), and are again afterwards. `name` is what
-    messages call the model.
+    The sizes of the graph are named afterwards as far as can be, as `settle` does it. `name` is what messages call the
+    model.
     """
     graph = model.graph
     if not any(node.op_type in {"NonZero", "Compress"} for node in graph):
         return False
+    settle(model, name)
     opset = model.opset_imports.get("", 0)
     rewritten = [
         selection

@@ -29,6 +29,9 @@ HALVINGS = 64
 NOISE = 2.0**-20
 """Beside the largest value, a step that may be rounding."""
 
+SAME = 1e-3
+"""Beside the range of values, by how much they may differ one period further on."""
+
 ALIKE = 1e-5
 """Ends that differ by no more than this part of the interval are the same."""
 
@@ -95,7 +98,11 @@ class _Table:
         seeds = [seed for seed in _together(signs) if np.all(seed[2] != 0)]
         if not seeds:
             return None
-        start, stop, direction = max(seeds, key=lambda seed: seed[1] - seed[0])
+        # Far out the grid is too wide to tell a function that repeats itself from one that does not.
+        near = len(self.grid) - len(FURTHER)
+        sizes = [min(stop, near) - max(start, len(FURTHER)) for start, stop, _ in seeds]
+        places = [abs(self.grid[start] + self.grid[min(stop, near)]) for start, stop, _ in seeds]
+        start, stop, direction = seeds[max(range(len(seeds)), key=lambda index: (sizes[index], -places[index]))]
         bounds = [_own(column, start, stop, sign) for column, sign in zip(signs.T, direction, strict=True)]
         first, last = (np.array(points) for points in zip(*bounds, strict=True))
         return None if np.any(last - first < 2) else (first, last, direction)
@@ -140,19 +147,24 @@ def _end(function: Function, table: _Table, at: NDArray[np.int64], sign: Floats,
     edge = 0 if side < 0 else len(grid) - 1
     value, noise = table.values[at, columns], table.noise[at, columns]
     inner, outer = grid[at], grid[np.clip(at + side, 0, len(grid) - 1)]
-    with np.errstate(invalid="ignore"):
-        flat = np.abs(table.values[np.clip(at + side, 0, len(grid) - 1), columns] - value) <= noise
     open_ended = at == edge
+    whole = np.zeros(mask.shape)
+
+    def at_points(points: Floats) -> Floats:
+        whole[mask] = np.where(open_ended, 0.0, points)
+        made = function(whole)
+        return np.full(len(at), np.nan) if made is None else made
+
+    beyond = table.values[np.clip(at + side, 0, len(grid) - 1), columns]
+    with np.errstate(invalid="ignore"):
+        flat = np.maximum(np.abs(beyond - value), np.abs(at_points((inner + outer) / 2) - value)) <= noise
     # Where it stands still beyond, the end lies between the last point that moved and the first that did not.
     back = np.clip(at - side, 0, len(grid) - 1)
     good = inner.copy()
     bad = np.where(flat, grid[back], outer)
-    whole = np.zeros(mask.shape)
     for _ in range(HALVINGS):
         middle = (good + bad) / 2
-        whole[mask] = np.where(open_ended, 0.0, middle)
-        made = function(whole)
-        made = np.full(len(at), np.nan) if made is None else made
+        made = at_points(middle)
         with np.errstate(invalid="ignore"):
             keeps = np.where(flat, np.abs(made - value) <= noise / 4, side * sign * (made - value) >= -noise / 4)
         keeps &= ~np.isnan(made)
@@ -180,12 +192,9 @@ def _period(function: Function, low: float, high: float) -> float | None:
     """The length of the interval, if the function repeats itself on both sides of it."""
     length = high - low
     inside = low + length * np.array([0.1, 0.3, 0.55, 0.8])
-    for shift in (length, -length):
-        for point in inside:
-            here, there = function(point), function(point + shift)
-            if here is None or there is None or not np.allclose(here, there, rtol=1e-3, atol=1e-3):
-                return None
-    ends = function(low), function(high)
-    if any(end is None for end in ends) or np.allclose(*ends, rtol=1e-3, atol=1e-3):  # type: ignore[arg-type]
+    turns = [[function(point + shift) for point in inside] for shift in (0.0, length, -length)]
+    if any(values is None for turn in turns for values in turn):
         return None
-    return length
+    here, *others = (np.stack([values for values in turn if values is not None]) for turn in turns)
+    slack = SAME * (np.max(here, axis=0) - np.min(here, axis=0))
+    return length if all(np.all(np.abs(other - here) <= slack) for other in others) else None

@@ -111,7 +111,7 @@ class _Trial:
         values = made[self.names[1]].astype(np.float64)
         for name, size in self.lookups.items():
             index = made[name].astype(np.int64)
-            missed: NDArray[np.bool_] = np.asarray((index < 0) | (index >= size))
+            missed = np.asarray((index < 0) | (index >= size))
             rank = values.ndim
             if missed.shape[:rank] == values.shape:
                 missed = np.asarray(missed.reshape(*values.shape, -1).any(axis=-1), bool)

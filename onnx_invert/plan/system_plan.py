@@ -118,6 +118,12 @@ class SystemPlan:
         return list(dict.fromkeys(found))
 
     @property
+    def domains(self) -> list[str]:
+        """The conditions of roots that do not take all numbers."""
+        bounded = [step for step in self.flat if isinstance(step, Root) and not step.domain.is_reals]
+        return list(dict.fromkeys(f"{_condition(step)} ({step.name})" for step in bounded))
+
+    @property
     def rows(self) -> list[Row]:
         """The plan as a table, in the order in which the inverse runs. What runs forwards is counted, what only moves
         elements is left out."""

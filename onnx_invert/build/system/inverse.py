@@ -61,7 +61,8 @@ def build_system(
         outputs.append(_named(e, r.log_det.total(r, problem.recovered[0]), problem))
     if residual:
         outputs.append(_residual(e, r, plan, ports))
-    _prune(e, outputs)
+    counted = {probe.tensor for probe in r.probes} if noise is not None else set()
+    _prune(e, [*outputs, *(value for node in e.nodes for value in node.outputs if value.name in counted)])
     version = opset_for(r.copied, problem.opset, opset)
     used = [ports[v] for v in problem.given if ports[v].uses()]
     inputs = [*(ports[value] for value in problem.known), *used]

@@ -11,7 +11,6 @@ without using derivatives, Advances in Engineering Software 28 (1997).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,9 +18,10 @@ import onnx_ir as ir
 
 from onnx_invert.build.clamp import Probe
 from onnx_invert.build.newton.loop import iterate
+from onnx_invert.build.system.ends import Ends
 from onnx_invert.build.system.pieces import Piece
 from onnx_invert.graph.emit import Emitter
-from onnx_invert.plan.steps import Domain, Root
+from onnx_invert.plan.steps import Root
 
 if TYPE_CHECKING:
     from onnx_invert.build.system.realise import Realisation
@@ -37,31 +37,6 @@ WIDENINGS = 32
 
 NARROWINGS = 60
 """At most: halving alone takes an interval of 4³² units in the last place to one."""
-
-
-@dataclass(frozen=True)
-class Ends:
-    """The ends of a domain as constants, None where there is none, and its length, 0 where it has no two ends."""
-
-    low: ir.Value | None = None
-    high: ir.Value | None = None
-    length: ir.Value | None = None
-
-    @staticmethod
-    def of(e: Emitter, domain: Domain) -> Ends:
-        """As constants of the emitter's type."""
-        if domain.low is None or domain.high is None:
-            return Ends(*(None if end is None else e.constant(end, "end") for end in (domain.low, domain.high)))
-        with np.errstate(invalid="ignore"):
-            length = np.asarray(domain.high) - np.asarray(domain.low)
-        length = np.where(np.isfinite(length), length, 0.0)
-        return Ends(e.constant(domain.low, "low"), e.constant(domain.high, "high"), e.constant(length, "length"))
-
-    def hold(self, b: Emitter, x: ir.Value) -> ir.Value:
-        """x within the domain."""
-        if self.low is not None:
-            x = b.op("Max", x, self.low)
-        return x if self.high is None else b.op("Min", x, self.high)
 
 
 def find_roots(r: Realisation, step: Root) -> ir.Value:
@@ -92,7 +67,7 @@ def root_of(
     *,
     unroll: bool,
     signed: bool = False,
-    ends: Ends = Ends(),
+    ends: Ends | None = None,
 ) -> tuple[ir.Value, ir.Value]:
     """x with function(x) = 0, element by element, looked for from around `centre`; and 1 where there is none.
 
@@ -100,25 +75,36 @@ def root_of(
     before its root and above 0 behind it; otherwise it is monotone, and its direction is told by two of its values.
     The search stays within `ends`.
     """
+    ends = ends or Ends()
     size = e.op("Add", e.op("Mul", e.op("Abs", centre), 0.5), 0.5)
     if ends.length is not None:
         size = e.op("Max", size, ends.length)
     middle = ends.hold(e, centre)
-    start = [ends.hold(e, e.op("Sub", middle, size)), ends.hold(e, e.op("Add", middle, size))]
-    values = [function(e, end) for end in start]
-    if signed:
-        rising = function
+    low, high = ends.hold(e, e.op("Sub", middle, size)), ends.hold(e, e.op("Add", middle, size))
+    if ends.there:
+        # Inside, where the function is defined.
+        quarter = e.op("Mul", e.op("Sub", high, low), 0.25)
+        tried = [function(e, e.op("Add", low, quarter)), function(e, e.op("Sub", high, quarter))]
     else:
-        falling = e.op("Less", values[1], values[0])
-        sign = e.op("Where", falling, e.scalar(-1.0), e.scalar(1.0))
-        values = [e.op("Mul", sign, value) for value in values]
+        tried = [function(e, low), function(e, high)]
+    sign = None if signed else e.op("Where", e.op("Less", tried[1], tried[0]), e.scalar(-1.0), e.scalar(1.0))
 
-        def rising(b: Emitter, x: ir.Value) -> ir.Value:
-            return b.op("Mul", sign, function(b, x))
+    def turned(b: Emitter, value: ir.Value) -> ir.Value:
+        return value if sign is None else b.op("Mul", sign, value)
 
-    bracket = _bracket(e, rising, [start[0], values[0], start[1], values[1], size], live, shape, ends, unroll)
-    missed = _either(e, e.op("Greater", bracket[1], 0.0), e.op("Less", bracket[3], 0.0))
-    return _narrow(e, rising, bracket, live, shape, unroll), e.op("Mul", missed, live)
+    def rising(b: Emitter, x: ir.Value) -> ir.Value:
+        return ends.settled(b, x, turned(b, function(b, x)))
+
+    values = [rising(e, low), rising(e, high)] if ends.there else [turned(e, value) for value in tried]
+    bracket = _bracket(e, rising, [low, values[0], high, values[1], size], live, shape, ends, unroll)
+    missed = e.op("Or", e.op("Greater", bracket[1], 0.0), e.op("Less", bracket[3], 0.0))
+    x1, f1, x2, f2 = _narrow(e, rising, bracket, live, shape, unroll)
+    kept = ends.kept(e, x1, x2)
+    if kept is not None:
+        solved = e.op("Or", e.op("Equal", f1, 0.0), e.op("Equal", f2, 0.0))
+        missed = e.op("Or", missed, e.op("And", kept, e.op("Not", solved)))
+    x = e.op("Where", e.op("Less", e.op("Abs", f2), e.op("Abs", f1)), x2, x1)
+    return x, e.op("Mul", e.op("Cast", missed, to=int(e.dtype)), live)
 
 
 def _function(r: Realisation, step: Root, target: ir.Value) -> Function:
@@ -147,11 +133,14 @@ def _bracket(
 ) -> list[ir.Value]:
     """Ends with φ below y at the lower and above it at the upper one, as far as there are such."""
 
+    top = float(np.finfo(e.dtype.numpy()).max) / 8  # no y is so large that x becomes infinite, or no number
+
     def widen(b: Emitter, state: list[ir.Value]) -> tuple[list[ir.Value], ir.Value]:
         low, f_low, high, f_high, size = state
         above, below = b.op("Greater", f_low, 0.0), b.op("Less", f_high, 0.0)
         size = b.op("Mul", size, GROWTH)
-        lower, upper = ends.hold(b, b.op("Sub", low, size)), ends.hold(b, b.op("Add", high, size))
+        lower = ends.hold(b, b.op("Max", b.op("Sub", low, size), -top))
+        upper = ends.hold(b, b.op("Min", b.op("Add", high, size), top))
         trial = b.op("Where", above, lower, upper)
         value = function(b, trial)
         # Where the root lies below, the old lower end is the new upper one, and the other way round.
@@ -159,13 +148,8 @@ def _bracket(
         new_f_high = b.op("Where", above, f_low, b.op("Where", below, value, f_high))
         new_low = b.op("Where", above, trial, b.op("Where", below, high, low))
         new_f_low = b.op("Where", above, value, b.op("Where", below, f_high, f_low))
-        lacking = [b.op("Greater", new_f_low, 0.0), b.op("Less", new_f_high, 0.0)]
-        # At an end of the domain there is nowhere to go.
-        if ends.low is not None:
-            lacking[0] = b.op("And", lacking[0], b.op("Greater", new_low, ends.low))
-        if ends.high is not None:
-            lacking[1] = b.op("And", lacking[1], b.op("Less", new_high, ends.high))
-        return [new_low, new_f_low, new_high, new_f_high, size], b.op("Mul", _either(b, *lacking), live)
+        busy = _either(b, b.op("Greater", new_f_low, 0.0), b.op("Less", new_f_high, 0.0))
+        return [new_low, new_f_low, new_high, new_f_high, size], b.op("Mul", busy, live)
 
     most = 6 if unroll else WIDENINGS
     return iterate(e, start, [shape] * 5, widen, most=most, unroll=unroll)[:4]
@@ -173,8 +157,8 @@ def _bracket(
 
 def _narrow(
     e: Emitter, function: Function, ends: list[ir.Value], live: ir.Value, shape: Shape, unroll: bool
-) -> ir.Value:
-    """The root inside a bracket."""
+) -> list[ir.Value]:
+    """The bracket as narrow as can be: its ends, each with its value."""
     low, f_low, high, f_high = ends
     eps = float(np.finfo(e.dtype.numpy()).eps)
     tiny = float(np.finfo(e.dtype.numpy()).tiny)
@@ -200,13 +184,12 @@ def _narrow(
         wide = b.op("Cast", b.op("Less", least, 0.5), to=int(b.dtype))
         unsolved = b.op("Cast", b.op("Not", b.op("Equal", b.op("Mul", f1, f2), 0.0)), to=int(b.dtype))
         # Once the bracket is closed a further step must do no harm: it stays within it.
-        t = b.op("Where", b.op("Less", least, 0.5), t, b.op("Add", b.op("Mul", t, 0.0), 0.5))
+        t = b.op("Where", b.op("Less", least, 0.5), t, b.scalar(0.5))
         busy = b.op("Mul", b.op("Mul", wide, unsolved), live)
         return [x1, f1, x2, f2, x3, f3, t], busy
 
     most = 16 if unroll else NARROWINGS
-    x1, f1, x2, f2, *_ = iterate(e, start, [shape] * 7, step, most=most, unroll=unroll)
-    return e.op("Where", e.op("Less", e.op("Abs", f2), e.op("Abs", f1)), x2, x1)
+    return iterate(e, start, [shape] * 7, step, most=most, unroll=unroll)[:4]
 
 
 def _next(b: Emitter, x1: ir.Value, f1: ir.Value, x2: ir.Value, f2: ir.Value, x3: ir.Value, f3: ir.Value) -> ir.Value:
