@@ -32,7 +32,7 @@ DRAWS = 2048
 MOST_NUMBERS = 1 << 22
 """Numbers of one tensor in all samples that starts are fitted to, at most: 32 MB."""
 
-TRIED = 64
+TRIED = 32
 """Samples that the iteration is tried on, with starts and without."""
 
 LEAST_DRAWS = 64
