@@ -20,7 +20,7 @@ from onnx_invert.graph.write import to_proto
 from onnx_invert.numerics.prior import Prior, fit
 from onnx_invert.plan.newton import NewtonPlan
 from onnx_invert.runtime import Session
-from onnx_invert.samples import DISTRIBUTIONS, SEED, Batch, cut, draw, ports_of
+from onnx_invert.samples import SEED, Batch, cut, draw, ports_of
 from onnx_invert.solving import SINGLE_RUNS, run_on, system_rows
 from onnx_invert.trips import by_sample
 
@@ -100,7 +100,7 @@ def _fit_starts(plan: NewtonPlan, prior: Mapping[str, NDArray[Any]] | None) -> l
     single = not next(port for port in ports if port.name == main).has_batch
     session = Session(to_proto(build_probe(plan)).SerializeToString(), "the model up to its equations")
     if prior is not None and plan.decoder is None:
-        batches = list(cut(prior, ports, main, count))
+        batches = list(cut(dict(prior), ports, main, count))
     else:
         batches = list(draw(ports, SINGLE_RUNS if single else count, 0, main, seed=OTHER_SEED))
     found = [run_on(session, batch) for batch in batches]

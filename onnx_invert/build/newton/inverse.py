@@ -17,7 +17,6 @@ from onnx_invert.build.newton.unknowns import Unknowns, unknowns_of
 from onnx_invert.build.rows import joined, rows, split, tensor
 from onnx_invert.build.tape import copy, place
 from onnx_invert.build.versions import domains_of, opset_for
-from onnx_invert.errors import UsageError
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.numerics.prior import Prior
 from onnx_invert.numerics.tolerance import eps

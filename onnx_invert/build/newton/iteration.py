@@ -192,7 +192,7 @@ def _restart(e: Emitter, state: State, again: ir.Value, settings: Settings) -> S
     phase, damping = e.scalar(1.0), e.scalar(FIRST)
     if restarts.second.any():
         phase = _row(e, state.tries, 1.0 - restarts.second[:, None])
-        damping = _row(e, state.tries, np.where(restarts.second, SECOND, FIRST)[:, None])
+        damping = _row(e, state.tries, np.where(restarts.second, SECOND, FIRST).astype(np.float64)[:, None])
     soft = state.soft
     if soft is not None and restarts.soft is not None:
         soft = e.op("Where", again, _row(e, state.tries, restarts.soft[:, None]), soft)

@@ -39,8 +39,8 @@ MARGIN = 0.5
 
 @dataclass(frozen=True)
 class Solver:
-    """What solves one system, for `unknowns`. `values` maps the model's tensors to the graph's; `scale` (m) is one over
-    the units of the known numbers; `samples` is the size of the axis of samples, a symbol or 1."""
+    """What solves one system, for `unknowns`. `values` maps the model's tensors to the graph's; `scale` (m) is one
+    over the units of the known numbers; `samples` is the size of the axis of samples, a symbol or 1."""
 
     e: Emitter
     system: System
@@ -90,9 +90,7 @@ class Solver:
 
     def _again(self, known: ir.Value, x: ir.Value, start: Prior | None) -> ir.Value:
         restarts = self.unknowns.rescues(self.e, known, RESCUE_ITERATIONS, start)
-        settings = replace(
-            self._settings(RESCUE_ITERATIONS, LONG_PATIENCE, restarts), solved=self.solved * MARGIN
-        )
+        settings = replace(self._settings(RESCUE_ITERATIONS, LONG_PATIENCE, restarts), solved=self.solved * MARGIN)
         found = self._iterate(known, settings, self.unknowns.encode(self.e, x), unroll=False)
         return self.unknowns.decode(self.e, found.best)
 
@@ -108,9 +106,7 @@ class Solver:
             return after.flat(), busy
 
         shapes = method.shapes(objective, self.samples, soft=soft)
-        return State.of(
-            iterate(e, first.flat(), shapes, body, most=settings.iterations, unroll=unroll), soft=soft
-        )
+        return State.of(iterate(e, first.flat(), shapes, body, most=settings.iterations, unroll=unroll), soft=soft)
 
     def _settings(self, iterations: int, patience: int, restarts: Restarts) -> Settings:
         numbers = self.e.dtype.numpy()
@@ -133,4 +129,6 @@ class Solver:
 def _indices(e: Emitter, truth: ir.Value) -> ir.Value:
     """The rows (K) where a column (N, 1) is true."""
     with e.scope(e.scope_name, ir.DataType.INT64):
-        return e.op("Squeeze", e.op("Slice", e.op("NonZero", truth), e.ints([0]), e.ints([1]), e.ints([0])), e.ints([0]))
+        return e.op(
+            "Squeeze", e.op("Slice", e.op("NonZero", truth), e.ints([0]), e.ints([1]), e.ints([0])), e.ints([0])
+        )

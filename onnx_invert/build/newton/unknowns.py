@@ -60,14 +60,11 @@ class Unknowns:
 
     def of(self, e: Emitter, rows: ir.Value) -> Unknowns:
         """The same for some of the samples alone, whose indices are `rows` (K)."""
-        if self.middle is not None or self.origin is None or self.coordinates.origin is None:
-            return self
         c = self.coordinates
-        return replace(
-            self,
-            origin=e.op("Gather", self.origin, rows, axis=0),
-            coordinates=replace(c, origin=e.op("Gather", c.origin, rows, axis=0)),
-        )
+        if self.middle is not None or self.origin is None or c.origin is None:
+            return self
+        beginning = replace(c, origin=e.op("Gather", c.origin, rows, axis=0))
+        return replace(self, origin=e.op("Gather", self.origin, rows, axis=0), coordinates=beginning)
 
     def restarts(self, iterations: int) -> Restarts:
         """Where a sample that stalls starts again: near the origin."""
@@ -97,9 +94,7 @@ class Unknowns:
         forth = np.eye(self.middle.size) if self.forth is None else self.forth
         regression = start.regression
         if regression is not None:
-            regression = replace(
-                regression, linear=regression.linear @ forth, weights=regression.weights @ forth
-            )
+            regression = replace(regression, linear=regression.linear @ forth, weights=regression.weights @ forth)
         return Prior((start.mean - self.middle) @ forth, start.factor @ forth, regression)
 
     def _anywhere(self, size: int, count: int) -> Array:
@@ -180,5 +175,3 @@ def expected(e: Emitter, prior: Prior, known: ir.Value) -> ir.Value:
     bent = e.op("MatMul", e.op("Max", inner, 0.0), e.constant(regression.weights, "weights"))
     straight = e.op("MatMul", z, e.constant(regression.linear, "linear"))
     return e.op("Add", e.op("Add", straight, bent), mean)
-
-
