@@ -191,7 +191,7 @@ def _restart(e: Emitter, state: State, again: ir.Value, settings: Settings) -> S
     kept = e.op("Where", again, e.scalar(0.0), e.scalar(1.0))
     phase, damping = e.scalar(1.0), e.scalar(FIRST)
     if restarts.second.any():
-        phase = _row(e, state.tries, 1.0 - restarts.second[:, None])
+        phase = _row(e, state.tries, np.where(restarts.second, 0.0, 1.0).astype(np.float64)[:, None])
         damping = _row(e, state.tries, np.where(restarts.second, SECOND, FIRST).astype(np.float64)[:, None])
     soft = state.soft
     if soft is not None and restarts.soft is not None:
