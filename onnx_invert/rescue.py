@@ -33,8 +33,8 @@ DRAWS = 2048
 MOST_NUMBERS = 1 << 22
 """Numbers of one tensor in all samples that starts are fitted to, at most: 32 MB."""
 
-TRIED = 64
-"""Samples that the iteration is tried on, with starts and without."""
+TRIED, TRIED_AGAIN = 128, 16
+"""Samples that the plain iteration is tried on, and how many of those that it leaves are tried with starts."""
 
 LEAST_DRAWS = 64
 """Below this many nothing is fitted."""
@@ -56,12 +56,11 @@ def with_starts(
     """
     if options.unroll is not None:
         return options
-    batches = _to_try(plan, data)
-    before = _unsolved(plan, options, batches)
-    if before == 0:
+    left = _unsolved(plan, options, _to_try(plan, data))
+    if not left:
         return options
     more = replace(options, starts=_fit_starts(plan, prior))
-    return more if _unsolved(plan, more, batches) < before else options
+    return more if _count(plan, _unsolved(plan, more, left)) < _count(plan, left) else options
 
 
 def _to_try(plan: NewtonPlan, data: Batch | None) -> list[Batch]:
@@ -73,23 +72,33 @@ def _to_try(plan: NewtonPlan, data: Batch | None) -> list[Batch]:
     return list(draw(ports, SINGLE_RUNS if single else TRIED, 0, main))
 
 
-def _unsolved(plan: NewtonPlan, options: Options, batches: Sequence[Batch]) -> int:
-    """How many samples the inverse leaves above the residual of a solution."""
-    known = plan.solved.known
+def _unsolved(plan: NewtonPlan, options: Options, batches: Sequence[Batch]) -> list[Batch]:
+    """The samples that the inverse leaves above the residual of a solution, `TRIED_AGAIN` of them at most."""
+    known, main = plan.solved.known, plan.solved.recovered[0].name or ""
     forward = Session(to_proto(build_probe(plan, known)).SerializeToString(), "the model")
     inverse = build_newton(plan, replace(options, residual=True))
     session = Session(to_proto(inverse.model).SerializeToString(), "the inverse")
+    ports = ports_of(plan.solved.inputs)
+    apart = next(port for port in ports if port.name == main).has_batch
     dtype = plan.problem.known[0].dtype
     assert dtype is not None
-    count = 0
+    left = []
     for batch in batches:
         found = run_on(forward, batch).values()
         y = {value.name or "": array for value, array in zip(known, found, strict=True)}
         residual = run_on(session, {**batch, **y})[RESIDUAL].reshape(-1)
         # What f itself makes infinite cannot be solved for.
         finite = np.logical_and.reduce([np.isfinite(by_sample(a, residual.size)).all(axis=1) for a in y.values()])
-        count += int(np.count_nonzero(~(residual <= options.solved(dtype)) & finite))
-    return count
+        rows = np.flatnonzero(~(residual <= options.solved(dtype)) & finite)[:TRIED_AGAIN]
+        if len(rows):
+            left.append({p.name: batch[p.name][rows] if apart and p.has_batch else batch[p.name] for p in ports})
+    return left[:TRIED_AGAIN]
+
+
+def _count(plan: NewtonPlan, batches: Sequence[Batch]) -> int:
+    """How many samples there are."""
+    main = plan.solved.recovered[0].name or ""
+    return sum(len(batch[main]) for batch in batches)
 
 
 def _fit_starts(plan: NewtonPlan, prior: Mapping[str, NDArray[Any]] | None) -> list[Prior | None]:
@@ -101,7 +110,7 @@ def _fit_starts(plan: NewtonPlan, prior: Mapping[str, NDArray[Any]] | None) -> l
     single = not next(port for port in ports if port.name == main).has_batch
     session = Session(to_proto(build_probe(plan)).SerializeToString(), "the model up to its equations")
     if prior is not None and plan.decoder is None:
-        batches = list(cut(prior, ports, main, count))
+        batches = list(cut(dict(prior), ports, main, count))
     else:
         batches = list(draw(ports, SINGLE_RUNS if single else count, 0, main, seed=OTHER_SEED))
     found = [run_on(session, batch) for batch in batches]

@@ -206,6 +206,7 @@ def _fit(plan: NewtonPlan, data: Mapping[str, NDArray[Any]], *, conditional: boo
 
 
 def run_on(session: Session, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The outputs for a batch, of which the model may take a part alone."""
     return session.run({name: array for name, array in batch.items() if name in session.names})
 
 

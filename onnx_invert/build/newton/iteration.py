@@ -28,9 +28,6 @@ RISE = 10.0
 SECOND = 1e-2
 """λ where a sample starts with the second phase."""
 
-FADE = 0.8
-"""By which the least slope of kinks falls each step."""
-
 PROGRESS = 0.8
 """A step makes progress if it leaves less than this share of the residual."""
 
@@ -40,14 +37,15 @@ class Restarts:
     """Where a sample that stalls starts again, and how; one row for each time.
 
     It starts from `center` (N, r), 0 if None, plus a row of `offsets` (a, r); with both phases, or where `second`
-    (a) is true with the second alone. `soft` (a) is what the slopes of kinks are taken for at least in the beginning;
-    None if they stay what they are.
+    (a) is true with the second alone. `soft` (a) is what the slopes of kinks are taken for at least in the beginning,
+    and `fade` (a) the factor by which this falls each step; None if they stay what they are.
     """
 
     offsets: NDArray[np.float64]
     second: NDArray[np.bool_]
     center: ir.Value | None = None
     soft: NDArray[np.float64] | None = None
+    fade: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -146,7 +144,8 @@ def advance(
     falls = e.op("Less", error, state.error)
     accept = e.op("Or", e.op("And", first, finite), falls)
     better = e.op("Less", error, state.best_error)
-    progress = e.op("Less", error, e.op("Mul", state.best_error, PROGRESS))
+    # Against where the sample is now: what another start has reached says nothing of this one.
+    progress = e.op("Less", error, e.op("Mul", state.error, PROGRESS))
 
     best_error = e.op("Where", better, error, state.best_error)
     factor = e.op("Where", accept, e.scalar(FALL), e.scalar(RISE))
@@ -166,7 +165,7 @@ def advance(
         tries=state.tries,
         best=e.op("Where", better, trial, state.best),
         best_error=best_error,
-        soft=None if state.soft is None else e.op("Mul", state.soft, FADE),
+        soft=_fade(e, state, settings.restarts),
         extra=tuple(
             e.op("Where", _widened(e, accept, rank), new, old)
             for new, old, rank in zip(extra, state.extra, (2, 3), strict=False)
@@ -192,8 +191,8 @@ def _restart(e: Emitter, state: State, again: ir.Value, settings: Settings) -> S
     kept = e.op("Where", again, e.scalar(0.0), e.scalar(1.0))
     phase, damping = e.scalar(1.0), e.scalar(FIRST)
     if restarts.second.any():
-        phase = _row(e, state.tries, 1.0 - restarts.second[:, None])
-        damping = _row(e, state.tries, np.where(restarts.second, SECOND, FIRST)[:, None])
+        phase = _row(e, state.tries, np.where(restarts.second, 0.0, 1.0).astype(np.float64)[:, None])
+        damping = _row(e, state.tries, np.where(restarts.second, SECOND, FIRST).astype(np.float64)[:, None])
     soft = state.soft
     if soft is not None and restarts.soft is not None:
         soft = e.op("Where", again, _row(e, state.tries, restarts.soft[:, None]), soft)
@@ -212,6 +211,13 @@ def _restart(e: Emitter, state: State, again: ir.Value, settings: Settings) -> S
             for value, rank in zip(state.extra, (2, 3), strict=False)
         ),
     )
+
+
+def _fade(e: Emitter, state: State, restarts: Restarts) -> ir.Value | None:
+    """The least slope of kinks at the next step; `tries` counts the starts so far."""
+    if state.soft is None or restarts.fade is None:
+        return None
+    return e.op("Mul", state.soft, _row(e, e.op("Sub", state.tries, 1.0), restarts.fade[:, None]))
 
 
 def _widened(e: Emitter, truth: ir.Value, rank: int) -> ir.Value:

@@ -30,14 +30,17 @@ PATIENCE, LONG_PATIENCE = 3, 8
 ROUND_OFF = 2.0
 """In units of eps: below it a residual has nothing left to gain."""
 
-RESCUE_ITERATIONS = 600
-"""Of the second Loop at most: twenty starts."""
+RESCUE_ITERATIONS = 720
+"""Of the second Loop at most: 24 starts."""
+
+MARGIN = 0.5
+"""Of the residual of a solution, below which the second Loop takes a sample for solved: its units are not y's own."""
 
 
 @dataclass(frozen=True)
 class Solver:
-    """What solves one system, for `unknowns`. `values` maps the model's tensors to the graph's; `scale` (m) is one over
-    the units of the known numbers; `samples` is the size of the axis of samples, a symbol or 1."""
+    """What solves one system, for `unknowns`. `values` maps the model's tensors to the graph's; `scale` (m) is one
+    over the units of the known numbers; `samples` is the size of the axis of samples, a symbol or 1."""
 
     e: Emitter
     system: System
@@ -65,7 +68,7 @@ class Solver:
         `apart` takes them out of the batch. Then sample 0 goes with them, so that there is one.
         """
         e = self.e
-        unsolved = e.op("Greater", error, e.op("Mul", self._norm(known), self.solved))
+        unsolved = e.op("Greater", error, e.op("Mul", self._norm(known), self.solved * MARGIN))
         if not apart:
             return e.op("Where", unsolved, self._again(known, x, start), x)
         unsolved.dtype = ir.DataType.BOOL
@@ -87,7 +90,7 @@ class Solver:
 
     def _again(self, known: ir.Value, x: ir.Value, start: Prior | None) -> ir.Value:
         restarts = self.unknowns.rescues(self.e, known, RESCUE_ITERATIONS, start)
-        settings = self._settings(RESCUE_ITERATIONS, LONG_PATIENCE, restarts)
+        settings = replace(self._settings(RESCUE_ITERATIONS, LONG_PATIENCE, restarts), solved=self.solved * MARGIN)
         found = self._iterate(known, settings, self.unknowns.encode(self.e, x), unroll=False)
         return self.unknowns.decode(self.e, found.best)
 

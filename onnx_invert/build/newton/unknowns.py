@@ -29,8 +29,8 @@ PER_ANCHOR = 16
 PER_START = 30
 """The same where kinks are softened: that takes longer."""
 
-SOFT = 0.5
-"""The least slope of kinks at the beginning of a start that softens them."""
+SOFT, FAST, SLOW = 0.5, 0.8, 0.9
+"""The least slope of kinks at the beginning of a start that softens them, and by what it falls each step."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,11 @@ class Unknowns:
 
     def of(self, e: Emitter, rows: ir.Value) -> Unknowns:
         """The same for some of the samples alone, whose indices are `rows` (K)."""
-        if self.middle is not None or self.origin is None or self.coordinates.origin is None:
-            return self
         c = self.coordinates
-        return replace(
-            self,
-            origin=e.op("Gather", self.origin, rows, axis=0),
-            coordinates=replace(c, origin=e.op("Gather", c.origin, rows, axis=0)),
-        )
+        if self.middle is not None or self.origin is None or c.origin is None:
+            return self
+        beginning = replace(c, origin=e.op("Gather", c.origin, rows, axis=0))
+        return replace(self, origin=e.op("Gather", self.origin, rows, axis=0), coordinates=beginning)
 
     def restarts(self, iterations: int) -> Restarts:
         """Where a sample that stalls starts again: near the origin."""
@@ -80,15 +77,16 @@ class Unknowns:
         r = self.coordinates.size
         count = max(1, iterations // PER_START)
         turns = np.arange(count)
-        # Both phases, the second alone with soft kinks, both with soft kinks.
-        second, soft = turns % 3 == 1, np.where(turns % 3 == 0, 0.0, SOFT)
+        # Both phases, the second alone with soft kinks, both with soft kinks, the second with kinks soft for long.
+        second, soft = turns % 2 == 1, np.where(turns % 4 == 0, 0.0, SOFT)
+        fade = np.where(turns % 4 == 3, SLOW, FAST)
         if start is None or self.middle is None:
-            return Restarts(self._anywhere(r, count), second, soft=soft)
+            return Restarts(self._anywhere(r, count), second, None, soft, fade)
         centered = self._in_coordinates(start)
         rng = np.random.default_rng(r)
         offsets = rng.standard_normal((count, len(centered.factor))) @ centered.factor
         offsets[:1] = 0.0
-        return Restarts(offsets, second, expected(e, centered, known), soft)
+        return Restarts(offsets, second, expected(e, centered, known), soft, fade)
 
     def _in_coordinates(self, start: Prior) -> Prior:
         """The same of v."""
