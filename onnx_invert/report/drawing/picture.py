@@ -159,6 +159,9 @@ def _one(box: Box, leaving: Sequence[ir.Value]) -> tuple[tuple[str, ...], tuple[
     verbs = list(dict.fromkeys(move.kind.value for move in box.moves.values()))
     strongest = max(box.moves.values(), key=lambda move: list(Kind).index(move.kind))
     how = _clause(strongest.how) if strongest.kind is Kind.UNDONE else ""
+    numbers = tuple(box.moves)
+    if not how and len(numbers) > 1 and "…" in _ranges(numbers):
+        how = f"in steps {_ranges(numbers, 22)}"
     targets = dict.fromkeys(
         n.inputs[p] for move in box.moves.values() for n, p in sorted(move.finds, key=lambda f: f[1])
     )
