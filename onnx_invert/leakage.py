@@ -51,6 +51,7 @@ MEMORY = 1 << 29
 
 HELD_OUT = 0.2
 FEWEST = 10
+NAMED = 3
 SHOWN = 6
 """Held-out samples whose estimates are kept, to be drawn."""
 
@@ -116,7 +117,12 @@ class Leaks:
             notes.append(
                 f"x was projected from {self.numbers} numbers to {LARGEST // 4}: shares hold to some per cent"
             )
-        notes += [f"left out {name}: {why}" for name, why in self.skipped]
+        reasons: dict[str, list[str]] = {}
+        for name, why in self.skipped:
+            reasons.setdefault(why, []).append(name)
+        for why, names in reasons.items():
+            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            notes.append(f"left out {', '.join(names[:NAMED])}{more}: {why}")
         return notes
 
     @cached_property
@@ -348,8 +354,9 @@ class _Measuring:
                 raise UsageError("The data holds NaN or infinity.")
             found = {}
             for layer, name in zip(group, names, strict=True):
-                h = outputs[name].reshape(rows, -1).astype(np.float64)
-                found[layer] = sketches[layer](h) if layer in sketches else h
+                if outputs[name].size == rows * numbers[layer.value]:
+                    h = outputs[name].reshape(rows, -1).astype(np.float64)
+                    found[layer] = sketches[layer](h) if layer in sketches else h
             yield self._held[start : start + rows], x if project is None else project(x), found
             start += rows
 
@@ -364,6 +371,7 @@ class _Measuring:
         moments = {layer: Moments(min(numbers[layer.value], WIDEST), width) for layer in group}
         bad: dict[Layer, str] = {}
         for held, x, found in self._runs(group, numbers, project):
+            bad |= {layer: "how many numbers it has depends on the data" for layer in group if layer not in found}
             for layer, h in found.items():
                 if layer not in bad and not np.isfinite(h).all():
                     bad[layer] = "it is not finite on the data"
