@@ -26,10 +26,11 @@ if TYPE_CHECKING:
         UsageError,
         VerificationError,
     )
-    from onnx_invert.leakage import Leaks, leaks
+    from onnx_invert.leakage import leaks
     from onnx_invert.plan.guarantee import Guarantee
     from onnx_invert.plan.plan import Plan
     from onnx_invert.report.drawing.svg import draw
+    from onnx_invert.report.leaks import Leaks
     from onnx_invert.rules import RuleSet, default_rules
 
 _HOMES = {
@@ -40,7 +41,7 @@ _HOMES = {
     "jacobian": "differentiation",
     "Check": "comparison",
     "check": "comparison",
-    "Leaks": "leakage",
+    "Leaks": "report.leaks",
     "leaks": "leakage",
     "Blocker": "errors",
     "FileError": "errors",

@@ -11,12 +11,10 @@ network runs twice for each such group. Wider layers, and a larger x, are projec
 from __future__ import annotations
 
 import math
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,6 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_invert._version import __version__
 from onnx_invert.errors import UsageError
 from onnx_invert.graph.normalise import normalise
 from onnx_invert.graph.write import save
@@ -35,7 +32,7 @@ from onnx_invert.plan.layers import Layer, dimensions, layers
 from onnx_invert.plan.plan import Progress
 from onnx_invert.plan.problem import Problem, pose
 from onnx_invert.planning import Data, arrays_of
-from onnx_invert.report import chart, document
+from onnx_invert.report.leaks import Leak, Leaks
 from onnx_invert.runtime import Session
 from onnx_invert.samples import SEED, Batch, chunks, ports_of
 from onnx_invert.trips import by_sample
@@ -51,123 +48,12 @@ MEMORY = 1 << 29
 
 HELD_OUT = 0.2
 FEWEST = 10
+NAMED = 3
 SHOWN = 6
 """Held-out samples whose estimates are kept, to be drawn."""
 
 PROBED = 4
 """Samples that show whether a tensor is laid out sample by sample."""
-
-
-@dataclass(frozen=True)
-class Leak:
-    """What a layer holds of x.
-
-    `numbers` are the layer's, a sample. At most `dimensions` of x's survive in it, `lost` fewer than before it. A
-    linear function of it explains the share `explained` of x's variance, with the mean squared error `error` a number;
-    `lost_variance` is the share that was explained before the layer and is not after it (below 0: it became linear).
-    `alpha` is the ridge, `projected` says that the layer was too wide to be taken whole: then `explained` is what is
-    left at least. `shown` are estimates of the first held-out samples.
-    """
-
-    node: str
-    op: str
-    tensor: str
-    numbers: int
-    dimensions: int
-    lost: int
-    explained: float
-    lost_variance: float
-    error: float
-    alpha: float
-    projected: bool
-    shown: NDArray[np.float64] | None = None
-
-
-@dataclass(frozen=True)
-class Leaks:
-    """What a network's layers hold of x, in running order.
-
-    `variance` is that of x, the mean over its numbers; `shown` are the first held-out samples. `skipped` names layers
-    that could not be measured, each with the reason.
-    """
-
-    name: str
-    rows: tuple[Leak, ...]
-    skipped: tuple[tuple[str, str], ...]
-    numbers: int
-    fitted: int
-    held_out: int
-    variance: float
-    shape: tuple[int, ...]
-    shown: NDArray[np.float64] | None = None
-
-    @property
-    def notes(self) -> list[str]:
-        """What the figures rest on, where that needs saying."""
-        notes = []
-        widest = max((min(row.numbers, WIDEST) for row in self.rows), default=0)
-        if self.fitted < 2 * widest:
-            notes.append(
-                f"{self.fitted} samples are few for layers of up to {widest} numbers: from more, more is explained"
-            )
-        if any(row.projected for row in self.rows):
-            notes.append(f"layers of more than {WIDEST} numbers were projected at random: they explain at least this")
-        if self.numbers > LARGEST:
-            notes.append(
-                f"x was projected from {self.numbers} numbers to {LARGEST // 4}: shares hold to some per cent"
-            )
-        notes += [f"left out {name}: {why}" for name, why in self.skipped]
-        return notes
-
-    @cached_property
-    def report(self) -> dict[str, Any]:
-        """The same as JSON (docs/report.md)."""
-        return {
-            "model": self.name,
-            "samples": {"fitted": self.fitted, "held_out": self.held_out},
-            "numbers": self.numbers,
-            "variance": document.number(self.variance),
-            "layers": [
-                {
-                    "node": row.node,
-                    "op": row.op,
-                    "tensor": row.tensor,
-                    "numbers": row.numbers,
-                    "dimensions": row.dimensions,
-                    "lost": row.lost,
-                    "explained": document.number(row.explained),
-                    "lost_variance": document.number(row.lost_variance),
-                    "mean_squared_error": document.number(row.error),
-                    "alpha": document.number(row.alpha),
-                    "projected": row.projected,
-                }
-                for row in self.rows
-            ],
-            "skipped": [{"node": name, "reason": why} for name, why in self.skipped],
-            "version": __version__,
-        }
-
-    def chart(self, path: str | os.PathLike[str]) -> None:
-        """Draw it as .png or .svg, with estimates of some samples where x is an image.
-
-        Raises:
-            FileError: another ending, or the path cannot be written.
-            UsageError: matplotlib is not installed (the extra `chart`).
-        """
-
-        def pictures(flat: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
-            return None if flat is None else flat.reshape(-1, *self.shape)
-
-        bars = [chart.Bar("x", "", 1.0, 0.0, self.numbers, 0, pictures(self.shown))]
-        bars += [
-            chart.Bar(r.node, r.op, r.explained, r.lost_variance, r.numbers, r.lost, pictures(r.shown))
-            for r in self.rows
-        ]
-        subtitle = (
-            f"share of x’s variance that a linear estimate from each layer explains; {self.held_out} samples, "
-            f"none of the {self.fitted} it was fitted to"
-        )
-        chart.draw(f"What {self.name} keeps of its input", subtitle, bars, Path(path))
 
 
 @dataclass(frozen=True)
@@ -258,17 +144,20 @@ class _Measuring:
             skipped |= bad
             if self._progress is not None:
                 self._progress("layers", len(results), len(measured))
-        rows = self._rows(found, shown, numbers, results, variance)
+        rows = tuple(self._rows(found, shown, numbers, results))
+        left_out = tuple((layer.node.name or "", why) for layer, why in skipped.items())
+        fitted = int((~self._held).sum())
         return Leaks(
             name,
-            tuple(rows),
-            tuple((layer.node.name or "", why) for layer, why in skipped.items()),
+            rows,
+            left_out,
             size,
-            int((~self._held).sum()),
+            fitted,
             int(self._held.sum()),
             variance,
             tuple(self._data[self._names[0]].shape[1:]),
             pictures if len(self._names) == 1 and project is None else None,
+            tuple(_notes(rows, fitted, size, left_out)),
         )
 
     def _rows(
@@ -277,7 +166,6 @@ class _Measuring:
         shown: list[Layer],
         numbers: dict[ir.Value, int],
         results: dict[ir.Value, _Fit],
-        variance: float,
     ) -> Iterator[Leak]:
         held = {value: numbers[value] for value in self._problem.recovered}
         whole, among = sum(held.values()), set(shown)
@@ -348,8 +236,9 @@ class _Measuring:
                 raise UsageError("The data holds NaN or infinity.")
             found = {}
             for layer, name in zip(group, names, strict=True):
-                h = outputs[name].reshape(rows, -1).astype(np.float64)
-                found[layer] = sketches[layer](h) if layer in sketches else h
+                if outputs[name].size == rows * numbers[layer.value]:
+                    h = outputs[name].reshape(rows, -1).astype(np.float64)
+                    found[layer] = sketches[layer](h) if layer in sketches else h
             yield self._held[start : start + rows], x if project is None else project(x), found
             start += rows
 
@@ -364,6 +253,7 @@ class _Measuring:
         moments = {layer: Moments(min(numbers[layer.value], WIDEST), width) for layer in group}
         bad: dict[Layer, str] = {}
         for held, x, found in self._runs(group, numbers, project):
+            bad |= {layer: "how many numbers it has depends on the data" for layer in group if layer not in found}
             for layer, h in found.items():
                 if layer not in bad and not np.isfinite(h).all():
                     bad[layer] = "it is not finite on the data"
@@ -427,3 +317,20 @@ def _mirrored(a: NDArray[Any], b: NDArray[Any], rows: int) -> bool:
     room = float(np.sqrt(eps(a.dtype))) if a.dtype.kind == "f" else 0.0
     size = float(np.max(np.abs(one), where=np.isfinite(one), initial=0.0))
     return bool(np.allclose(one[::-1], other, rtol=room, atol=room * size, equal_nan=True))
+
+
+def _notes(rows: Sequence[Leak], fitted: int, numbers: int, left_out: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """What the figures rest on, where that needs saying."""
+    widest = max((min(row.numbers, WIDEST) for row in rows), default=0)
+    if fitted < 2 * widest:
+        yield f"{fitted} samples are few for layers of up to {widest} numbers: from more, more is explained"
+    if any(row.projected for row in rows):
+        yield f"layers of more than {WIDEST} numbers were projected at random: they explain at least this"
+    if numbers > LARGEST:
+        yield f"x was projected from {numbers} numbers to {LARGEST // 4}: shares hold to some per cent"
+    reasons: dict[str, list[str]] = {}
+    for name, why in left_out:
+        reasons.setdefault(why, []).append(name)
+    for why, names in reasons.items():
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        yield f"left out {', '.join(names[:NAMED])}{more}: {why}"

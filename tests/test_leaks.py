@@ -169,6 +169,21 @@ def test_what_is_not_finite_is_left_out():
     assert "not finite" in " ".join(found.notes)
 
 
+def test_what_has_another_size_with_other_data_is_left_out():
+    """Four samples of eight ones each, with which it looks as if it were laid out by samples; later ones differ."""
+    x = np.repeat(RNG.integers(0, 2, (60, 1)), 8, axis=1).astype(np.float32)
+    x[:4] = 1
+    model = text(
+        """f = Reshape(x, s) n = NonZero(f) c = Cast<to = 1>(n) z = Mul(c, o)
+        t = Transpose<perm = [1, 0]>(z) y = Relu(x)""",
+        outputs="float[N,8] y, float[M,1] t",
+        weights="<int64[1] s = {-1}, float o = {0}>",
+    )
+    found = onnx_invert.leaks(model, x)
+    assert [row.op for row in found.rows] == ["Relu"]
+    assert "depends on the data" in " ".join(found.notes)
+
+
 def test_chunks_and_groups_change_nothing(monkeypatch, models):
     x = RNG.uniform(size=(120, 784)).astype(np.float32)
     whole = onnx_invert.leaks(models / "mnist_mlp.onnx", x)

@@ -11,8 +11,9 @@ from rich.text import Text
 from onnx_invert.cli import render
 from onnx_invert.cli.console import console, shown
 from onnx_invert.graph.atomic import check_target
-from onnx_invert.leakage import Leaks, leaks
+from onnx_invert.leakage import leaks
 from onnx_invert.report import chart, document
+from onnx_invert.report.leaks import Leaks
 
 COLUMNS = ("layer", "op", "numbers", "dims left", "lost", "variance lost", "x explained", "MSE")
 
