@@ -151,7 +151,7 @@ def _sweep(
     rounds = _rounds(system, x, y, nodes, ids, labels)
     bound = None if rounds is not None else lipschitz(system, x, y, nodes, mixing)
     if isinstance(bound, NoInverse):
-        system.blocked[y] = bound
+        system.blocked.setdefault(y, bound)
         return None
     inner = inner_steps(system, x, y, nodes, mixing)
     if inner is None:
@@ -163,7 +163,7 @@ def _sweep(
         if bound is None or bound >= 1:
             said = "no bound is known" if bound is None else f"the bound is {bound:.4g}"
             reason = f"y = s·x + g(x) is undone by sweeps where a Lipschitz bound of g/s is below 1: {said}"
-            system.blocked[y] = NoInverse(reason, "--method newton  solves for it without a promise")
+            system.blocked.setdefault(y, NoInverse(reason, "--method newton  solves for it without a promise"))
             return None
     apart = by_sample(system, x, y, nodes)
     before = ir.Value(name=f"{x.name}/before", shape=x.shape, type=x.type)
