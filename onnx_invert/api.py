@@ -56,7 +56,7 @@ class Inversion:
 
     `guarantee` is what may be said of the inverse: the plan's, or approximate where the round trips did
     not keep it. `round_trip` is None if it was not verified, `path` None if it was not written. `notes`
-    are options that had no effect.
+    are options that had no effect, and equations that are left over.
     """
 
     plan: AnyPlan
@@ -209,6 +209,8 @@ def invert(
         else:
             if residual and lossless is not False:
                 raise UsageError("--residual: a closed form that takes latents has no residual output; leave one out.")
+            if isinstance(plan, SystemPlan) and plan.redundant and not residual:
+                notes.append(_left_over(plan))
             iterates = isinstance(plan, SystemPlan) and plan.iterates
             if idle := given.idle(unrolled=iterates):
                 notes.append(idle)
@@ -357,6 +359,13 @@ def explain_lossless(
             opset=None,
             metadata={"onnx_invert.model_sha256": source.sha256},
         )
+
+
+def _left_over(plan: SystemPlan) -> str:
+    """Equations that x does not need hold for the y that f gives, and for no other."""
+    names = [repr(node.name or node.op_type) for node in plan.redundant]
+    listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return f"x is determined without {listed}; --residual  says of each sample how far a y disagrees with them"
 
 
 def _closed(

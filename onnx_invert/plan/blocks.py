@@ -149,21 +149,24 @@ def _sweep(
     if rest is None or not in_place(rest, ids):
         return None
     rounds = _rounds(system, x, y, nodes, ids, labels)
-    bound = None if rounds is not None else lipschitz(system, x, y, nodes, mixing)
-    if isinstance(bound, NoInverse):
-        system.blocked[y] = bound
-        return None
     inner = inner_steps(system, x, y, nodes, mixing)
     if inner is None:
         return None
-    if bound is not None:
+    bound = None
+    if rounds is None:
         # What solves for x may stretch again: y = x/2 + g(x) is one only where g's constant is below 1/2.
         grown = stretch(inner)
-        bound = None if grown is None else bound * grown
-        if bound is None or bound >= 1:
-            said = "no bound is known" if bound is None else f"the bound is {bound:.4g}"
-            reason = f"y = s·x + g(x) is undone by sweeps where a Lipschitz bound of g/s is below 1: {said}"
-            system.blocked[y] = NoInverse(reason, "--method newton  solves for it without a promise")
+        found = None if grown is None else lipschitz(system, x, y, nodes, mixing)
+        if found is None or grown is None:
+            return None
+        if isinstance(found, NoInverse):
+            system.blocked.setdefault(y, found)
+            return None
+        bound = found * grown
+        if bound >= 1:
+            said = f"a Lipschitz bound of g/s is below 1: the bound is {bound:.4g}"
+            reason = f"y = s·x + g(x) is undone by sweeps where {said}"
+            system.blocked.setdefault(y, NoInverse(reason, "--method newton  solves for it without a promise"))
             return None
     apart = by_sample(system, x, y, nodes)
     before = ir.Value(name=f"{x.name}/before", shape=x.shape, type=x.type)

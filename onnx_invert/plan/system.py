@@ -32,6 +32,9 @@ from onnx_invert.rules.static import UnsizedError
 
 Edge = tuple[ir.Node, int]
 
+POOR = 10.0
+"""The condition number from which on a matrix is undone only when nothing else is left: it costs a digit."""
+
 _JOINS = ELEMENTWISE - {"Mul", "Where"}
 """Operations that need something of every operand, whatever the constants are."""
 
@@ -93,6 +96,7 @@ class System:
     blocked: dict[ir.Value, NoInverse] = field(default_factory=dict)
     zeros: dict[ir.Value, Mask] = field(default_factory=dict)
     _stages: dict[Edge, tuple[Stage, ...] | None] = field(default_factory=dict)
+    _late: dict[Edge, float] = field(default_factory=dict)
     _places: dict[Edge, list[Labels] | None] = field(default_factory=dict)
 
     @staticmethod
@@ -159,8 +163,11 @@ class System:
 
         At first all of them are; where nothing but `grown` has grown since the last time, its neighbours are. A first
         pass goes through the nodes in running order, so that what a block found runs forwards before the block's own
-        equations are looked at again.
+        equations are looked at again. A matrix of poor condition waits until nothing else follows: what it would tell
+        may be told better elsewhere.
         """
+        if grown is None:
+            self._late.clear()
         ahead = (
             list(range(len(self.nodes)))
             if grown is None
@@ -169,13 +176,17 @@ class System:
         behind = deque[int]()
         queued = set(ahead)
         targets = list(wanted)
-        while ahead or behind:
+        while ahead or behind or self._late:
             if targets and all(self.is_known(value) for value in targets):
                 return
             passing = bool(ahead)
-            index = heappop(ahead) if passing else behind.popleft()
-            queued.discard(index)
-            for value in self._try(self.nodes[index]):
+            if ahead or behind:
+                index = heappop(ahead) if passing else behind.popleft()
+                queued.discard(index)
+                found = self._try(self.nodes[index])
+            else:
+                index, found = 0, self._undo_late()
+            for value in found:
                 for neighbour in map(self.position.__getitem__, self._around(value)):
                     if neighbour in queued:
                         continue
@@ -189,6 +200,15 @@ class System:
         """The nodes that make or take a tensor, each once."""
         around = dict.fromkeys((value.producer(), *(user for user, _ in value.uses())))
         return [node for node in around if node is not None and node in self.position]
+
+    def _undo_late(self) -> list[ir.Value]:
+        """The matrix of the least condition among those that wait, undone; the operand that is known then."""
+        node, place = min(self._late, key=self._late.__getitem__)
+        condition = self._late.pop((node, place))
+        value = node.inputs[place]
+        if value is None or self.is_known(value):
+            return []
+        return [value] if self._undo(node, place, value, poor=condition) else []
 
     def uniform(self, value: ir.Value, mask: Mask) -> bool:
         """Whether a mask is the same along every axis whose size is not fixed."""
@@ -376,7 +396,8 @@ class System:
             source if mask is None else np.where(mask, source, 0) for source, mask in zip(sources, masks, strict=True)
         ]
 
-    def _undo(self, node: ir.Node, place: int, value: ir.Value) -> bool:
+    def _undo(self, node: ir.Node, place: int, value: ir.Value, poor: float = POOR) -> bool:
+        """Solve a node for an operand; not yet where a matrix has a condition above `poor`."""
         output = node.outputs[0]
         y = self.mask(output)
         if y is not None and not y.any():
@@ -415,6 +436,10 @@ class System:
             if at != place and other in self.zeros and node.op_type not in {"Add", "Sub"}:
                 new = new & ~np.broadcast_to(self.zeros[other], before.shape)
         if not new.any() or not self.uniform(value, new):
+            return False
+        condition = max((stage.condition for stage in stages if isinstance(stage.fact, Matrix)), default=1.0)
+        if condition > poor:
+            self._late[node, place] = condition
             return False
         shape = self.concrete.shapes.get(output.name or "", before.shape)
         self.use(output, new if shape == before.shape else np.ones(shape, bool))
