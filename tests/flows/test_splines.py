@@ -48,7 +48,7 @@ TABLE = """
         y = Add(a, r)
     }
 """
-"""A piecewise linear function on [0, 1): onnxruntime stops where x ≥ 1, and counts from the table's end where x < 0."""
+"""Piecewise linear on [0, 1): onnxruntime stops where x ≥ 1, and counts from the table's end where x < 0."""
 
 
 def test_a_y_that_is_not_reached_gives_an_end_and_is_counted() -> None:
