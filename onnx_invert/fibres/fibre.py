@@ -34,7 +34,7 @@ PROPOSALS, LEAST_PROPOSALS = 32, 128
 """For every sample that is asked for, and in all: as many are made at most, or the larger of both."""
 
 FAR = 1.5
-"""Points that had to be moved by so many times the median are taken last: there was little plausible about them."""
+"""Points that had to be moved by more than this, beside the median, are not taken: little of the proposal is left."""
 
 SAME = 1e-4
 """Two x that nowhere differ by more than this, beside the largest of them, are one."""
@@ -92,6 +92,8 @@ class _Found:
     proposed: int = 0
     passed: int = 0
     same: int = 0
+    far: int = 0
+    moved: list[float] = field(default_factory=list)
     nearest: float = np.inf
 
     def is_new(self, x: Array, apart: float) -> bool:
@@ -128,6 +130,7 @@ class Fibre:
         bounded: bool = True,
         spread: float = 1.0,
         apart: float = 0.0,
+        source: Source | None = None,
     ) -> Points:
         """n different points of the fibre.
 
@@ -141,20 +144,21 @@ class Fibre:
             bounded: keep every number of x within its range over the data.
             spread: factor on the standard deviation of what is drawn.
             apart: the least mean |x − x′| between two points.
+            source: proposals of another kind, instead of what the four before the last say.
 
         Raises:
             FileError, UsageError: an argument makes no sense.
             FibreError: fewer than n came to the fibre; `points` holds those that did.
         """
-        if n < 1:
-            raise UsageError(f"At least one point has to be asked for, not {n}.")
+        if n < 1 or not 0 <= apart < np.inf:
+            raise UsageError(f"n has to be at least 1 and apart a number from 0 on, not {n} and {apart:g}.")
         if self.size == 0:
             raise UsageError("The network loses nothing: the fibre of y is the one x that the inverse returns.")
-        source = self.source(data, bounded=bounded, spread=spread, seed=seed)
+        source = source or self.source(data, bounded=bounded, spread=spread, seed=seed)
         found, limit = _Found(), max(LEAST_PROPOSALS, PROPOSALS * n)
         while len(found.points) < n and found.proposed < limit:
             missing = n - len(found.points)
-            # More than are missing: those that have to be moved far are taken last.
+            # More than are missing: not all come to the fibre, and not all that do are taken.
             proposals = source.draw(min(2 * missing, limit - found.proposed))
             if not len(proposals.x):
                 break
@@ -218,11 +222,12 @@ class Fibre:
         missed = relative[~good & np.isfinite(relative)]
         found.nearest = min(found.nearest, float(missed.min(initial=np.inf)))
         moved = np.mean(np.abs(x - proposals.x), axis=1)
-        order = np.arange(len(x))
-        if missing is not None and good.any():
-            order = np.argsort(moved > FAR * np.median(moved[good]), kind="stable")
-        for row in order[good[order]]:
-            if missing is not None and not found.is_new(x[row], apart):
+        found.moved += moved[good].tolist()
+        far = FAR * np.median(found.moved) if found.moved else 0.0
+        for row in np.flatnonzero(good):
+            if missing is not None and moved[row] > far:
+                found.far += 1
+            elif missing is not None and not found.is_new(x[row], apart):
                 found.same += 1
             elif missing is None or missing > 0:
                 found.points.append((x[row], float(error[row]), float(relative[row]), int(steps[row])))
@@ -270,7 +275,8 @@ class Fibre:
             return points
         lines = [
             f"{len(points)} of {n} points with this y were found. Of {found.proposed} proposals {found.passed} came "
-            f"to it within {self._tolerance:g}, {found.same} of them too near to another."
+            f"to it within {self._tolerance:g}; {found.same} of them were too near to another, {found.far} had to be "
+            "moved much farther than most."
         ]
         if np.isfinite(found.nearest):
             lines.append(f"  the nearest of the others came within {found.nearest:.2g}, relative to the largest |y|")
