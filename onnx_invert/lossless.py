@@ -104,6 +104,8 @@ class LosslessPair:
             "time_ratio": None if cost is None or cost.time is None else document.number(cost.time),
             "extra_weights": None if cost is None else cost.weights,
             "latent_bytes": None if cost is None else cost.latents,
+            "free": sum(slot.numbers for slot, moves in zip(plan.slots, self.free, strict=True) if moves),
+            "recorded": len(self.recorded),
         }
 
 
