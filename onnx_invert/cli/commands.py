@@ -346,7 +346,7 @@ def fibre(
     inverse: Annotated[Path, typer.Argument(metavar="INVERSE", help="A lossless inverse, made with --lossless.")],
     model: Annotated[
         Path,
-        typer.Option("--model", metavar="FORWARD.onnx", help="Its network, to verify with: --lossless's file, or MODEL."),
+        typer.Option("--model", metavar="FORWARD.onnx", help="Its network, to verify with: --lossless's, or MODEL."),
     ],
     arrays: Annotated[
         Path, typer.Option("--input", "-i", metavar="Y.npy", help="One y; .npz by name if the inverse takes several.")
@@ -365,7 +365,8 @@ def fibre(
     seed: Annotated[int, typer.Option("--seed", min=0, metavar="S", help="Of what is drawn.")] = 0,
     unbounded: Annotated[bool, typer.Option("--unbounded", help="Let x leave its range over the data.")] = False,
     spread: Annotated[
-        float, typer.Option("--spread", metavar="S", callback=_finite, help="Factor on the deviation of what is drawn.")
+        float,
+        typer.Option("--spread", metavar="S", callback=_finite, help="Factor on the deviation of draws."),
     ] = 1.0,
     apart: Annotated[
         float,
@@ -374,7 +375,10 @@ def fibre(
     tolerance: Annotated[
         float,
         typer.Option(
-            "--tolerance", metavar="R", callback=_finite, help="max |f(x) − y| that passes, relative to the largest |y|."
+            "--tolerance",
+            metavar="R",
+            callback=_finite,
+            help="max |f(x) − y| that passes, beside the largest |y|.",
         ),
     ] = 1e-5,
 ) -> None:

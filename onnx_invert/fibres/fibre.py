@@ -68,7 +68,7 @@ class Points:
             UsageError: there are several.
         """
         if len(self.inputs) != 1:
-            raise UsageError(f"There are several recovered inputs ({', '.join(self.inputs)}): take them from `inputs`.")
+            raise UsageError(f"There are several inputs ({', '.join(self.inputs)}): take them from `inputs`.")
         return next(iter(self.inputs.values()))
 
     @property
@@ -185,9 +185,7 @@ class Fibre:
         self._try(Proposals(self._rows.back(wanted), identity(self._rows.n)), found, None, 0.0)
         return self._settled(found, len(wanted), "smaller steps, away from latents of points on the fibre")
 
-    def source(
-        self, data: Data | None = None, *, bounded: bool = True, spread: float = 1.0, seed: int = 0
-    ) -> Source:
+    def source(self, data: Data | None = None, *, bounded: bool = True, spread: float = 1.0, seed: int = 0) -> Source:
         """Where `sample` takes its proposals from."""
         if not 0 < spread < np.inf:
             raise UsageError(f"The spread {spread:g} has to be a number above 0.")
@@ -317,7 +315,7 @@ def open_networks(inverse: Path, model: Path) -> Networks:
     stated = networks.g.metadata
     if not is_pair(networks.f.metadata, stated) and not made_for(stated, model):
         raise UsageError(
-            f"{inverse.name} was made from another network than {model.name}, or another version of it: give the model "
-            "that was inverted, or the file that --lossless wrote with it."
+            f"{inverse.name} was made from another network than {model.name}, or another version of it: give the "
+            "model that was inverted, or the file that --lossless wrote with it."
         )
     return networks

@@ -140,7 +140,7 @@ class Rows:
     @property
     def y(self) -> Array:
         """y, (m)."""
-        return np.hstack([by_sample(self.feeds[name], 1) for name in self.net.known])[0].astype(np.float64)
+        return np.asarray(np.hstack([by_sample(self.feeds[name], 1) for name in self.net.known])[0], np.float64)
 
     @property
     def units(self) -> Array:

@@ -47,9 +47,7 @@ class Recorded:
     name = "what INVERSE recorded of its data"
     remedy = "inputs near y with --data, --unbounded, a smaller --apart, or a y that plausible inputs have"
 
-    def __init__(
-        self, mixture: Mixture, y: Array, *, bounded: bool, spread: float, rng: np.random.Generator
-    ) -> None:
+    def __init__(self, mixture: Mixture, y: Array, *, bounded: bool, spread: float, rng: np.random.Generator) -> None:
         self._mixture, self._y, self._spread, self._rng = mixture, y, spread, rng
         self._box = (mixture.low, mixture.high) if bounded else None
 

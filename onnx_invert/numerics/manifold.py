@@ -1,8 +1,10 @@
 """Projection on to the set f(x) = y along a metric C, within bounds: what makes a proposal a point of the fibre.
 
-    min ½ δᵀ C⁻¹ δ  with  r + J δ = 0        δ = −C Jᵀ (J C Jᵀ + λ s I)⁻¹ r,   r = (f(x) − y) / units, s = tr(J C Jᵀ) / m
+    x ← x₀ + δ,  δ of least δᵀ C⁻¹ δ  with  r + J (x₀ + δ − x) = 0,    r = (f(x) − y) / units
+    δ = −C Jᵀ (J C Jᵀ + λ s I)⁻¹ (r + J (x₀ − x)),    s = tr(J C Jᵀ) / m
 
-Repeated with J at the new x, λ rising where ‖r‖ does not fall (Levenberg–Marquardt). Elements that the step
+First x₀ is the start and λ falls to nothing; then x₀ = x for the last digits, λ rising where ‖r‖ does not fall
+(Levenberg–Marquardt). Elements that the step
 would carry beyond a bound are held there, and the others take over what they leave (active set). If f is affine, x is
 drawn from N(μ, C) and no bound is met, one step gives a draw of N(μ, C) given f(x) = y: Matheron's rule.
 Source: J.-P. Chilès & P. Delfiner, Geostatistics, 2012, 7.3; E. Zappa, M. Holmes-Cerf & J. Goodman, Monte Carlo on
@@ -82,7 +84,7 @@ def project(
     """Carry every row of `start` (N, n) to f(x) = y, as far as it goes.
 
     `f` maps (N, n) to (N, m), `jacobian` to (N, m, n); y and `units` are (m). A sample is left alone once its error is
-    below `floor`. `rounded` gives x the precision in which it will be returned: the residual is that of the x returned.
+    below `floor`. `rounded` gives x the precision in which it is returned, so that the residual is that of what is.
     """
     start = rounded(start if box is None else np.clip(start, *box))
     state = _State(f, y, units, rounded, start)

@@ -21,7 +21,7 @@ from pairs import pair, session  # noqa: E402
 DIGITS = load_digits()
 NOT_IMPLEMENTED = onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented
 NO_PAIR = {31, 56, 226, 269, 285, 287, 290}
-"""Networks whose y has its samples along another axis, or that are one Identity: a pair of these is none that the tests' own `pair` makes."""
+"""Networks whose y has its samples along another axis, or that are one Identity: `pair` does not make theirs."""
 
 RELU = """g (float[N,6] x) => (float[N,3] y) {
     h = MatMul(x, w1) a = Relu(h) y = MatMul(a, w2)
