@@ -71,6 +71,7 @@ models: $(VENV)/.stamp-train
 	$(BIN)/python tools/train_mnist.py --model mnist_wide --out tests/data/newton/
 	$(BIN)/python tools/train_decoder.py --model models/mnist_mlp.onnx --out tests/data/newton/
 	$(BIN)/python tools/train_decoder.py --model models/mnist_lenet.onnx --out tests/data/newton/
+	$(BIN)/python tools/train_surrogate.py --out models/surrogates/
 
 clean:
 	rm -rf $(VENV) demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from onnx_invert.differentiation import jacobian
     from onnx_invert.errors import (
         Blocker,
+        FibreError,
         FileError,
         ModelError,
         NotInvertibleError,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         UsageError,
         VerificationError,
     )
+    from onnx_invert.fibres.fibre import Fibre, Points, fibre
     from onnx_invert.leakage import leaks
     from onnx_invert.plan.guarantee import Guarantee
     from onnx_invert.plan.plan import Plan
@@ -44,6 +46,8 @@ _HOMES = {
     "Leaks": "report.leaks",
     "leaks": "leakage",
     "Blocker": "errors",
+    "Fibre": "fibres.fibre",
+    "FibreError": "errors",
     "FileError": "errors",
     "ModelError": "errors",
     "NotInvertibleError": "errors",
@@ -52,6 +56,8 @@ _HOMES = {
     "VerificationError": "errors",
     "Guarantee": "plan.guarantee",
     "Plan": "plan.plan",
+    "Points": "fibres.fibre",
+    "fibre": "fibres.fibre",
     "draw": "report.drawing.svg",
     "RuleSet": "rules",
     "default_rules": "rules",
@@ -60,6 +66,8 @@ _HOMES = {
 __all__ = [
     "Blocker",
     "Check",
+    "Fibre",
+    "FibreError",
     "FileError",
     "Guarantee",
     "Inversion",
@@ -68,6 +76,7 @@ __all__ = [
     "NotInvertibleError",
     "OnnxInvertError",
     "Plan",
+    "Points",
     "RuleSet",
     "UsageError",
     "VerificationError",
@@ -77,6 +86,7 @@ __all__ = [
     "draw",
     "explain",
     "explain_lossless",
+    "fibre",
     "invert",
     "jacobian",
     "leaks",

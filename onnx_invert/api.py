@@ -23,6 +23,8 @@ from onnx_invert.build.inverse import Inverse, build
 from onnx_invert.build.newton.inverse import build_newton
 from onnx_invert.build.system.inverse import build_system
 from onnx_invert.errors import NotInvertibleError, UsageError, VerificationError
+from onnx_invert.fibres.fibre import TOLERANCE, Fibre
+from onnx_invert.fibres.networks import Networks
 from onnx_invert.graph.normalise import normalise
 from onnx_invert.graph.read import Source
 from onnx_invert.graph.write import check_target, commit_both, save, staged, to_proto
@@ -67,6 +69,7 @@ class Inversion:
     _model: ir.Model | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
     lossless: LosslessPair | None = field(default=None, repr=False)
+    _networks: Networks | None = field(default=None, repr=False)
 
     @property
     def forward(self) -> onnx.ModelProto:
@@ -74,6 +77,22 @@ class Inversion:
         if self.lossless is None:
             raise UsageError("There is no forward network with latents: invert with lossless=True or a path.")
         return to_proto(self.lossless.forward)
+
+    def fibre(self, y: NDArray[Any] | Mapping[str, NDArray[Any]], *, tolerance: float = TOLERANCE) -> Fibre:
+        """All x with f(x) = y, of a lossless inversion: sampled, or reached by their latents.
+
+        Args:
+            y: one sample of what the inverse takes: its outputs and, by name, the inputs that are not recovered.
+            tolerance: max |f(x) − y| that counts as the same y, beside the largest |y|.
+
+        Raises:
+            UsageError: the inversion is not lossless, or y does not fit.
+        """
+        if self._networks is None:
+            forward, inverse = self.forward, self.model
+            names = "the network with latents", "the inverse"
+            self._networks = Networks(forward.SerializeToString(), inverse.SerializeToString(), forward, names)
+        return Fibre(self._networks.at(y), tolerance=tolerance)
 
     @property
     def model(self) -> onnx.ModelProto:
@@ -234,6 +253,7 @@ def invert(
                 layout=latents,
                 ports=ports,
                 batches=None if arrays is None else list(cut(arrays, ports, first, samples)),
+                data=None if data is None or arrays is None else list(cut(arrays, ports, first, None)),
                 count=samples or SAMPLES,
                 rtol=rtol,
                 verify=verify,

@@ -74,7 +74,7 @@ def check(
     if is_pair(f.metadata, g.metadata):
         return _lossless(paths, f, g, data=data, samples=samples, rtol=rtol)
     given = [value.name for value in f.inputs if value.name not in recovered]
-    ports = [Port(v.name, _shape(v.shape), numpy_type(v)) for v in f.inputs]
+    inputs_of_f = ports(f)
     outputs = {value.name: value for value in f.output_ports}
     inputs = {**known, **{name: name for name in given if name in g.names}}
     if missing := g.names - set(inputs.values()):
@@ -87,12 +87,12 @@ def check(
         forward=lambda: f,
         inverse=partial(Renamed, g, inputs, recovered),
         instrumented=None,
-        ports=ports,
+        ports=inputs_of_f,
         recovered=list(recovered),
         given=given,
         known=list(known),
         dtype=dtype,
-        eps=max(eps(kind) for kind in [dtype, *(p.dtype for p in ports if p.name in recovered)]),
+        eps=max(eps(kind) for kind in [dtype, *(p.dtype for p in inputs_of_f if p.name in recovered)]),
     )
     batches = None
     if data is None and claim is not None and g.metadata.get("onnx_invert.prior") == "decoder":
@@ -101,8 +101,8 @@ def check(
             "with --data."
         )
     if data is not None:
-        arrays = match(load(Path(data)), [port.name for port in ports], Path(data).name)
-        batches = list(cut(arrays, ports, pair.main, samples))
+        arrays = match(load(Path(data)), [port.name for port in inputs_of_f], Path(data).name)
+        batches = list(cut(arrays, inputs_of_f, pair.main, samples))
     # A solver's claim is for the y that some x gives; which those are is not known, so that none are drawn.
     solver = claim is not None and g.metadata.get("onnx_invert.method") == "newton"
     measured = verify(pair, claim or Guarantee.RIGHT, {}, data=batches, count=samples or 256, rtol=rtol, solver=solver)
@@ -132,15 +132,15 @@ def _lossless(
     rtol: float | None,
 ) -> Check:
     """g⁺(f⁺(x)) = x of a lossless pair."""
-    ports = [Port(v.name, _shape(v.shape), numpy_type(v)) for v in f.inputs]
+    inputs = ports(f)
     names = latent_names(f, g)
-    recovered = [port.name for port in ports if port.name in g.outputs]
+    recovered = [port.name for port in inputs if port.name in g.outputs]
     known = [name for name in f.outputs if name in g.names]
     batches = None
     if data is not None:
-        arrays = match(load(Path(data)), [port.name for port in ports], Path(data).name)
-        batches = list(cut(arrays, ports, recovered[0], samples))
-    found = measure(f, g, ports, recovered, known, names, batches=batches, count=samples or 256, rtol=rtol)
+        arrays = match(load(Path(data)), [port.name for port in inputs], Path(data).name)
+        batches = list(cut(arrays, inputs, recovered[0], samples))
+    found = measure(f, g, inputs, recovered, known, names, batches=batches, count=samples or 256, rtol=rtol)
     held = np.full(found.relative.shape, found.tolerance)
     x = Trip(found.relative, np.ones(found.relative.shape), held, promised=True, strict=True)
     y = Trip(np.zeros(0), np.zeros(0), np.zeros(0), promised=False)
@@ -160,6 +160,22 @@ def _lossless(
     return Check(Guarantee.LEFT, shown, measured, note, report)
 
 
+def made_for(metadata: dict[str, str], model: Path) -> bool:
+    """True if an inverse's metadata name this very file as its model."""
+    digest = metadata.get("onnx_invert.model_sha256")
+    with model.open("rb") as file:
+        if digest == hashlib.file_digest(file, "sha256").hexdigest():
+            return True
+    from onnx_invert.graph.read import file_hash
+
+    return digest == file_hash(model)
+
+
+def ports(session: Session) -> list[Port]:
+    """The inputs of a model that onnxruntime has loaded."""
+    return [Port(value.name, _shape(value.shape), numpy_type(value)) for value in session.inputs]
+
+
 def _claim(metadata: dict[str, str], model: Path) -> tuple[Guarantee | None, str]:
     """The guarantee in the inverse's metadata, if it was made for this very file."""
     stated = metadata.get("onnx_invert.guarantee")
@@ -167,14 +183,8 @@ def _claim(metadata: dict[str, str], model: Path) -> tuple[Guarantee | None, str
         return None, "the inverse states no guarantee"
     if stated == Guarantee.APPROXIMATE.value:
         return None, "the inverse states that it is approximate: it promises nothing"
-    digest = metadata.get("onnx_invert.model_sha256")
-    with model.open("rb") as file:
-        actual = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != actual:
-        from onnx_invert.graph.read import file_hash
-
-        if digest != file_hash(model):
-            return None, "the inverse was made for another model, or another version of it"
+    if not made_for(metadata, model):
+        return None, "the inverse was made for another model, or another version of it"
     try:
         return Guarantee(stated), f"the inverse states: {stated}"
     except ValueError:

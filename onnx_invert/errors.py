@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from onnx_invert.api import Inversion
+    from onnx_invert.fibres.fibre import Points
 
 
 class OnnxInvertError(Exception):
@@ -67,6 +68,16 @@ class NotInvertibleError(OnnxInvertError):
             head = f"Cannot invert {model}: {len(self.blockers)} nodes are in the way."
             text = "\n".join([head, *(str(blocker) for blocker in self.blockers)])
         super().__init__(text)
+
+
+class FibreError(OnnxInvertError):
+    """Fewer points with the output y were found than asked for. `points` holds those that are verified."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, points: Points) -> None:
+        self.points = points
+        super().__init__(message)
 
 
 class VerificationError(OnnxInvertError):

@@ -26,9 +26,11 @@ from onnx_invert.build.lossless.latents import FLAT, latent_type, latents
 from onnx_invert.build.versions import OPSET
 from onnx_invert.errors import ModelError, UsageError
 from onnx_invert.graph.read import Source, from_proto, read
-from onnx_invert.graph.write import save
+from onnx_invert.graph.write import save, to_proto
+from onnx_invert.numerics.mixture import fit
 from onnx_invert.overhead import ROWS, Overhead, bytes_of, ratio
 from onnx_invert.plan.lossless.completed import Lossless
+from onnx_invert.plan.lossless.freedom import free
 from onnx_invert.plan.lossless.search import make_lossless
 from onnx_invert.plan.lossless.steps import EFFORTS
 from onnx_invert.plan.problem import Problem
@@ -47,6 +49,8 @@ LAYOUTS = ("flat", "per-node")
 STATED = "onnx_invert.lossless"
 PAIR = "onnx_invert.pair"
 NAMES = "onnx_invert.latents"
+FREE = "onnx_invert.free"
+DATA = "onnx_invert.data"
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,11 @@ class Return:
 
 @dataclass(frozen=True)
 class LosslessPair:
-    """Both files before they are written, the plan behind them, and what was measured (None if nothing was)."""
+    """Both files before they are written, the plan behind them, and what was measured (None if nothing was).
+
+    `free` says of every slot whether its numbers may be moved at will (plan/lossless/freedom.py). `recorded` is what the
+    inverse's metadata say of the data, as text: empty where there were none.
+    """
 
     plan: Lossless
     forward: ir.Model
@@ -73,6 +81,8 @@ class LosslessPair:
     names: tuple[str, ...]
     measured: Return | None
     overhead: Overhead | None = None
+    free: tuple[bool, ...] = ()
+    recorded: str = ""
 
     @property
     def report(self) -> dict[str, Any]:
@@ -94,6 +104,8 @@ class LosslessPair:
             "time_ratio": None if cost is None or cost.time is None else document.number(cost.time),
             "extra_weights": None if cost is None else cost.weights,
             "latent_bytes": None if cost is None else cost.latents,
+            "free": sum(slot.numbers for slot, moves in zip(plan.slots, self.free, strict=True) if moves),
+            "recorded": len(self.recorded),
         }
 
 
@@ -119,11 +131,13 @@ def make_pair(
     verify: bool,
     opset: int | None,
     metadata: Mapping[str, str],
+    data: Sequence[Batch] | None = None,
 ) -> LosslessPair:
     """Build the pair with the fewest latents that is lossless on the samples.
 
     `network` is read anew, and `plain` builds the inverse from y alone, for every effort. Without `plain` a z that is
-    left out of the inverse is 0, whatever that gives.
+    left out of the inverse is 0, whatever that gives. What `data` say of plausible inputs is recorded in the inverse;
+    `batches` are the samples that are tried.
 
     Raises:
         UsageError: no such layout.
@@ -142,6 +156,7 @@ def make_pair(
             PAIR: hashlib.sha256(identity.encode()).hexdigest(),
             NAMES: " ".join(str(part.numbers) for part in parts),
         }
+        movable = free(plan)
         original = _again(network)
         before = bytes_of(original)
         forward = build_forward(plan, original, parts, {**_about(stated), STATED: "forward"})
@@ -151,12 +166,12 @@ def make_pair(
             parts,
             zero_is_plain=plain is None or (closed_form and plan.plain_at_zero),
             opset=opset,
-            metadata={**stated, STATED: "inverse"},
+            metadata={**stated, STATED: "inverse", FREE: _ranges(plan, movable)},
         )
         cost = Overhead(None, 0, bytes_of(forward) - before, int(plan.size * latent_type(plan).itemsize))
-        pair = LosslessPair(plan, forward, inverse, tuple(part.name for part in parts), None, cost)
+        pair = LosslessPair(plan, forward, inverse, tuple(part.name for part in parts), None, cost, movable)
         if not verify:
-            return pair
+            break
         with tempfile.TemporaryDirectory(prefix="onnx-invert-") as folder:
             paths = Path(folder) / "forward.onnx", Path(folder) / "inverse.onnx"
             save(forward, paths[0])
@@ -170,11 +185,41 @@ def make_pair(
                 batch, rows = _few(drawn[0], ports, recovered[0])
                 plain_f = Session(network.path if network.path is not None else network.data, network.name)
                 cost = replace(cost, time=ratio(plain_f, f, batch, known, pair.names), rows=rows)
-        pair = LosslessPair(plan, forward, inverse, pair.names, found, cost)
+        pair = replace(pair, measured=found, overhead=cost)
         if found.passed:
             break
     assert pair is not None
-    return pair
+    recorded = "" if data is None else _recorded(problem, pair, ports, data)
+    if recorded:
+        pair.inverse.metadata_props[DATA] = recorded
+    return replace(pair, recorded=recorded)
+
+
+def _ranges(plan: Lossless, movable: Sequence[bool]) -> str:
+    """The free numbers of z as ranges a:b, side by side."""
+    found, start = [], 0
+    for slot, moves in zip(plan.slots, movable, strict=True):
+        if moves:
+            found.append(f"{start}:{start + slot.numbers}")
+        start += slot.numbers
+    return " ".join(found)
+
+
+def _recorded(problem: Problem, pair: LosslessPair, ports: Sequence[Port], batches: Sequence[Batch]) -> str:
+    """What the data say of x, given y, as text for the metadata; nothing where they are too few or too wide."""
+    f = Session(to_proto(pair.forward).SerializeToString(), "the forward network")
+    recovered, known = ([value.name or "" for value in values] for values in (problem.recovered, problem.known))
+    main = next(port for port in ports if port.name == recovered[0])
+    x, y = [], []
+    for batch in batches:
+        found = f.run({port.name: batch[port.name] for port in ports}, known)
+        rows = len(batch[main.name]) if main.has_batch else 1
+        x.append(np.hstack([by_sample(batch[name], rows) for name in recovered]))
+        y.append(np.hstack([by_sample(found[name], rows) for name in known]))
+    wide = [np.concatenate(rows).astype(np.float64) for rows in (x, y)]
+    finite = np.isfinite(wide[0]).all(axis=1) & np.isfinite(wide[1]).all(axis=1)
+    mixture = fit(wide[0][finite], wide[1][finite])
+    return "" if mixture is None else mixture.text()
 
 
 def _nothing() -> ir.Model:

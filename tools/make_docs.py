@@ -20,7 +20,7 @@ from onnx_invert.rules.registry import Rule
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 MADE = "<!-- Written by tools/make_docs.py. Do not edit: change the package and run  make docs. -->\n"
-COMMANDS = ("invert", "check", "explain", "run", "ops")
+COMMANDS = ("invert", "check", "explain", "run", "fibre", "ops")
 
 
 def pages() -> dict[Path, str]:

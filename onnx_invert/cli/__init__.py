@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from types import FrameType
 
-COMMANDS = ("invert", "check", "explain", "run", "ops")
+COMMANDS = ("invert", "check", "explain", "run", "fibre", "ops")
 
 EXIT_USAGE, EXIT_BUG, EXIT_SIGNAL = 2, 101, 128
 

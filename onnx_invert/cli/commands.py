@@ -342,6 +342,66 @@ def run(
 
 
 @app.command()
+def fibre(
+    inverse: Annotated[Path, typer.Argument(metavar="INVERSE", help="A lossless inverse, made with --lossless.")],
+    model: Annotated[
+        Path,
+        typer.Option("--model", metavar="FORWARD.onnx", help="Its network, to verify with: --lossless's, or MODEL."),
+    ],
+    arrays: Annotated[
+        Path, typer.Option("--input", "-i", metavar="Y.npy", help="One y; .npz by name if the inverse takes several.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="X.npy", help="The inputs; .npz for their latents as well.")
+    ],
+    count: Annotated[int, typer.Option("--count", "-n", min=1, metavar="N", help="How many inputs.")] = 8,
+    image: Annotated[
+        Path | None, typer.Option("--image", metavar="PNG", help="Draw them as a sheet of images.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="X.npy|X.npz", help="Start from these inputs, not from what INVERSE recorded."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, metavar="S", help="Of what is drawn.")] = 0,
+    unbounded: Annotated[bool, typer.Option("--unbounded", help="Let x leave its range over the data.")] = False,
+    spread: Annotated[
+        float,
+        typer.Option("--spread", metavar="S", callback=_finite, help="Factor on the deviation of draws."),
+    ] = 1.0,
+    apart: Annotated[
+        float,
+        typer.Option("--apart", min=0.0, metavar="D", callback=_finite, help="Least mean |x − x′| of any two inputs."),
+    ] = 0.0,
+    tolerance: Annotated[
+        float,
+        typer.Option(
+            "--tolerance",
+            metavar="R",
+            callback=_finite,
+            help="max |f(x) − y| that passes, beside the largest |y|.",
+        ),
+    ] = 1e-5,
+) -> None:
+    """Write different inputs with one output: points of the fibre of Y, each verified by FORWARD."""
+    from onnx_invert.cli import fibre as fibres
+
+    fibres.run(
+        inverse,
+        model,
+        arrays,
+        output,
+        count=count,
+        image=image,
+        data=data,
+        seed=seed,
+        bounded=not unbounded,
+        spread=spread,
+        apart=apart,
+        tolerance=tolerance,
+    )
+
+
+@app.command()
 def ops(
     op: Annotated[str | None, typer.Argument(metavar="OP", help="One operator, in full.")] = None,
 ) -> None:

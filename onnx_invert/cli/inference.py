@@ -48,7 +48,7 @@ def run(model: Path, arrays: Path, output: Path, image: Path | None) -> str:
     picture = sheet(first) if image is not None else None
     with replacing(output) as file:
         if output.suffix == ".npz":
-            _write_npz(file, results)
+            write_npz(file, results)
         else:
             np.save(file, first, allow_pickle=False)
         if image is not None and picture is not None:
@@ -60,7 +60,7 @@ def run(model: Path, arrays: Path, output: Path, image: Path | None) -> str:
     return "\n".join(said)
 
 
-def _write_npz(file: BinaryIO, arrays: Mapping[str, NDArray[Any]]) -> None:
+def write_npz(file: BinaryIO, arrays: Mapping[str, NDArray[Any]]) -> None:
     """What `numpy.savez` writes, for any names (it takes them as keywords) and without the time of day."""
     with zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():

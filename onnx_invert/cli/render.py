@@ -167,6 +167,11 @@ def lossless(pair: LosslessPair) -> None:
     out.print(shown(size), soft_wrap=True)
     if pair.overhead is not None:
         out.print(shown(f"cost: {pair.overhead}"), soft_wrap=True)
+    movable = sum(slot.numbers for slot, moves in zip(made.slots, pair.free, strict=True) if moves)
+    out.print(f"{movable} of {made.size} latents may take any value without changing y", soft_wrap=True)
+    if pair.recorded:
+        said = f"what the data say of x given y, for points of a fibre: {len(pair.recorded) / 1000:.0f} kB of metadata"
+        out.print(said, soft_wrap=True)
     back = pair.measured
     if back is not None:
         verdict = "holds" if back.passed else "FAILS"

@@ -35,6 +35,8 @@ class Completed:
 
     `latent` says what z is, `shape` is its shape with x's own symbols, None where it is x's. `made` is the shape
     of y, None where it is x's. Without `take` there is no z, and `give` gets y twice: x is a part of y.
+
+    With `free` every z is that of some x with the same y; with `onto` every y is made by some x.
     """
 
     latent: str
@@ -42,6 +44,8 @@ class Completed:
     give: Two
     shape: Shape | None = None
     made: Shape | None = None
+    free: bool = False
+    onto: bool = False
 
 
 @dataclass(frozen=True, eq=False)

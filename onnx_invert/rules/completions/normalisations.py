@@ -46,7 +46,7 @@ def softmax(node: NodeView) -> Completion | NoInverse:
         tiny = float(np.finfo(e.dtype.numpy()).smallest_subnormal) if e.dtype == ir.DataType.FLOAT16 else _tiny(e)
         return e.op("Add", e.op("Log", e.op("Max", y, tiny)), z)
 
-    return (Completed("log-sum-exp", take, give, reduced(shape, axis)),)
+    return (Completed("log-sum-exp", take, give, reduced(shape, axis), free=True),)
 
 
 def _tiny(e: Emitter) -> float:
@@ -66,6 +66,7 @@ def log_softmax(node: NodeView) -> Completion | NoInverse:
             lambda e, x, y: mean(e, e.op("Sub", x, y), [axis], n),
             lambda e, y, z: e.op("Add", y, z),
             reduced(shape, axis),
+            free=True,
         ),
     )
 

@@ -114,4 +114,4 @@ def reduce_log_sum_exp(node: NodeView) -> Completion | NoInverse:
         first = e.op("Sub", e.op("Reshape", v, e.ints([-1, 1, 1])), height)
         return e.op("Reshape", e.op("Concat", first, e.op("Add", rows, first), axis=2), e.ints(target(merged)))
 
-    return (moved, Completed("distances from the first", take, give, (*merged[:-1], k - 1), y))
+    return (moved, Completed("distances from the first", take, give, (*merged[:-1], k - 1), y, free=True, onto=True))

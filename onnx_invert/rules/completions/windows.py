@@ -250,7 +250,7 @@ def greatest(shape: Shape) -> tuple[Completed, ...]:
         whole = e.op("Concat", first, e.op("Add", rows, first), axis=2)
         return e.op("Reshape", whole, e.ints(target(shape)))
 
-    return (Completed("losers of the maximum", take, give, others, made),)
+    return (Completed("losers of the maximum", take, give, others, made, free=True, onto=True),)
 
 
 def peak(shape: Shape) -> tuple[Completed | Rearrangement, ...]:

@@ -1,0 +1,321 @@
+"""Sampling a fibre, and moving along it by latents.
+
+    propose x̃  →  project on f(x) = y  →  run f on the x that is returned  →  keep what passes
+
+Whatever is returned has passed; where too little does, an error says so.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_invert.comparison import made_for
+from onnx_invert.errors import FibreError, FileError, UsageError
+from onnx_invert.fibres.networks import Networks, Rows
+from onnx_invert.fibres.proposals import Blind, Neighbours, Proposals, Recorded, Source, data_rows
+from onnx_invert.lossless import is_pair
+from onnx_invert.numerics.manifold import Array, identity, project
+from onnx_invert.samples import load
+
+Path_ = str | os.PathLike[str]
+Data = Path_ | NDArray[Any] | Mapping[str, NDArray[Any]]
+
+TOLERANCE = 1e-5
+"""max |f(x) − y| that counts as the same y, beside the largest |y| of the same output."""
+
+PROPOSALS, LEAST_PROPOSALS = 32, 128
+"""For every sample that is asked for, and in all: as many are made at most, or the larger of both."""
+
+FAR = 1.5
+"""Points that had to be moved by more than this, beside the median, are not taken: little of the proposal is left."""
+
+SAME = 1e-4
+"""Two x that nowhere differ by more than this, beside the largest of them, are one."""
+
+
+@dataclass(frozen=True)
+class Points:
+    """Points of a fibre, each verified by running f on it. Arrays have one entry, or row, for every point.
+
+    `inputs` are the recovered inputs by name. `z` are their latents (N, Z), None where the network with latents was
+    not given. `error` is max |f(x) − y|, `relative` the same beside the largest |y|; `steps` counts corrections, 0
+    where the proposal had the right y at once. Of all points, `proposed` were tried and `passed` came to the fibre.
+    """
+
+    inputs: dict[str, NDArray[Any]]
+    z: NDArray[Any] | None
+    error: Array
+    relative: Array
+    steps: NDArray[np.int64]
+    proposed: int
+    passed: int
+
+    def __len__(self) -> int:
+        return len(self.error)
+
+    @property
+    def x(self) -> NDArray[Any]:
+        """The recovered input, if there is one.
+
+        Raises:
+            UsageError: there are several.
+        """
+        if len(self.inputs) != 1:
+            raise UsageError(f"There are several inputs ({', '.join(self.inputs)}): take them from `inputs`.")
+        return next(iter(self.inputs.values()))
+
+    @property
+    def acceptance(self) -> float:
+        """The share of the proposals that came to the fibre."""
+        return self.passed / self.proposed if self.proposed else 0.0
+
+    @property
+    def distances(self) -> Array:
+        """The mean |x − x′| of every two points, (N, N)."""
+        rows = [array.reshape(len(self), -1).astype(np.float64) for array in self.inputs.values()]
+        whole = np.hstack(rows)
+        return np.array([np.abs(whole - row).mean(axis=1) for row in whole]).reshape(len(self), len(self))
+
+
+@dataclass
+class _Found:
+    """What has been kept so far: x, its errors, its steps."""
+
+    points: list[tuple[Array, float, float, int]] = field(default_factory=list)
+    proposed: int = 0
+    passed: int = 0
+    same: int = 0
+    far: int = 0
+    moved: list[float] = field(default_factory=list)
+    nearest: float = np.inf
+
+    def is_new(self, x: Array, apart: float) -> bool:
+        """True if x differs from every point, and by at least `apart` in the mean."""
+        return all(
+            np.max(gap := np.abs(x - other)) > SAME * np.max(np.abs(other), initial=0.0) and gap.mean() >= apart
+            for other, *_ in self.points
+        )
+
+
+class Fibre:
+    """All x with f(x) = y for one y, of a lossless pair.
+
+    Attributes:
+        size: numbers of z.
+        free: bool (Z,), the latents that may take any value from any x, without changing y.
+        recorded: True if the inverse holds what its data say of plausible x.
+        note: why proposals cannot be corrected, or nothing.
+    """
+
+    def __init__(self, rows: Rows, *, tolerance: float = TOLERANCE) -> None:
+        if not 0 < tolerance < np.inf:
+            raise UsageError(f"The tolerance {tolerance:g} has to be a number above 0.")
+        self._rows, self._tolerance = rows, tolerance
+        self.size, self.free, self.note = rows.net.size, rows.net.free, rows.net.note
+        self.recorded = rows.net.mixture is not None
+
+    def sample(
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        data: Data | None = None,
+        bounded: bool = True,
+        spread: float = 1.0,
+        apart: float = 0.0,
+        source: Source | None = None,
+    ) -> Points:
+        """n different points of the fibre.
+
+        Proposals are inputs of `data` whose y is near; without, draws of what the inverse recorded of its data; and
+        without that, latents z ~ N(0, 1), which know nothing of plausible x.
+
+        Args:
+            n: how many.
+            seed: of the proposals; the same seed gives the same points.
+            data: inputs of the model, as for `invert`.
+            bounded: keep every number of x within its range over the data.
+            spread: factor on the standard deviation of what is drawn.
+            apart: the least mean |x − x′| between two points.
+            source: proposals of another kind, instead of what the four before the last say.
+
+        Raises:
+            FileError, UsageError: an argument makes no sense.
+            FibreError: fewer than n came to the fibre; `points` holds those that did.
+        """
+        if n < 1 or not 0 <= apart < np.inf:
+            raise UsageError(f"n has to be at least 1 and apart a number from 0 on, not {n} and {apart:g}.")
+        if self.size == 0:
+            raise UsageError("The network loses nothing: the fibre of y is the one x that the inverse returns.")
+        source = source or self.source(data, bounded=bounded, spread=spread, seed=seed)
+        found, limit = _Found(), max(LEAST_PROPOSALS, PROPOSALS * n)
+        while len(found.points) < n and found.proposed < limit:
+            missing = n - len(found.points)
+            # More than are missing: not all come to the fibre, and not all that do are taken.
+            proposals = source.draw(min(2 * missing, limit - found.proposed))
+            if not len(proposals.x):
+                break
+            self._try(proposals, found, missing, apart)
+        return self._settled(found, n, source.remedy)
+
+    def move(self, z: NDArray[Any], *, relative_to: NDArray[Any] | None = None) -> Points:
+        """The points of the fibre at latent coordinates z, (Z) or (N, Z).
+
+        z is absolute, or with `relative_to`, latents too, a step away from these. Where z is not that of a point
+        with this y (`free` says which latents never lead away), x is the nearest that has it: the points' own `z`
+        say where that is.
+
+        Raises:
+            UsageError: z does not fit.
+            FibreError: one of the points cannot be brought to the fibre; `points` holds those before it.
+        """
+        wanted = np.atleast_2d(np.asarray(z, np.float64))
+        if relative_to is not None:
+            wanted = wanted + np.atleast_2d(np.asarray(relative_to, np.float64))
+        if wanted.ndim != 2 or wanted.shape[1] != self.size or not np.isfinite(wanted).all():
+            raise UsageError(f"z has shape {np.shape(z)}; it takes (N, {self.size}), finite numbers.")
+        found = _Found()
+        self._try(Proposals(self._rows.back(wanted), identity(self._rows.n)), found, None, 0.0)
+        return self._settled(found, len(wanted), "smaller steps, away from latents of points on the fibre")
+
+    def source(self, data: Data | None = None, *, bounded: bool = True, spread: float = 1.0, seed: int = 0) -> Source:
+        """Where `sample` takes its proposals from."""
+        if not 0 < spread < np.inf:
+            raise UsageError(f"The spread {spread:g} has to be a number above 0.")
+        rows, rng = self._rows, np.random.default_rng(seed)
+        if data is not None:
+            arrays: Mapping[str, NDArray[Any]]
+            if isinstance(data, Mapping):
+                arrays, name = data, "The data"
+            elif isinstance(data, np.ndarray):
+                arrays, name = {"": data}, "The data"
+            else:
+                arrays, name = load(Path(data)), Path(data).name
+            return Neighbours(rows, data_rows(rows, arrays, name), bounded=bounded, rng=rng)
+        if rows.net.mixture is not None:
+            return Recorded(rows.net.mixture, rows.y, bounded=bounded, spread=spread, rng=rng)
+        return Blind(rows, spread=spread, rng=rng)
+
+    def _try(self, proposals: Proposals, found: _Found, missing: int | None, apart: float) -> None:
+        """Carry proposals to the fibre and keep `missing` of those that arrive, or all in their order."""
+        x, steps = self._rows.rounded(proposals.x), np.zeros(len(proposals.x), np.int64)
+        # A z that was asked for is left alone where it serves; what is sampled is brought as close as rounding allows.
+        off = np.arange(len(x)) if missing is not None else np.flatnonzero(~(self._errors(x)[1] <= self._tolerance))
+        if off.size:
+            x[off], steps[off] = self._carried(proposals, off)
+        error, relative = self._errors(x)
+        good = relative <= self._tolerance
+        if proposals.box is not None:
+            low, high = (self._rows.rounded(end[None])[0] for end in proposals.box)
+            good &= np.all((x >= low) & (x <= high), axis=1)
+        found.proposed += len(x)
+        found.passed += int(good.sum())
+        missed = relative[~good & np.isfinite(relative)]
+        found.nearest = min(found.nearest, float(missed.min(initial=np.inf)))
+        moved = np.mean(np.abs(x - proposals.x), axis=1)
+        found.moved += moved[good].tolist()
+        far = FAR * np.median(found.moved) if found.moved else 0.0
+        for row in np.flatnonzero(good):
+            if missing is not None and moved[row] > far:
+                found.far += 1
+            elif missing is not None and not found.is_new(x[row], apart):
+                found.same += 1
+            elif missing is None or missing > 0:
+                found.points.append((x[row], float(error[row]), float(relative[row]), int(steps[row])))
+                missing = None if missing is None else missing - 1
+
+    def _errors(self, x: Array) -> tuple[Array, Array]:
+        """max |f(x) − y| of every row, and beside the largest |y|."""
+        left = np.abs(self._rows.f(x) - self._rows.y)
+        return np.max(left, axis=1, initial=0.0), np.max(left / self._rows.units, axis=1, initial=0.0)
+
+    def _carried(self, proposals: Proposals, some: NDArray[np.intp]) -> tuple[Array, NDArray[np.int64]]:
+        """Some of the proposals projected on the fibre, as far as they go, and the steps that it took."""
+        rows, x = self._rows, proposals.x[some]
+        if rows.net.derivative is not None:
+            done = project(
+                rows.f,
+                rows.slope,
+                x,
+                rows.y,
+                proposals.metric.of(some),
+                units=rows.units,
+                floor=4 * float(np.finfo(rows.net.dtype).eps),
+                box=proposals.box,
+                rounded=rows.rounded,
+            )
+            return done.x, done.steps
+        if rows.net.has_latents:
+            # Without a derivative one way is left: the inverse, at the latents that the proposal has.
+            return rows.rounded(rows.back(rows.latents(x).astype(np.float64))), np.ones(len(x), np.int64)
+        return rows.rounded(x), np.zeros(len(x), np.int64)
+
+    def _settled(self, found: _Found, n: int, remedy: str) -> Points:
+        rows = self._rows
+        x = np.array([point[0] for point in found.points]).reshape(-1, rows.n)
+        points = Points(
+            rows.shaped(x),
+            rows.latents(x) if rows.net.has_latents and len(x) else None,
+            np.array([point[1] for point in found.points]),
+            np.array([point[2] for point in found.points]),
+            np.array([point[3] for point in found.points], np.int64),
+            found.proposed,
+            found.passed,
+        )
+        if len(points) >= n:
+            return points
+        lines = [
+            f"{len(points)} of {n} points with this y were found. Of {found.proposed} proposals {found.passed} came "
+            f"to it within {self._tolerance:g}; {found.same} of them were too near to another, {found.far} had to be "
+            "moved much farther than most."
+        ]
+        if np.isfinite(found.nearest):
+            lines.append(f"  the nearest of the others came within {found.nearest:.2g}, relative to the largest |y|")
+        if self.note:
+            lines.append(f"  proposals were not corrected: {self.note}")
+        if found.passed > 1 and len(points) == 1:
+            lines.append("  the fibre may be a single x")
+        lines.append(f"  try  {remedy}")
+        raise FibreError("\n".join(lines), points)
+
+
+def fibre(inverse: Path_, model: Path_, y: NDArray[Any] | Mapping[str, NDArray[Any]], **options: Any) -> Fibre:
+    """The fibre of y from files.
+
+    Args:
+        inverse: a lossless inverse, as `--lossless` writes it.
+        model: its network, to verify with: the file with latents that was written beside the inverse (points then
+            have latents), or the model itself.
+        y: one sample of what the inverse takes: its outputs and, by name, the inputs that are not recovered.
+        options: `tolerance`, relative to the largest |y|: 1e-5.
+
+    Raises:
+        FileError, ModelError, UsageError: something is wrong with what was given.
+    """
+    return Fibre(open_networks(Path(inverse), Path(model)).at(y), **options)
+
+
+def open_networks(inverse: Path, model: Path) -> Networks:
+    """Both files of a pair, of which the one belongs to the other.
+
+    Raises:
+        FileError, ModelError, UsageError: a file is missing, does not load, or belongs to something else.
+    """
+    for path in (inverse, model):
+        if not path.is_file():
+            raise FileError(f"There is no file {str(path)!r}.")
+    networks = Networks(model, inverse, model, (model.name, inverse.name))
+    stated = networks.g.metadata
+    if not is_pair(networks.f.metadata, stated) and not made_for(stated, model):
+        raise UsageError(
+            f"{inverse.name} was made from another network than {model.name}, or another version of it: give the "
+            "model that was inverted, or the file that --lossless wrote with it."
+        )
+    return networks
