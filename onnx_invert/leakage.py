@@ -124,6 +124,8 @@ class _Measuring:
         self._names = [value.name or "" for value in problem.recovered]
         self._main = next(port for port in self._ports if port.name == self._names[0])
         self._count = min(len(data[self._names[0]]), samples or len(data[self._names[0]]))
+        if self._main.shape and data[self._names[0]].ndim == self._main.rank and not self._main.has_batch:
+            self._count -= self._count % int(self._main.shape[0])  # whole batches alone are run
         if self._count < FEWEST:
             raise UsageError(f"The data has {self._count} samples: {FEWEST} are needed to measure on some of them.")
         self._held = np.random.default_rng(SEED).random(self._count) < HELD_OUT

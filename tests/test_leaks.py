@@ -219,10 +219,12 @@ def test_wide_layers_and_a_large_x_are_projected(monkeypatch):
 
 @pytest.mark.parametrize("batch", [1, 4])
 def test_fixed_batches(batch):
-    x = RNG.standard_normal((64, 8)).astype(np.float32)
-    free = onnx_invert.leaks(text("y = Relu(x)", outputs="float[N,8] y"), x)
+    x = RNG.standard_normal((66, 8)).astype(np.float32)
+    free = onnx_invert.leaks(text("y = Relu(x)", outputs="float[N,8] y"), x[: 66 // batch * batch])
     fixed = onnx_invert.leaks(text("y = Relu(x)", f"float[{batch},8] x", f"float[{batch},8] y"), x)
     assert np.isclose(free.rows[0].explained, fixed.rows[0].explained, atol=1e-9)
+    assert np.isclose(free.rows[0].error, fixed.rows[0].error)
+    assert fixed.fitted + fixed.held_out == 66 // batch * batch
 
 
 def test_other_inputs_are_given():
