@@ -71,8 +71,8 @@ class Return:
 class LosslessPair:
     """Both files before they are written, the plan behind them, and what was measured (None if nothing was).
 
-    `free` says of every slot whether its numbers may be moved at will (plan/lossless/freedom.py). `recorded` is what the
-    inverse's metadata say of the data, as text: empty where there were none.
+    `free` says of every slot whether its numbers may be moved at will (plan/lossless/freedom.py). `recorded` is what
+    the inverse's metadata say of the data, as text: empty where there were none.
     """
 
     plan: Lossless

@@ -286,6 +286,8 @@ def _gathers(node: ir.Node, places: Places) -> bool:
     shape, mask = dims(node.inputs[0]), dims(places.mask)
     if shape is None or mask is None or shape[: len(mask)] != mask:
         return False
+    if node.outputs[0].dtype in {None, ir.DataType.STRING}:
+        return False
     if node.op_type == "GatherND":
         return places.whole and not _integer(node, "batch_dims")
     return node.op_type == "Gather" and places.columns is None and len(mask) == 1 and not _integer(node, "axis")

@@ -117,6 +117,24 @@ def test_what_has_several_solutions_is_refused(model: onnx.ModelProto, reason: s
         onnx_invert.invert(model, method="closed-form")
 
 
+def test_a_y_that_no_x_gives_is_counted() -> None:
+    """x / √(1 + ‖x‖²) lies within the unit ball: x comes back, and what is drawn outside of it is no promise."""
+    model = _model("""
+        axes = Constant<value_ints = [1]>()
+        one = Constant<value_float = 1.0>()
+        one_d = Cast<to = 11>(one)
+        p = Mul(x, x)
+        q = ReduceSum<keepdims = 1>(p, axes)
+        a = Add(q, one_d)
+        r = Sqrt(a)
+        y = Div(x, r)
+    """)
+    made = onnx_invert.invert(model, method="closed-form")
+    assert made.guarantee is onnx_invert.Guarantee.LEFT
+    assert made.round_trip is not None
+    assert made.round_trip.clamped
+
+
 def test_the_plan_says_where_it_is_torn_and_what_is_measured() -> None:
     plan = onnx_invert.explain(TORN["planar tanh, far from it"])
     assert [row.rule for row in plan.rows] == ["torn open at s: a root for it, by bracketing, and x from there"]

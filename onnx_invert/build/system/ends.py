@@ -47,17 +47,17 @@ class Ends:
     def settled(self, b: Emitter, x: ir.Value, value: ir.Value) -> ir.Value:
         """`value` of a rising function at x; −1 at the lower end, 1 at the upper one."""
         if self.low is not None:
-            value = b.op("Where", b.op("LessOrEqual", x, self.low), b.scalar(-1.0), value)
+            value = b.op("Where", b.op("Not", b.op("Greater", x, self.low)), b.scalar(-1.0), value)
         if self.high is not None:
-            value = b.op("Where", b.op("GreaterOrEqual", x, self.high), b.scalar(1.0), value)
+            value = b.op("Where", b.op("Not", b.op("Less", x, self.high)), b.scalar(1.0), value)
         return value
 
     def kept(self, b: Emitter, one: ir.Value, other: ir.Value) -> ir.Value | None:
         """Whether a bracket still has an end of the domain for one of its own; None where there is none."""
         found = None
         if self.low is not None:
-            found = b.op("LessOrEqual", b.op("Min", one, other), self.low)
+            found = b.op("Not", b.op("Greater", b.op("Min", one, other), self.low))
         if self.high is not None:
-            above = b.op("GreaterOrEqual", b.op("Max", one, other), self.high)
+            above = b.op("Not", b.op("Less", b.op("Max", one, other), self.high))
             found = above if found is None else b.op("Or", found, above)
         return found
