@@ -49,7 +49,8 @@ def find_roots(r: Realisation, step: Root) -> ir.Value:
         shape = [dim if isinstance(dim, int) else str(dim.value) for dim in step.x.shape or ()]
         live = e.constant(step.mask.any(axis=_same_axes(step), keepdims=True).astype(dtype.numpy()), "live")
         ends = Ends.of(e, step.domain)
-        x, missed = root_of(e, function, target, live, shape, unroll=r.unroll is not None, ends=ends)
+        rounding = e.op("Mul", e.op("Abs", target), float(np.finfo(dtype.numpy()).eps))
+        x, missed = root_of(e, function, target, live, shape, unroll=r.unroll is not None, ends=ends, noise=rounding)
         if r.outer is None:
             r.probes.append(Probe(step.name, missed.name or "", None, np.asarray(0.5), None))
         if step.domain.period is not None:
@@ -68,12 +69,13 @@ def root_of(
     unroll: bool,
     signed: bool = False,
     ends: Ends | None = None,
+    noise: ir.Value | None = None,
 ) -> tuple[ir.Value, ir.Value]:
     """x with function(x) = 0, element by element, looked for from around `centre`; and 1 where there is none.
 
     `shape` is that of both. `live` is 1 where an element counts. With `signed` the function is known to lie below 0
     before its root and above 0 behind it; otherwise it is monotone, and its direction is told by two of its values.
-    The search stays within `ends`.
+    The search stays within `ends`. Where |function(x)| is not above `noise`, what rounding makes of 0, no x is better.
     """
     ends = ends or Ends()
     size = e.op("Add", e.op("Mul", e.op("Abs", centre), 0.5), 0.5)
@@ -98,7 +100,7 @@ def root_of(
     values = [rising(e, low), rising(e, high)] if ends.there else [turned(e, value) for value in tried]
     bracket = _bracket(e, rising, [low, values[0], high, values[1], size], live, shape, ends, unroll)
     missed = e.op("Or", e.op("Greater", bracket[1], 0.0), e.op("Less", bracket[3], 0.0))
-    x1, f1, x2, f2 = _narrow(e, rising, bracket, live, shape, unroll)
+    x1, f1, x2, f2 = _narrow(e, rising, bracket, live, shape, unroll, noise)
     kept = ends.kept(e, x1, x2)
     if kept is not None:
         solved = e.op("Or", e.op("Equal", f1, 0.0), e.op("Equal", f2, 0.0))
@@ -156,7 +158,13 @@ def _bracket(
 
 
 def _narrow(
-    e: Emitter, function: Function, ends: list[ir.Value], live: ir.Value, shape: Shape, unroll: bool
+    e: Emitter,
+    function: Function,
+    ends: list[ir.Value],
+    live: ir.Value,
+    shape: Shape,
+    unroll: bool,
+    noise: ir.Value | None,
 ) -> list[ir.Value]:
     """The bracket as narrow as can be: its ends, each with its value."""
     low, f_low, high, f_high = ends
@@ -182,7 +190,8 @@ def _narrow(
         ceiling = b.op("Sub", b.scalar(1.0), least)
         t = b.op("Min", b.op("Max", t, least), ceiling)
         wide = b.op("Cast", b.op("Less", least, 0.5), to=int(b.dtype))
-        unsolved = b.op("Cast", b.op("Not", b.op("Equal", b.op("Mul", f1, f2), 0.0)), to=int(b.dtype))
+        least_f = b.op("Min", b.op("Abs", f1), b.op("Abs", f2))
+        unsolved = b.op("Cast", b.op("Greater", least_f, 0.0 if noise is None else noise), to=int(b.dtype))
         # Once the bracket is closed a further step must do no harm: it stays within it.
         t = b.op("Where", b.op("Less", least, 0.5), t, b.scalar(0.5))
         busy = b.op("Mul", b.op("Mul", wide, unsolved), live)
