@@ -7,11 +7,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx_invert.plan.freedom import free
 from random_networks import random_network
 from small_models import text
 
 import onnx_invert
+from onnx_invert.plan.lossless.freedom import free
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests/lossless")]
