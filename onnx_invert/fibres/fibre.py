@@ -7,6 +7,7 @@ Whatever is returned has passed; where too little does, an error says so.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -79,8 +80,8 @@ class Points:
     @property
     def distances(self) -> Array:
         """The mean |x − x′| of every two points, (N, N)."""
-        rows = [array.reshape(len(self), -1).astype(np.float64) for array in self.inputs.values()]
-        whole = np.hstack(rows)
+        whole = np.hstack([array.reshape(len(self), math.prod(array.shape[1:])) for array in self.inputs.values()])
+        whole = whole.astype(np.float64)
         return np.array([np.abs(whole - row).mean(axis=1) for row in whole]).reshape(len(self), len(self))
 
 
@@ -209,7 +210,8 @@ class Fibre:
         # A z that was asked for is left alone where it serves; what is sampled is brought as close as rounding allows.
         off = np.arange(len(x)) if missing is not None else np.flatnonzero(~(self._errors(x)[1] <= self._tolerance))
         if off.size:
-            x[off], steps[off] = self._carried(proposals, off)
+            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite does not pass
+                x[off], steps[off] = self._carried(proposals, off)
         error, relative = self._errors(x)
         good = relative <= self._tolerance
         if proposals.box is not None:
@@ -293,7 +295,8 @@ def fibre(inverse: Path_, model: Path_, y: NDArray[Any] | Mapping[str, NDArray[A
         inverse: a lossless inverse, as `--lossless` writes it.
         model: its network, to verify with: the file with latents that was written beside the inverse (points then
             have latents), or the model itself.
-        y: one sample of what the inverse takes: its outputs and, by name, the inputs that are not recovered.
+        y: one sample of what the inverse takes: outputs of the model and, by name, the inputs that are not recovered.
+            Outputs that the inverse does not take may differ from point to point.
         options: `tolerance`, relative to the largest |y|: 1e-5.
 
     Raises:

@@ -181,4 +181,5 @@ def _solve(gram: Array, right: Array) -> Array:
     try:
         return np.asarray(np.linalg.solve(gram, right[..., None])[..., 0])
     except np.linalg.LinAlgError:
-        return np.stack([np.linalg.lstsq(g, r, rcond=None)[0] for g, r in zip(gram, right, strict=True)])
+        whole = np.where(np.isfinite(gram).all(axis=(1, 2)), gram.T, 0.0).T
+        return np.stack([np.linalg.lstsq(g, r, rcond=None)[0] for g, r in zip(whole, right, strict=True)])

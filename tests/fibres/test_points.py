@@ -7,11 +7,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx_invert.plan.freedom import free
 from random_networks import random_network
 from small_models import text
 
 import onnx_invert
+from onnx_invert.plan.lossless.freedom import free
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests/lossless")]
@@ -163,17 +163,19 @@ def test_and_on_more_networks(seed):
     assert error is None or error < bound
 
 
-def test_no_derivative_no_correction():
-    """Rounding has none: samples come by their latents, and are verified like any other."""
-    model = text("g (float[N,4] x) => (float[N,4] y) { h = Round(x) y = Mul(h, two) }")
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32([2, 2, 2, 2]), "two"))
-    try:
-        done = onnx_invert.invert(model, lossless=True, force=True, verify=False)
-    except onnx_invert.NotInvertibleError:
-        pytest.skip("refused before a pair is made")
-    fibre = done.fibre(np.float32([[2, 4, -2, 0]]))
-    points = fibre.sample(4, spread=0.1)
-    np.testing.assert_array_equal(run(model, points.x), [[2, 4, -2, 0]] * 4)
+def test_without_a_derivative_points_come_by_their_latents():
+    """As where a node has none: g⁺ at the latents of inputs near y, verified like any other, corrected by nothing."""
+    rng = np.random.default_rng(0)
+    model = network("g (float[N,6] x) => (float[N,2] y) { y = MatMul(x, w) }", w=rng.standard_normal((6, 2)))
+    x = rng.standard_normal((50, 6), np.float32)
+    fibre = onnx_invert.invert(model, lossless=True, samples=8).fibre(run(model, x[:1]))
+    fibre._rows.net.derivative, fibre.note = None, "the network has no derivative"
+    points = fibre.sample(4, data=x, bounded=False)
+    np.testing.assert_allclose(run(model, points.x), np.repeat(run(model, x[:1]), 4, axis=0), atol=1e-5)
+    relu = onnx_invert.invert(relu_net(), lossless=True, samples=16).fibre(np.float32([5, -5, 5]))
+    relu._rows.net.derivative, relu.note = None, "the network has no derivative"
+    with pytest.raises(onnx_invert.FibreError, match="not corrected: the network has no derivative"):
+        relu.sample(2, data=x, bounded=False)
 
 
 def test_one_sample_at_a_time():
