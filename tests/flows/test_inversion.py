@@ -64,7 +64,9 @@ def test_a_flow_comes_back(case: FlowCase) -> None:
     if with_log_det:
         wanted = -case.arrays["log_abs_det"][:count]
         assert np.max(np.abs(found["log_det"] - wanted) / np.maximum(1, np.abs(wanted))) < 1e-4
-    if with_log_det and spline and case.batch is None and len(case.inputs) == 1:
+    # onnxruntime has no Elu in float64, which finite differences take.
+    doubled = all(node.op_type != "Elu" for node in case.model().graph.node)
+    if with_log_det and spline and doubled and case.batch is None and len(case.inputs) == 1:
         tried = -log_det(case.model(), case.arrays["x"])
         assert np.max(np.abs(found["log_det"] - tried) / np.maximum(1, np.abs(tried))) < 1e-4
 
