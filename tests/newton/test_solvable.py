@@ -10,6 +10,12 @@ from onnx_invert import Guarantee, explain, invert
 
 SOLVED = 1e-5
 SAMPLES = 32
+HARD = {1: 32, 57: 9, 77: 32, 81: 9, 85: 9, 97: 9, 124: 32, 128: 32, 149: 9, 151: 32, 153: 32, 175: 13, 197: 32}
+"""Of 32 samples, how many may stay unsolved in the networks that are hard (docs/newton.md says why); `OTHERS` in any
+other. Which samples these are depends on rounding."""
+
+OTHERS = 4
+
 SEEDS = [pytest.param(seed, marks=() if seed % 18 == 0 else pytest.mark.sweep) for seed in range(200)]
 
 
@@ -28,6 +34,7 @@ def test_what_is_unsolved_is_told(seed):
     # A sample on the edge of the tolerance may be counted either way.
     edge = int(np.count_nonzero(np.abs(measured[~zero] - SOLVED) < 0.1 * SOLVED)) + int(zero.sum())
     assert abs(inversion.round_trip.y.unsolved - unsolved) <= edge
+    assert unsolved <= HARD.get(seed, OTHERS) + edge
     if unsolved > edge:
         assert inversion.guarantee is Guarantee.APPROXIMATE
 
