@@ -20,6 +20,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_invert._version import __version__
+from onnx_invert.arrays import load
 from onnx_invert.build.inverse import Inverse, build
 from onnx_invert.build.newton.inverse import Options, build_newton
 from onnx_invert.build.system.inverse import build_system
@@ -43,7 +44,7 @@ from onnx_invert.plan.system_plan import SystemPlan
 from onnx_invert.report import document
 from onnx_invert.rules import RuleSet, default_rules
 from onnx_invert.runtime import Session
-from onnx_invert.samples import cut, load, match, ports_of
+from onnx_invert.samples import cut, match, ports_of
 from onnx_invert.separation import mixing
 from onnx_invert.solving import Choices, decoded
 from onnx_invert.trips import RoundTrip, round_up
@@ -196,12 +197,12 @@ def invert(
             check_target(target, Path(model) if isinstance(model, str | os.PathLike) else None, read)
         plan = _plan(source, recover, known, rules or default_rules(), method, progress, decoder, log_det)
         reached = plan.guarantee
-        arrays = _arrays(data, plan)
+        arrays = _arrays(data, plan, stack)
         if isinstance(plan, NewtonPlan):
             if blockers := mixing(plan.solved, plan.batch, plan.solved.recovered, [p.x for p in plan.ends]):
                 raise NotInvertibleError(blockers, source.name)
             if prior is not None and not _is_decoder(prior):
-                given = replace(given, prior=_arrays(prior, plan, mapped=True))
+                given = replace(given, prior=_arrays(prior, plan, stack))
             if arrays is None and given.prior is not None:
                 arrays = _some(given.prior, plan, samples or SAMPLES)
             options = given.options(plan, arrays)
@@ -379,8 +380,8 @@ def _some(data: Mapping[str, NDArray[Any]], plan: AnyPlan, count: int) -> dict[s
     return {name: np.asarray(array[rows]) if len(array) == total else array for name, array in data.items()}
 
 
-def _arrays(data: Data | None, plan: AnyPlan, *, mapped: bool = False) -> dict[str, NDArray[Any]] | None:
-    """The data by input name; `mapped` leaves an .npy file on the disk until it is used."""
+def _arrays(data: Data | None, plan: AnyPlan, stack: ExitStack) -> dict[str, NDArray[Any]] | None:
+    """The data by input name; what is large stays on the disk until it is used, `stack` says how long at most."""
     if data is None:
         return None
     names = [value.name or "" for value in plan.problem.inputs]
@@ -389,7 +390,9 @@ def _arrays(data: Data | None, plan: AnyPlan, *, mapped: bool = False) -> dict[s
     if isinstance(data, Mapping):
         return match(data, names, "The data")
     path = Path(data)
-    return match(load(path, mapped=mapped), names, path.name)
+    # What is still mapped cannot be removed everywhere.
+    scratch = tempfile.TemporaryDirectory(prefix="onnx-invert-", ignore_cleanup_errors=True)
+    return match(load(path, scratch=Path(stack.enter_context(scratch))), names, path.name)
 
 
 def _closed(

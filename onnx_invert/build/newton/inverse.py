@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -24,6 +24,7 @@ from onnx_invert.numerics.prior import Prior
 from onnx_invert.numerics.tolerance import eps
 from onnx_invert.plan.equations import upstream
 from onnx_invert.plan.newton import NewtonPlan, System
+from onnx_invert.rules.differential import second
 
 Array = NDArray[np.float64]
 
@@ -252,14 +253,24 @@ def _coordinates(
     front = system.front
     origin = None if prior is None else _expected(e, prior, known)
     factor = None if prior is None else prior.factor
+    basis, turned = None, None
+    if factor is not None and (bounds is not None or front is None):
+        basis = e.constant(factor.rows, "factor")
+        turned = e.op("Transpose", second(e, basis), perm=[1, 0]) if factor.least else None
+    free = Coordinates(
+        size=system.n if factor is None else factor.size,
+        origin=origin,
+        basis=basis,
+        least=0.0 if factor is None else factor.least,
+        turned=turned,
+    )
     if bounds is not None:
         low, high = bounds
         if origin is None:
             origin = e.constant(np.clip(np.zeros(system.n), low, high)[None, :], "origin")
-        bounded = Coordinates(
-            size=system.n if factor is None else len(factor),
+        bounded = replace(
+            free,
             origin=origin,
-            basis=None if factor is None else e.constant(factor, "factor"),
             low=e.constant(low[None, :], "low"),
             high=e.constant(high[None, :], "high"),
             weight=None if front is None else e.constant(front.weight, "weight"),
@@ -267,23 +278,21 @@ def _coordinates(
         )
         return bounded, lambda v: bounded.held(e, v)
     if front is None:
-        basis = None if factor is None else e.constant(factor, "factor")
-        free = Coordinates(system.n if factor is None else len(factor), origin, basis)
         return free, lambda v: free.free(e, v)
-    reached = front.weight if factor is None else factor @ front.weight
+    reached = front.weight if factor is None else factor.before(front.weight)
     left, values, right = np.linalg.svd(reached, full_matrices=False)
     kept = values > values.max(initial=0.0) * max(reached.shape) * np.finfo(np.float64).eps
-    back = left[:, kept].T if factor is None else left[:, kept].T @ factor
+    back = left[:, kept].T if factor is None else factor.after(left[:, kept].T)
     shift = e.constant(front.shift[None, :], "shift")
     start = shift if origin is None else e.op("Add", e.op("MatMul", origin, e.constant(front.weight, "weight")), shift)
-    basis = e.constant(values[kept, None] * right[kept], "basis")
+    reduced = e.constant(values[kept, None] * right[kept], "basis")
     returned = e.constant(back, "back")
 
     def decode(v: ir.Value) -> ir.Value:
         x = e.op("MatMul", v, returned)
         return x if origin is None else e.op("Add", x, origin)
 
-    return Coordinates(int(np.count_nonzero(kept)), start, basis), decode
+    return Coordinates(int(np.count_nonzero(kept)), start, reduced), decode
 
 
 def _expected(e: Emitter, prior: Prior, known: ir.Value) -> ir.Value:
