@@ -35,6 +35,10 @@ LEAST_SPREAD = 1e-3
 """Of the widest: an output that hardly moves is not blown up beyond this, nor is one that does not move at all."""
 
 
+FEW = 8
+"""So many samples weigh as much in an output's spread as all the other outputs."""
+
+
 @dataclass(frozen=True)
 class Choices:
     """The solver's options as `invert` takes them."""
@@ -235,7 +239,15 @@ def system_rows(found: Sequence[Mapping[str, NDArray[Any]]], names: Sequence[str
 
 
 def _spread(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The units of the equations: standard deviations, of few samples drawn towards their geometric mean.
+
+    Of four samples one is off by a factor of ten easily, which makes equations ill-conditioned that are not.
+    """
     rows = rows[np.isfinite(rows).all(axis=1)]
     spread = np.std(rows, axis=0) if len(rows) > 1 else np.ones(rows.shape[1])
     widest = float(np.max(spread, initial=0.0))
-    return np.maximum(spread, LEAST_SPREAD * widest) if widest > 0 else np.ones(rows.shape[1])
+    if widest == 0:
+        return np.ones(rows.shape[1])
+    logarithm = np.log(np.maximum(spread, LEAST_SPREAD * widest))
+    weight = len(rows) / (len(rows) + FEW)
+    return np.asarray(np.exp(weight * logarithm + (1 - weight) * logarithm.mean()))
