@@ -24,6 +24,8 @@ from onnx_invert.arrays import load
 from onnx_invert.build.inverse import Inverse, build
 from onnx_invert.build.newton.inverse import Options, build_newton
 from onnx_invert.build.system.inverse import build_system
+from onnx_invert.build.versions import OLDEST_OPSET, OPSET
+from onnx_invert.conversion import raised
 from onnx_invert.errors import NotInvertibleError, UsageError, VerificationError
 from onnx_invert.graph.compose import join
 from onnx_invert.graph.concrete import settle, small
@@ -149,7 +151,7 @@ def invert(
         prior_kind: "conditional" (the default for data) centres the prior on a regression from y to x, "gaussian" on
             the data's mean.
         bounds: the least and the greatest x, two numbers or arrays in x's shape: Newton stays within them.
-        opset: opset of the inverse, 13 to 23; 17 by default.
+        opset: opset of the inverse, 13 to 23; 17 by default. Nodes of the model that it runs forwards are converted.
         data: inputs to verify on: an array or file for one input, names with arrays or an .npz for
             several. Drawn by default.
         samples: how many samples to draw (256), or to use of the data (all).
@@ -195,7 +197,18 @@ def invert(
             if decoder is not None and decoder.path is not None:
                 read.append(decoder.path)
             check_target(target, Path(model) if isinstance(model, str | os.PathLike) else None, read)
-        plan = _plan(source, recover, known, rules or default_rules(), method, progress, decoder, log_det)
+        plan = _plan(
+            source,
+            recover,
+            known,
+            rules or default_rules(),
+            method,
+            progress,
+            decoder,
+            log_det,
+            opset,
+            lossless is False,
+        )
         reached = plan.guarantee
         arrays = _arrays(data, plan, stack)
         if isinstance(plan, NewtonPlan):
@@ -319,7 +332,7 @@ def explain(
         source = open_model(model, stack)
         decoder = open_model(prior, stack) if _is_decoder(prior) else None
         method = method if prior is None else "newton"
-        return _plan(source, recover, known, rules or default_rules(), method, progress, decoder, False)
+        return _plan(source, recover, known, rules or default_rules(), method, progress, decoder, False, None, True)
 
 
 def _is_decoder(prior: Data | ModelLike | None) -> TypeGuard[ModelLike]:
@@ -338,20 +351,25 @@ def _plan(
     progress: Progress | None,
     decoder: Source | None,
     log_det: bool,
+    opset: int | None,
+    raising: bool,
 ) -> AnyPlan:
+    """The plan; with `raising` of the model at a newer opset where it takes one: a lossless pair keeps its own."""
     normalise(source)
     settle(source.model, source.name)
+
+    def chosen() -> AnyPlan:
+        posed = pose(source.model, recover, known)
+        return choose(partial(small, source.model), posed, rules, method, progress, log_det=log_det)
+
     try:
         if decoder is not None:
             return _with_decoder(source, decoder, recover, known, rules)
-        return choose(
-            partial(small, source.model),
-            pose(source.model, recover, known),
-            rules,
-            method,
-            progress,
-            log_det=log_det,
-        )
+        plan = chosen()
+        if raising and raised(source, plan, opset):
+            settle(source.model, source.name)
+            return chosen()
+        return plan
     except NotInvertibleError as error:
         raise NotInvertibleError(error.blockers, source.name) from None
 
@@ -362,6 +380,7 @@ def _with_decoder(
     """The equations of the model behind the decoder, both at the newer of their opsets."""
     normalise(decoder)
     opset = max(part.model.opset_imports.get("", 0) for part in (source, decoder))
+    opset = opset if opset >= OLDEST_OPSET else OPSET
     for part in (source, decoder):
         raise_opset(part, opset)
     problem = pose(source.model, recover, known)
