@@ -15,6 +15,7 @@ from onnx_invert.errors import UsageError
 from onnx_invert.graph.read import Source
 from onnx_invert.graph.write import to_proto
 from onnx_invert.numerics.prior import Prior, fit
+from onnx_invert.numerics.tolerance import eps
 from onnx_invert.plan.choice import Method
 from onnx_invert.plan.newton import NewtonPlan
 from onnx_invert.plan.problem import describe
@@ -32,7 +33,7 @@ MOST_KEPT = 1 << 23
 """Known numbers that are kept from one pass over a prior's data to the next; where there are more f runs again."""
 
 LEAST_SPREAD = 1e-3
-"""Of the widest: an output that hardly moves is not blown up beyond this, nor is one that does not move at all."""
+"""Of the widest: an output that hardly moves is not blown up beyond this."""
 
 
 FEW = 8
@@ -169,7 +170,10 @@ def _spreads(plan: NewtonPlan, data: Batch | None) -> list[NDArray[np.float64]]:
     else:
         best = [_run(session, batch) for batch in cut(data, ports, main, SAMPLES)]
     names = iter(session.outputs)
-    return [_spread(system_rows(best, [next(names) for _ in system.wanted], system.m)) for system in plan.systems]
+    unit = eps(plan.dtypes[0].numpy())
+    return [
+        _spread(system_rows(best, [next(names) for _ in system.wanted], system.m), unit) for system in plan.systems
+    ]
 
 
 def decoded(plan: NewtonPlan, decoder: Source, count: int) -> list[Batch]:
@@ -238,16 +242,23 @@ def system_rows(found: Sequence[Mapping[str, NDArray[Any]]], names: Sequence[str
     return np.concatenate(parts).astype(np.float64)
 
 
-def _spread(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+def _spread(rows: NDArray[np.float64], unit: float) -> NDArray[np.float64]:
     """The units of the equations: standard deviations, of few samples drawn towards their geometric mean.
 
-    Of four samples one is off by a factor of ten easily, which makes equations ill-conditioned that are not.
+    Of four samples one is off by a factor of ten easily, which makes equations ill-conditioned that are not. An
+    output that does not move, to the rounding `unit` of its type, tells nothing: in units of its own it would weigh
+    most of all, and hide the residuals of the others.
     """
     rows = rows[np.isfinite(rows).all(axis=1)]
-    spread = np.std(rows, axis=0) if len(rows) > 1 else np.ones(rows.shape[1])
-    widest = float(np.max(spread, initial=0.0))
-    if widest == 0:
+    if len(rows) < 2:
         return np.ones(rows.shape[1])
-    logarithm = np.log(np.maximum(spread, LEAST_SPREAD * widest))
+    spread = np.std(rows, axis=0)
+    moves = spread > 4 * unit * np.max(np.abs(rows), axis=0)
+    if not moves.any():
+        return np.ones(rows.shape[1])
+    widest = float(spread[moves].max())
+    logarithm = np.log(np.maximum(spread[moves], LEAST_SPREAD * widest))
     weight = len(rows) / (len(rows) + FEW)
-    return np.asarray(np.exp(weight * logarithm + (1 - weight) * logarithm.mean()))
+    found = np.full(rows.shape[1], widest)
+    found[moves] = np.exp(weight * logarithm + (1 - weight) * logarithm.mean())
+    return found
