@@ -5,7 +5,7 @@
 #   make sweep    the test suite with the long sweeps
 #   make lint     formatting, lint, types, layering, generated pages, lock file
 #   make bench    timings
-#   make docs     write docs/operators.md and docs/cli.md again
+#   make docs     write docs/operators.md, docs/cli.md and docs/coupling.svg again
 #   make models   train the networks in models/ and tests/data/newton/ again (installs TensorFlow)
 #   make clean    remove .venv, caches and the demo's output
 
@@ -53,7 +53,7 @@ lint: $(VENV)/.stamp-lint $(VENV)/.stamp-test
 bench: $(VENV)/.stamp-test
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
 
-docs: $(VENV)/.stamp-demo
+docs: $(VENV)/.stamp-test
 	$(BIN)/python tools/make_docs.py
 
 # widening, widen_shrink and the decoders read the logits of networks made before them.

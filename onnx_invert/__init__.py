@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from onnx_invert._version import __version__
 
 if TYPE_CHECKING:
-    from onnx_invert.api import Inversion, explain, invert
+    from onnx_invert.api import Inversion, explain, explain_lossless, invert
     from onnx_invert.comparison import Check, check
     from onnx_invert.differentiation import jacobian
     from onnx_invert.errors import (
@@ -26,17 +26,22 @@ if TYPE_CHECKING:
         UsageError,
         VerificationError,
     )
+    from onnx_invert.leakage import Leaks, leaks
     from onnx_invert.plan.guarantee import Guarantee
     from onnx_invert.plan.plan import Plan
+    from onnx_invert.report.drawing.svg import draw
     from onnx_invert.rules import RuleSet, default_rules
 
 _HOMES = {
     "Inversion": "api",
     "explain": "api",
+    "explain_lossless": "api",
     "invert": "api",
     "jacobian": "differentiation",
     "Check": "comparison",
     "check": "comparison",
+    "Leaks": "leakage",
+    "leaks": "leakage",
     "Blocker": "errors",
     "FileError": "errors",
     "ModelError": "errors",
@@ -46,6 +51,7 @@ _HOMES = {
     "VerificationError": "errors",
     "Guarantee": "plan.guarantee",
     "Plan": "plan.plan",
+    "draw": "report.drawing.svg",
     "RuleSet": "rules",
     "default_rules": "rules",
 }
@@ -56,6 +62,7 @@ __all__ = [
     "FileError",
     "Guarantee",
     "Inversion",
+    "Leaks",
     "ModelError",
     "NotInvertibleError",
     "OnnxInvertError",
@@ -66,9 +73,12 @@ __all__ = [
     "__version__",
     "check",
     "default_rules",
+    "draw",
     "explain",
+    "explain_lossless",
     "invert",
     "jacobian",
+    "leaks",
 ]
 
 

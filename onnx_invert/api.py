@@ -12,48 +12,40 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_invert._version import __version__
-from onnx_invert.arrays import load
 from onnx_invert.build.inverse import Inverse, build
-from onnx_invert.build.newton.inverse import Options, build_newton
+from onnx_invert.build.newton.inverse import build_newton
 from onnx_invert.build.system.inverse import build_system
-from onnx_invert.build.versions import OLDEST_OPSET, OPSET
-from onnx_invert.conversion import raised
 from onnx_invert.errors import NotInvertibleError, UsageError, VerificationError
-from onnx_invert.graph.compose import join
-from onnx_invert.graph.concrete import settle, small
-from onnx_invert.graph.convert import raise_opset
 from onnx_invert.graph.normalise import normalise
-from onnx_invert.graph.read import Source, from_proto, read
-from onnx_invert.graph.write import check_target, commit_both, restate, save, staged, to_proto
+from onnx_invert.graph.read import Source
+from onnx_invert.graph.write import check_target, commit_both, save, staged, to_proto
 from onnx_invert.lossless import LosslessPair, make_pair
 from onnx_invert.numerics.tolerance import eps
 from onnx_invert.opening import ModelLike, open_model
-from onnx_invert.plan.choice import AnyPlan, choose
-from onnx_invert.plan.decoder import Decoder
+from onnx_invert.plan.choice import AnyPlan
 from onnx_invert.plan.guarantee import Guarantee
-from onnx_invert.plan.newton import NewtonPlan, make_newton_plan
+from onnx_invert.plan.newton import NewtonPlan
 from onnx_invert.plan.plan import Plan, Progress
 from onnx_invert.plan.problem import Problem, pose
 from onnx_invert.plan.system_plan import SystemPlan
-from onnx_invert.report import document
+from onnx_invert.planning import Data, arrays_of, is_decoder, make_plan, some_of
+from onnx_invert.rescue import with_starts
 from onnx_invert.rules import RuleSet, default_rules
 from onnx_invert.runtime import Session
-from onnx_invert.samples import cut, match, ports_of
+from onnx_invert.samples import cut, ports_of
 from onnx_invert.separation import mixing
 from onnx_invert.solving import Choices, decoded
-from onnx_invert.trips import RoundTrip, round_up
+from onnx_invert.stating import failure_text, metadata_of, relabel, report_of
+from onnx_invert.trips import RoundTrip
 from onnx_invert.verify import Pair
 from onnx_invert.verify import verify as measure
-
-Data = str | os.PathLike[str] | NDArray[Any] | Mapping[str, NDArray[Any]]
 
 SAMPLES = 256
 
@@ -139,7 +131,8 @@ def invert(
             a promise, Newton where none does.
         iterations: Newton's at most, 100 by default.
         tolerance: relative residual at which Newton takes a sample for solved; 32 eps by default.
-        unroll: write out this many of Newton's iterations instead of a Loop, which some runtimes lack.
+        unroll: write loops out, which some runtimes lack: this many of Newton's iterations; of equations, whatever the
+            number, as many as they need.
         residual: give the inverse one more output, `residual`: ‖f(x) − y‖ / ‖y‖ of each sample.
         log_det: give the inverse one more output, `log_det`: log|det ∂x/∂y| of each sample. Bijections alone have it.
         lossless: where to write the network with what it loses as further outputs, the latents z; the inverse then
@@ -171,7 +164,7 @@ def invert(
     """
     if (samples is not None and samples < 1) or (rtol is not None and not 0 <= rtol < np.inf):
         raise UsageError(f"samples has to be at least 1 and rtol a number from 0 on, not {samples} and {rtol}.")
-    decoding = _is_decoder(prior)
+    decoding = is_decoder(prior)
     to_fit: dict[str, NDArray[Any]] | None = None if prior is None or decoding else {}
     given = Choices(iterations, tolerance, unroll, residual, bounds, to_fit, prior_kind, decoding)
     given.check(method)
@@ -183,7 +176,7 @@ def invert(
     notes: list[str] = []
     with ExitStack() as stack:
         source = open_model(model, stack)
-        decoder = open_model(prior, stack) if _is_decoder(prior) else None
+        decoder = open_model(prior, stack) if is_decoder(prior) else None
         target = Path(output) if output is not None else None
         beside = None if isinstance(lossless, bool) else Path(lossless)
         if beside is not None:
@@ -197,39 +190,36 @@ def invert(
             if decoder is not None and decoder.path is not None:
                 read.append(decoder.path)
             check_target(target, Path(model) if isinstance(model, str | os.PathLike) else None, read)
-        plan = _plan(
-            source,
-            recover,
-            known,
-            rules or default_rules(),
-            method,
-            progress,
-            decoder,
-            log_det,
-            opset,
-            lossless is False,
+        raising = lossless is False
+        plan = make_plan(
+            source, recover, known, rules or default_rules(), method, progress, decoder, log_det, opset, raising
         )
         reached = plan.guarantee
-        arrays = _arrays(data, plan, stack)
+        arrays = arrays_of(data, plan.problem, stack)
         if isinstance(plan, NewtonPlan):
             if blockers := mixing(plan.solved, plan.batch, plan.solved.recovered, [p.x for p in plan.ends]):
                 raise NotInvertibleError(blockers, source.name)
-            if prior is not None and not _is_decoder(prior):
-                given = replace(given, prior=_arrays(prior, plan, stack))
+            if prior is not None and not is_decoder(prior):
+                given = replace(given, prior=arrays_of(prior, plan.problem, stack))
             if arrays is None and given.prior is not None:
-                arrays = _some(given.prior, plan, samples or SAMPLES)
+                arrays = some_of(given.prior, plan, samples or SAMPLES)
             options = given.options(plan, arrays)
-            metadata = _metadata(source, plan, options, given.kind)
+            if iterations is None:
+                _tell(progress, "starts")
+                options = with_starts(plan, options, arrays, given.prior)
+            metadata = metadata_of(source, plan, options, given.kind)
             make = partial(build_newton, plan, options, opset=opset, metadata=metadata)
         else:
-            if residual:
-                raise UsageError("--residual: this inverse is a closed form, which has no residual output yet.")
+            if residual and lossless is not False:
+                raise UsageError("--residual: a closed form that takes latents has no residual output; leave one out.")
             iterates = isinstance(plan, SystemPlan) and plan.iterates
             if idle := given.idle(unrolled=iterates):
                 notes.append(idle)
                 warnings.warn(idle, stacklevel=2)
-            metadata = _metadata(source, plan)
-            make = partial(_closed, plan, opset=opset, unroll=unroll, log_det=log_det, metadata=metadata)
+            metadata = metadata_of(source, plan)
+            make = partial(
+                _closed, plan, opset=opset, unroll=unroll, log_det=log_det, residual=residual, metadata=metadata
+            )
         inverse = make()
         pair_of: LosslessPair | None = None
         if lossless is not False:
@@ -239,7 +229,7 @@ def invert(
             pair_of = make_pair(
                 plan.problem,
                 rules or default_rules(),
-                network=lambda: _again(source),
+                network=source,
                 plain=lambda: make().model,
                 closed_form=isinstance(plan, Plan),
                 layout=latents,
@@ -296,14 +286,14 @@ def invert(
         failed = (measured is not None and not measured.passed) or (back is not None and not back.passed)
         partly = measured is not None and measured.unsolved > 0
         guarantee = Guarantee.APPROXIMATE if failed or partly else reached
-        report = _report(source, plan, guarantee, measured, given.kind, time.perf_counter() - started)
+        report = report_of(source, plan, guarantee, measured, given.kind, time.perf_counter() - started)
         if pair_of is not None:
-            report["lossless"] = _lossless(pair_of)
+            report["lossless"] = pair_of.report
         result = Inversion(plan, guarantee, measured, report, None, kept, tuple(notes), pair_of)
         if failed and measured is not None and not force:
-            raise VerificationError(_failure(plan, measured), result)
+            raise VerificationError(failure_text(plan, measured), result)
         if guarantee is not plan.guarantee:
-            _relabel(file.path, kept, guarantee)
+            relabel(file.path, kept, guarantee)
         if target is not None:
             if other is not None:
                 commit_both(other, file)
@@ -327,91 +317,49 @@ def explain(
 
     Of a prior the plan knows that it takes the solver; data are not read, a decoder is.
     """
-    Choices(prior=None if prior is None or _is_decoder(prior) else {}, decoder=_is_decoder(prior)).check(method)
+    Choices(prior=None if prior is None or is_decoder(prior) else {}, decoder=is_decoder(prior)).check(method)
     with ExitStack() as stack:
         source = open_model(model, stack)
-        decoder = open_model(prior, stack) if _is_decoder(prior) else None
+        decoder = open_model(prior, stack) if is_decoder(prior) else None
         method = method if prior is None else "newton"
-        return _plan(source, recover, known, rules or default_rules(), method, progress, decoder, False, None, True)
+        return make_plan(source, recover, known, rules or default_rules(), method, progress, decoder, False)
 
 
-def _is_decoder(prior: Data | ModelLike | None) -> TypeGuard[ModelLike]:
-    """True if a prior is a model, not data."""
-    if isinstance(prior, onnx.ModelProto):
-        return True
-    return isinstance(prior, str | os.PathLike) and Path(prior).suffix == ".onnx"
+def explain_lossless(
+    model: ModelLike,
+    *,
+    recover: Sequence[str] = (),
+    known: Sequence[str] = (),
+    data: Data | None = None,
+    samples: int | None = None,
+    rules: RuleSet | None = None,
+) -> LosslessPair:
+    """What `invert` with `lossless` would keep of x, and what that costs; nothing is written.
 
-
-def _plan(
-    source: Source,
-    recover: Sequence[str],
-    known: Sequence[str],
-    rules: RuleSet,
-    method: str,
-    progress: Progress | None,
-    decoder: Source | None,
-    log_det: bool,
-    opset: int | None,
-    raising: bool,
-) -> AnyPlan:
-    """The plan; with `raising` of the model at a newer opset where it takes one: a lossless pair keeps its own."""
-    normalise(source)
-    settle(source.model, source.name)
-
-    def chosen() -> AnyPlan:
-        posed = pose(source.model, recover, known)
-        return choose(partial(small, source.model), posed, rules, method, progress, log_det=log_det)
-
-    try:
-        if decoder is not None:
-            return _with_decoder(source, decoder, recover, known, rules)
-        plan = chosen()
-        if raising and raised(source, plan, opset):
-            settle(source.model, source.name)
-            return chosen()
-        return plan
-    except NotInvertibleError as error:
-        raise NotInvertibleError(error.blockers, source.name) from None
-
-
-def _with_decoder(
-    source: Source, decoder: Source, recover: Sequence[str], known: Sequence[str], rules: RuleSet
-) -> NewtonPlan:
-    """The equations of the model behind the decoder, both at the newer of their opsets."""
-    normalise(decoder)
-    opset = max(part.model.opset_imports.get("", 0) for part in (source, decoder))
-    opset = opset if opset >= OLDEST_OPSET else OPSET
-    for part in (source, decoder):
-        raise_opset(part, opset)
-    problem = pose(source.model, recover, known)
-    if len(problem.recovered) > 1:
-        names = ", ".join(repr(value.name) for value in problem.recovered)
-        raise UsageError(f"--prior {decoder.name}: a decoder makes one input; {names} are to be recovered.")
-    made = join(source, decoder, problem.recovered[0])
-    inner = pose(source.model, [made.w.name or ""], [value.name or "" for value in problem.known])
-    return make_newton_plan(problem, rules, Decoder(inner, made.x, decoder.name, decoder.sha256))
-
-
-def _some(data: Mapping[str, NDArray[Any]], plan: AnyPlan, count: int) -> dict[str, NDArray[Any]]:
-    """Samples of a prior's data to verify on, evenly spread: inputs that are drawn would be none it was fitted to."""
-    total = len(data[plan.problem.recovered[0].name or ""])
-    rows = np.unique(np.linspace(0, total - 1, min(count, total)).astype(int))
-    return {name: np.asarray(array[rows]) if len(array) == total else array for name, array in data.items()}
-
-
-def _arrays(data: Data | None, plan: AnyPlan, stack: ExitStack) -> dict[str, NDArray[Any]] | None:
-    """The data by input name; what is large stays on the disk until it is used, `stack` says how long at most."""
-    if data is None:
-        return None
-    names = [value.name or "" for value in plan.problem.inputs]
-    if isinstance(data, np.ndarray):
-        return match({"": data}, names, "The data")
-    if isinstance(data, Mapping):
-        return match(data, names, "The data")
-    path = Path(data)
-    # What is still mapped cannot be removed everywhere.
-    scratch = tempfile.TemporaryDirectory(prefix="onnx-invert-", ignore_cleanup_errors=True)
-    return match(load(path, scratch=Path(stack.enter_context(scratch))), names, path.name)
+    The pair is built and tried, but the inverse from y alone is not: a network may have none. Arguments and errors
+    as for `invert`.
+    """
+    with ExitStack() as stack:
+        source = open_model(model, stack)
+        normalise(source)
+        problem = pose(source.model, recover, known)
+        ports, arrays = ports_of(problem.inputs), arrays_of(data, problem, stack)
+        first = problem.recovered[0].name or ""
+        return make_pair(
+            problem,
+            rules or default_rules(),
+            network=source,
+            plain=None,
+            closed_form=False,
+            layout="flat",
+            ports=ports,
+            batches=None if arrays is None else list(cut(arrays, ports, first, samples)),
+            count=samples or SAMPLES,
+            rtol=None,
+            verify=True,
+            opset=None,
+            metadata={"onnx_invert.model_sha256": source.sha256},
+        )
 
 
 def _closed(
@@ -420,14 +368,21 @@ def _closed(
     opset: int | None,
     unroll: int | None = None,
     log_det: bool = False,
+    residual: bool = False,
     metadata: Mapping[str, str] | None = None,
     instrumented: bool = False,
 ) -> Inverse:
     """The graph of an inverse that needs no solver for the whole."""
     if isinstance(plan, Plan):
-        return build(plan, opset=opset, metadata=metadata, instrumented=instrumented)
+        return build(plan, opset=opset, metadata=metadata, instrumented=instrumented, residual=residual)
     return build_system(
-        plan, opset=opset, unroll=unroll, log_det=log_det, metadata=metadata, instrumented=instrumented
+        plan,
+        opset=opset,
+        unroll=unroll,
+        log_det=log_det,
+        metadata=metadata,
+        instrumented=instrumented,
+        residual=residual,
     )
 
 
@@ -466,127 +421,6 @@ def _sample_axes(problem: Problem) -> dict[str, int]:
         if dims[0] in symbols[1:] and symbols[0] != dims[0]:
             axes[value.name or ""] = symbols.index(dims[0])
     return axes
-
-
-def _metadata(
-    source: Source, plan: AnyPlan, options: Options | None = None, prior: str | None = None
-) -> dict[str, str]:
-    entries = {
-        "onnx_invert.version": __version__,
-        "onnx_invert.model_sha256": source.sha256,
-        "onnx_invert.guarantee": plan.guarantee.value,
-        "onnx_invert.method": _method(plan),
-    }
-    if options is not None:
-        entries["onnx_invert.iterations"] = str(options.unroll or options.iterations)
-        entries["onnx_invert.tolerance"] = f"{options.solved(plan.dtypes[0]):.3g}"
-    if prior is not None:
-        entries["onnx_invert.prior"] = prior
-    if isinstance(plan, NewtonPlan) and plan.decoder is not None:
-        entries["onnx_invert.decoder_sha256"] = plan.decoder.sha256
-    return entries
-
-
-def _method(plan: AnyPlan) -> str:
-    if isinstance(plan, NewtonPlan):
-        return "newton"
-    return "equations" if isinstance(plan, SystemPlan) and plan.iterates else "closed-form"
-
-
-def _again(source: Source) -> ir.Model:
-    """The model as it was read, before it was brought into another form."""
-    if source.path is not None:
-        return read(source.path).model
-    return from_proto(onnx.ModelProto.FromString(source.data)).model
-
-
-def _lossless(pair: LosslessPair) -> dict[str, Any]:
-    """What the report says of a lossless pair."""
-    plan, back = pair.plan, pair.measured
-    return {
-        "latent": plan.size,
-        "surplus": plan.surplus,
-        "kept": plan.kept,
-        "effort": str(plan.effort),
-        "slots": [
-            {"node": slot.name, "op": slot.op, "latent": slot.latent, "numbers": slot.numbers} for slot in plan.slots
-        ],
-        "max_error": None if back is None else document.number(float(back.absolute.max())),
-        "relative_error": None if back is None else document.number(float(back.relative.max())),
-        "tolerance": None if back is None else back.tolerance,
-        "passed": None if back is None else back.passed,
-    }
-
-
-def _relabel(path: Path, model: ir.Model | None, guarantee: Guarantee) -> None:
-    """A file that failed must not carry the guarantee that was planned."""
-    entry = {"onnx_invert.guarantee": guarantee.value}
-    restate(path, entry)
-    if model is not None:
-        model.metadata_props.update(entry)
-
-
-def _report(
-    source: Source,
-    plan: AnyPlan,
-    guarantee: Guarantee,
-    measured: RoundTrip | None,
-    prior: str | None,
-    seconds: float,
-) -> dict[str, Any]:
-    problem = plan.problem
-    return {
-        "model": str(source.path) if source.path is not None else "",
-        "sha256": source.sha256,
-        "guarantee": guarantee.value,
-        "planned_guarantee": plan.guarantee.value,
-        "method": _method(plan),
-        "prior": prior,
-        "recovered": [value.name for value in problem.recovered],
-        "known": [value.name for value in problem.known],
-        "given": [value.name for value in problem.given],
-        "unused_outputs": [value.name for value in problem.unused],
-        "requirements": plan.requirements,
-        "images": {name: None if image is None else str(image) for name, image in plan.images.items()},
-        "condition": document.number(plan.condition),
-        "plan": document.plan_rows(plan),
-        "round_trip": None if measured is None else document.round_trip(measured),
-        "seconds": round(seconds, 3),
-        "version": __version__,
-    }
-
-
-def _failure(plan: AnyPlan, measured: RoundTrip) -> str:
-    """Why the verification failed, with the figures and what to do."""
-    lines = [f"The inverse does not keep {plan.guarantee.equation} on all {measured.samples} samples."]
-    names = {"x": measured.x, "y": measured.y, "drawn y": measured.drawn}
-    for name, trip in names.items():
-        if trip is not None and trip.promised and not trip.holds:
-            total = trip.errors.size
-            if trip.strict:
-                lines.append(f"  {name}: {trip.broken} of {total} samples are above {trip.tolerance:.2g}")
-            elif trip.broken:
-                lines.append(f"  {name}: {trip.broken} of {total} samples are off by more than rounding explains")
-            else:
-                lines.append(f"  {name}: rounding leaves less than two digits of {trip.lost} of {total} samples")
-            lines.append(
-                f"  {name}: the worst error is {trip.worst:.3g}; rounding is amplified "
-                f"{np.median(trip.amplification):.2g} times (median), up to {np.max(trip.amplification):.2g}"
-            )
-    if measured.solver:
-        lines.append("  try  realistic inputs with --data, more --iterations, or --force to write it as approximate")
-        return "\n".join(lines)
-    if measured.clamped:
-        lines.append(f"  {sum(measured.clamped.values())} values lay outside an image: {_listed(measured.clamped)}")
-    lines.append(
-        "  try  realistic inputs with --data, a float64 model, "
-        f"--rtol {round_up(measured.needed)}, or --force to write it as approximate"
-    )
-    return "\n".join(lines)
-
-
-def _listed(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} at {name!r}" for name, count in counts.items())
 
 
 def _tell(progress: Progress | None, what: str) -> None:

@@ -11,22 +11,31 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_invert.build.lossless import FLAT, build_forward, build_inverse, latents
+from onnx_invert.build.lossless.forward import build_forward
+from onnx_invert.build.lossless.inverse import build_inverse
+from onnx_invert.build.lossless.latents import FLAT, latent_type, latents
+from onnx_invert.build.versions import OPSET
 from onnx_invert.errors import ModelError, UsageError
+from onnx_invert.graph.read import Source, from_proto, read
 from onnx_invert.graph.write import save
-from onnx_invert.plan.lossless import EFFORTS, Lossless, make_lossless
+from onnx_invert.overhead import ROWS, Overhead, bytes_of, ratio
+from onnx_invert.plan.lossless.completed import Lossless
+from onnx_invert.plan.lossless.search import make_lossless
+from onnx_invert.plan.lossless.steps import EFFORTS
 from onnx_invert.plan.problem import Problem
+from onnx_invert.report import document
 from onnx_invert.rules import RuleSet
 from onnx_invert.runtime import Session
-from onnx_invert.samples import DISTRIBUTIONS, Batch, Port, draw
+from onnx_invert.samples import DISTRIBUTIONS, Batch, Port, chunks, draw
 from onnx_invert.trips import by_sample
 
 DIGITS = {2: 2.0**-6, 4: 2.0**-14, 8: 2.0**-37}
@@ -63,14 +72,44 @@ class LosslessPair:
     inverse: ir.Model
     names: tuple[str, ...]
     measured: Return | None
+    overhead: Overhead | None = None
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """What the JSON report says of it."""
+        plan, back, cost = self.plan, self.measured, self.overhead
+        return {
+            "latent": plan.size,
+            "surplus": plan.surplus,
+            "kept": plan.kept,
+            "effort": str(plan.effort),
+            "slots": [
+                {"node": slot.name, "op": slot.op, "latent": slot.latent, "numbers": slot.numbers}
+                for slot in plan.slots
+            ],
+            "max_error": None if back is None else document.number(float(back.absolute.max())),
+            "relative_error": None if back is None else document.number(float(back.relative.max())),
+            "tolerance": None if back is None else back.tolerance,
+            "passed": None if back is None else back.passed,
+            "time_ratio": None if cost is None or cost.time is None else document.number(cost.time),
+            "extra_weights": None if cost is None else cost.weights,
+            "latent_bytes": None if cost is None else cost.latents,
+        }
+
+
+def _again(source: Source) -> ir.Model:
+    """The model as it was read, before it was brought into another form."""
+    if source.path is not None:
+        return read(source.path).model
+    return from_proto(onnx.ModelProto.FromString(source.data)).model
 
 
 def make_pair(
     problem: Problem,
     rules: RuleSet,
     *,
-    network: Callable[[], ir.Model],
-    plain: Callable[[], ir.Model],
+    network: Source,
+    plain: Callable[[], ir.Model] | None,
     closed_form: bool,
     layout: str,
     ports: Sequence[Port],
@@ -83,7 +122,8 @@ def make_pair(
 ) -> LosslessPair:
     """Build the pair with the fewest latents that is lossless on the samples.
 
-    `network` reads the model anew, `plain` builds the inverse from y alone; both are called for every effort.
+    `network` is read anew, and `plain` builds the inverse from y alone, for every effort. Without `plain` a z that is
+    left out of the inverse is 0, whatever that gives.
 
     Raises:
         UsageError: no such layout.
@@ -102,16 +142,19 @@ def make_pair(
             PAIR: hashlib.sha256(identity.encode()).hexdigest(),
             NAMES: " ".join(str(part.numbers) for part in parts),
         }
-        forward = build_forward(plan, network(), parts, {**_about(stated), STATED: "forward"})
+        original = _again(network)
+        before = bytes_of(original)
+        forward = build_forward(plan, original, parts, {**_about(stated), STATED: "forward"})
         inverse = build_inverse(
             plan,
-            plain(),
+            _nothing() if plain is None else plain(),
             parts,
-            zero_is_plain=closed_form and plan.plain_at_zero,
+            zero_is_plain=plain is None or (closed_form and plan.plain_at_zero),
             opset=opset,
             metadata={**stated, STATED: "inverse"},
         )
-        pair = LosslessPair(plan, forward, inverse, tuple(part.name for part in parts), None)
+        cost = Overhead(None, 0, bytes_of(forward) - before, int(plan.size * latent_type(plan).itemsize))
+        pair = LosslessPair(plan, forward, inverse, tuple(part.name for part in parts), None, cost)
         if not verify:
             return pair
         with tempfile.TemporaryDirectory(prefix="onnx-invert-") as folder:
@@ -121,12 +164,30 @@ def make_pair(
             f, g = Session(paths[0], "the forward network"), Session(paths[1], "the lossless inverse")
             recovered = [value.name or "" for value in problem.recovered]
             known = [value.name or "" for value in problem.known]
-            found = measure(f, g, ports, recovered, known, pair.names, batches=batches, count=count, rtol=rtol)
-        pair = LosslessPair(plan, forward, inverse, pair.names, found)
+            drawn = batches or _drawn(f, ports, known, count, recovered[0])
+            found = measure(f, g, ports, recovered, known, pair.names, batches=drawn, rtol=rtol)
+            if found.passed or effort is EFFORTS[-1]:
+                batch, rows = _few(drawn[0], ports, recovered[0])
+                plain_f = Session(network.path if network.path is not None else network.data, network.name)
+                cost = replace(cost, time=ratio(plain_f, f, batch, known, pair.names), rows=rows)
+        pair = LosslessPair(plan, forward, inverse, pair.names, found, cost)
         if found.passed:
             break
     assert pair is not None
     return pair
+
+
+def _nothing() -> ir.Model:
+    return ir.Model(ir.Graph([], [], nodes=[], opset_imports={"": OPSET}), ir_version=8)
+
+
+def _few(batch: Batch, ports: Sequence[Port], main: str) -> tuple[Batch, int]:
+    """At most so many rows of a batch as are timed, and how many."""
+    port = next(port for port in ports if port.name == main)
+    if not port.has_batch:
+        return batch, 1
+    total = len(batch[main])
+    return next(chunks(batch, ports, main, min(total, ROWS), ROWS)), min(total, ROWS)
 
 
 def _about(metadata: Mapping[str, str]) -> dict[str, str]:

@@ -140,6 +140,23 @@ def cut(data: Batch, ports: Sequence[Port], batch_of: str, count: int | None) ->
         yield {port.name: _rows(data[port.name], port, main, start, size) for port in ports}
 
 
+def chunks(data: Batch, ports: Sequence[Port], batch_of: str, count: int, rows: int) -> Iterator[Batch]:
+    """The first `count` samples of the data as batches of about `rows`, each read when it is asked for.
+
+    Raises:
+        UsageError: as for `cut`.
+    """
+    main = next(port for port in ports if port.name == batch_of)
+    fixed = main.shape[0] if main.shape and data[batch_of].ndim == main.rank else 1
+    size = fixed if isinstance(fixed, int) else 1
+    rows = max(rows // size, 1) * size
+    for start in range(0, max(count - size + 1, 1), rows):
+        stop = min(start + rows, count)
+        part = {p.name: data[p.name] for p in ports}
+        part |= {p.name: data[p.name][start:stop] for p in ports if not _is_shared(data[p.name], p, main)}
+        yield from cut(part, ports, batch_of, None)
+
+
 def _check_type(array: Array, port: Port) -> None:
     if array.dtype.kind not in "fiub" or (array.dtype.kind == "f") > (port.dtype.kind == "f"):
         raise UsageError(f"The data for {port.name!r} is {array.dtype}; the model takes {port.dtype}.")

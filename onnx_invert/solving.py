@@ -164,11 +164,11 @@ def _spreads(plan: NewtonPlan, data: Batch | None) -> list[NDArray[np.float64]]:
     if data is None:
         best: list[dict[str, NDArray[Any]]] = []
         for index in range(len(DISTRIBUTIONS)):
-            best = [_run(session, batch) for batch in draw(ports, SAMPLES, index, main)]
+            best = [run_on(session, batch) for batch in draw(ports, SAMPLES, index, main)]
             if all(np.isfinite(array).all() for found in best for array in found.values()):
                 break
     else:
-        best = [_run(session, batch) for batch in cut(data, ports, main, SAMPLES)]
+        best = [run_on(session, batch) for batch in cut(data, ports, main, SAMPLES)]
     names = iter(session.outputs)
     unit = eps(plan.dtypes[0].numpy())
     return [
@@ -208,7 +208,7 @@ def _fit(plan: NewtonPlan, data: Mapping[str, NDArray[Any]], *, conditional: boo
             seen = None if kept is None else kept.get(start)
             found = []
             for index, batch in enumerate(cut(part, ports, recovered[0], None)):
-                known = system_rows([_run(session, batch)], names, system.m) if seen is None else seen[index]
+                known = system_rows([run_on(session, batch)], names, system.m) if seen is None else seen[index]
                 found.append(known)
                 parts = [by_sample(batch[name], len(known)) for name in recovered]
                 yield known, np.concatenate(parts, axis=1).astype(np.float64)
@@ -228,7 +228,8 @@ def _chunk(ports: Sequence[Port], main: str, n: int) -> int:
     return max(1, min(CHUNK, CHUNK_NUMBERS // max(n, 1)) // batch) * batch
 
 
-def _run(session: Session, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+def run_on(session: Session, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The outputs for a batch, of which the model may take a part alone."""
     return session.run({name: array for name, array in batch.items() if name in session.names})
 
 

@@ -159,13 +159,20 @@ def _usable(
         return kept, outputs, "given data", skipped
     best: tuple[list[Batch], list[Batch], str, int] | None = None
     total = count if pair.has_batch else min(count, SINGLE_RUNS)
+    failed: ModelError | None = None
     for index, (name, _) in enumerate(DISTRIBUTIONS):
-        kept, outputs, skipped = _finite(pair, f, draw(pair.ports, total, index, pair.main))
+        try:
+            kept, outputs, skipped = _finite(pair, f, draw(pair.ports, total, index, pair.main))
+        except ModelError as error:  # a lookup beyond its table, where x lies outside of the model's domain
+            failed = error
+            continue
         if best is None or skipped < best[3]:
             best = kept, outputs, f"drawn from {name}", skipped
         if skipped == 0:
             break
-    assert best is not None
+    if best is None:
+        assert failed is not None
+        raise failed
     return best
 
 

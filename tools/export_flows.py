@@ -74,15 +74,9 @@ def writers(patterns: list[str]) -> Iterator[tuple[str, Callable[[str, Path], di
 
 def write_torch(make: Callable[[str], Flow], name: str, folder: Path) -> dict[str, Any]:
     """Build, train and export one flow; its entry of the index."""
-    import torch
     from flow_zoo.exporting import ExportError, arrays, export
-    from flow_zoo.training import prepare
 
-    seed = sum(map(ord, name))
-    torch.manual_seed(seed)
-    np.random.seed(seed)
-    flow = make(name)
-    prepare(flow)
+    flow = built(make, name)
     stored = arrays(flow)
     entry = describe(flow, stored)
     for exporter in flow.exporters:
@@ -114,6 +108,19 @@ def write_torch(make: Callable[[str], Flow], name: str, folder: Path) -> dict[st
     for exporter, reason in entry["failures"].items():
         print(f"  {exporter} cannot: {reason}", flush=True)
     return entry
+
+
+def built(make: Callable[[str], Flow], name: str) -> Flow:
+    """One flow with its weights, the same ones every time."""
+    import torch
+    from flow_zoo.training import prepare
+
+    seed = sum(map(ord, name))
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    flow = make(name)
+    prepare(flow)
+    return flow
 
 
 def describe(flow: Flow, stored: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Write docs/operators.md from the rules and docs/cli.md from the --help texts (`make docs`).
+"""Write docs/operators.md from the rules, docs/cli.md from the --help texts, and docs/coupling.svg (`make docs`).
 
 python tools/make_docs.py [--check]
 
@@ -6,11 +6,15 @@ python tools/make_docs.py [--check]
 """
 
 import inspect
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import onnx.parser
+
+import onnx_invert
 from onnx_invert.rules import default_rules
 from onnx_invert.rules.registry import Rule
 
@@ -21,7 +25,11 @@ COMMANDS = ("invert", "check", "explain", "run", "ops")
 
 def pages() -> dict[Path, str]:
     """The text of every generated page."""
-    return {DOCS / "operators.md": operators(), DOCS / "cli.md": command_line()}
+    return {
+        DOCS / "operators.md": operators(),
+        DOCS / "cli.md": command_line(),
+        DOCS / "coupling.svg": drawn_coupling(),
+    }
 
 
 def operators() -> str:
@@ -54,6 +62,19 @@ def operators() -> str:
             for (domain, op), refusal in refused
         ),
         "",
+        "## What lossless mode keeps",
+        "",
+        "With `--lossless` an operator is completed to a bijection x ↔ (y, z): see [lossless](lossless.md). An "
+        "operator that does not stand here has no completion: its input is kept as it is.",
+        "",
+        "| operator | z | numbers beyond a minimal completion |",
+        "|---|---|---|",
+        *(
+            f"| {qualified(domain, op)} | {cell(latent[0])} | {cell(latent[1])} |"
+            for domain, op in sorted({*rules.completions, *rules.kept})
+            if (latent := rules.latent(op, domain)) is not None
+        ),
+        "",
         "## Each rule in full",
     ]
     for rule in known:
@@ -81,6 +102,38 @@ def helped(*command: str) -> str:
     call = [sys.executable, "-m", "onnx_invert", *command, "--help"]
     done = subprocess.run(call, env=environment, capture_output=True, check=True, encoding="utf-8")
     return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
+
+
+def drawn_coupling() -> str:
+    """What `explain coupling.onnx --recover x --graph coupling.svg` draws."""
+    return onnx_invert.draw(onnx_invert.explain(coupling(), recover=["x"]), "coupling.onnx")
+
+
+def coupling() -> onnx.ModelProto:
+    """z = (x₁, x₂ · exp(s) + t), s and t from x₁ and a context, with log|det ∂z/∂x|; any weights do."""
+    weights = {"w1": (5, 8), "b1": (8,), "w2": (8, 3), "b2": (3,), "w3": (8, 3), "b3": (3,)}
+    return onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        coupling (float[N,6] x, float[N,2] context) => (float[N,6] z, float[N] log_det)
+        <int64[2] halves = {3, 3}, int64[1] last = {1}, """
+        + ", ".join(
+            f"float[{','.join(map(str, shape))}] {name} = {{{', '.join(['0.5'] * math.prod(shape))}}}"
+            for name, shape in weights.items()
+        )
+        + """> {
+            x1, x2 = Split <axis = 1> (x, halves)
+            both = Concat <axis = 1> (x1, context)
+            hidden = Gemm (both, w1, b1)
+            active = Tanh (hidden)
+            s = Gemm (active, w2, b2)
+            t = Gemm (active, w3, b3)
+            scale = Exp (s)
+            scaled = Mul (x2, scale)
+            z2 = Add (scaled, t)
+            z = Concat <axis = 1> (x1, z2)
+            log_det = ReduceSum <keepdims = 0> (s, last)
+        }"""
+    )
 
 
 def named(rule: Rule) -> str:

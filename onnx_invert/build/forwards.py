@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from onnx_invert.build.tape import copy
-from onnx_invert.build.versions import domains_of, opset_for
+from onnx_invert.build.versions import domains_of
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.plan.equations import upstream
 from onnx_invert.plan.problem import Problem
@@ -29,7 +29,7 @@ class Forwards:
             if isinstance(stage.fact, Paired) and (other := stage.nodes[0].inputs[stage.fact.other]) is not None
         ]
         nodes = upstream(wanted)
-        self._nodes, self._opset, self._imports = nodes, problem.opset, problem.graph.opset_imports
+        self.nodes, self._imports = nodes, problem.graph.opset_imports
         used = dict.fromkeys(
             [*wanted, *(v for node in nodes for v in node.inputs if v is not None)]
         )  # in a fixed order
@@ -43,14 +43,10 @@ class Forwards:
                 self.value(value)
         copy(e, nodes, self._copies, "given")
 
-    def opset(self, wanted: int | None) -> int:
-        """An opset at which the copies mean what they meant in the model; errors as for `opset_for`."""
-        return opset_for(self._nodes, self._opset, wanted)
-
     @property
     def domains(self) -> dict[str, int]:
         """The versions of other domains that the copies need."""
-        return domains_of(self._nodes, self._imports)
+        return domains_of(self.nodes, self._imports)
 
     def value(self, forward: ir.Value) -> ir.Value:
         """The inverse's own copy of a forward tensor that needs no recovered input."""

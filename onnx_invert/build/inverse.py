@@ -13,7 +13,9 @@ from onnx_invert.build import affine
 from onnx_invert.build.clamp import Probe, clamp, hold_in_domain, largest
 from onnx_invert.build.forwards import Forwards
 from onnx_invert.build.noise import Noise
-from onnx_invert.build.versions import ir_version_for
+from onnx_invert.build.residual import along_batch, forward_nodes, run_forwards
+from onnx_invert.build.residual import residual as relative_residual
+from onnx_invert.build.versions import domains_of, ir_version_for, opset_for
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.plan.plan import Plan
 from onnx_invert.plan.stages import Path, Stage
@@ -37,6 +39,7 @@ def build(
     opset: int | None = None,
     metadata: Mapping[str, str] | None = None,
     instrumented: bool = False,
+    residual: bool = False,
 ) -> Inverse:
     """Emit the inverse that `plan` describes.
 
@@ -44,7 +47,8 @@ def build(
     inputs, under their own names. `opset` defaults to 17, or to the model's where copied forward nodes mean
     something else at 17. With `instrumented` it has one more input, the scalar η: every tensor that
     stands for a forward one is multiplied by 1 + η·u, u random in ±[1/2, 1], and the tensors that are
-    clamped are outputs too. That is how the verification measures how much rounding is amplified.
+    clamped are outputs too. That is how the verification measures how much rounding is amplified. With `residual`
+    it has the output of that name, ‖f(x) − y‖ / ‖y‖ of each sample.
 
     Raises:
         UsageError: an `opset` outside 13 to 23, or older than copied forward nodes need.
@@ -53,7 +57,8 @@ def build(
     names = [v.name or "" for v in (*problem.known, *problem.recovered, *problem.given)]
     e = Emitter(plan.paths[0].y.dtype or ir.DataType.FLOAT, reserved=names)
     forwards = Forwards(e, problem, plan.paths)
-    version = forwards.opset(opset)
+    again = forward_nodes(problem) if residual else []
+    version = opset_for([*forwards.nodes, *again], problem.opset, opset)
     result = Inverse(ir.Model(ir.Graph([], [], nodes=[]), ir_version=8))
     inputs: dict[ir.Value, ir.Value] = {}
     for path in plan.paths:
@@ -62,6 +67,8 @@ def build(
     noise = Noise(e, plan.paths[0].y.dtype or ir.DataType.FLOAT) if instrumented else None
     walk = Walk(e, forwards, result.probes, noise)
     outputs = [walk.undo(path, inputs[path.y]) for path in plan.paths]
+    if residual:
+        outputs.append(_residual(e, plan, forwards, inputs, outputs))
     if noise is not None:
         inputs[noise.port] = noise.port
         result.eta = noise.port.name or ""
@@ -69,8 +76,22 @@ def build(
         made |= {port.name: port for port in inputs.values()}
         outputs += [made[probe.tensor] for probe in result.probes if made[probe.tensor] not in outputs]
     ports = [*inputs.values(), *forwards.inputs]
-    result.model = assemble(e, ports, outputs, {"": version, **forwards.domains}, metadata)
+    domains = {"": version, **forwards.domains, **domains_of(again, problem.graph.opset_imports)}
+    result.model = assemble(e, ports, outputs, domains, metadata)
     return result
+
+
+def _residual(
+    e: Emitter, plan: Plan, forwards: Forwards, ports: Mapping[ir.Value, ir.Value], found: Sequence[ir.Value]
+) -> ir.Value:
+    """f run on the x that was found, next to y; the given inputs that this takes are added to the others."""
+    problem = plan.problem
+    given = {port.name: port for port in forwards.inputs}
+    used = {value for node in forward_nodes(problem) for value in node.inputs}
+    extra = {value: given.get(value.name) or port_of(value) for value in problem.given if value in used}
+    forwards.inputs[:] = extra.values()
+    values = {**extra, **{path.x: x for path, x in zip(plan.paths, found, strict=True)}}
+    return relative_residual(e, problem, run_forwards(e, problem, values), ports, along_batch(problem))
 
 
 def assemble(

@@ -7,8 +7,9 @@ emitted several times, and in the body of a Loop inside.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import onnx_ir as ir
 
@@ -60,17 +61,25 @@ class Tape:
     _maps: list[tuple[str, ir.Value, ir.Value, Differential]] = field(default_factory=list)
 
     @staticmethod
-    def record(e: Emitter, program: Program, values: Mapping[ir.Value, ir.Value], seeds: int) -> Tape:
+    def record(
+        e: Emitter,
+        program: Program,
+        values: Mapping[ir.Value, ir.Value],
+        seeds: int,
+        least: Callable[[Emitter, ir.Value], ir.Value | None] | None = None,
+    ) -> Tape:
         """Run the program where the unknowns are as `values` says; `seeds` tangents will go together.
 
-        `values` also holds what `program.before` makes, and the inputs that are given.
+        `values` also holds what `program.before` makes, and the inputs that are given. `least` emits, for a tensor
+        of the model, what slopes of functions with a kink are to be at least.
         """
         found = dict(values)
         tape = Tape(program, found, seeds)
         for step in program.steps:
             copy(e, [step.node], found)
             inputs = [None if value is None else found[value] for value in step.node.inputs]
-            point = Point(e, seeds, inputs, [found[output] for output in step.node.outputs])
+            held = None if least is None else partial(least, e, step.node.outputs[0])
+            point = Point(e, seeds, inputs, [found[output] for output in step.node.outputs], held)
             with e.scope(f"derivative/{step.node.name}"):
                 made = [(operand, output, at(point)) for operand, output, at in step.partials]
             name = step.node.name or ""

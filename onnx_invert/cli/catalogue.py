@@ -49,14 +49,22 @@ def detail(op: str) -> str:
     for (domain, name), refusal in rules.refusals.items():
         if name.lower() == op.lower():
             remedy = f"\ntry  {refusal.remedy}" if refusal.remedy else ""
-            return f"{f'{domain}::' if domain else ''}{name}: not supported: {refusal.reason}.{remedy}"
+            named = f"{domain}::{name}" if domain else name
+            return f"{named}: not supported: {refusal.reason}.{remedy}{kept(name, domain)}"
     import onnx
 
     if any(onnx.defs.has(op, domain=domain) for domain in ("", "ai.onnx.ml")):
-        return f"{op}: not supported: there is no rule for this operator."
+        name = next((name for _, name in rules.completions if name.lower() == op.lower()), op)
+        return f"{name}: not supported: there is no rule for this operator.{kept(name)}"
     raise UsageError(f"ONNX has no operator {op!r}.  onnx-invert ops  lists those that are known here.")
+
+
+def kept(op_type: str, domain: str = "") -> str:
+    """A line on what lossless mode keeps of it; empty where nothing is stated."""
+    found = default_rules().latent(op_type, domain)
+    return "" if found is None else f"\n\nLossless:  {found[0]}; numbers beyond a minimal completion: {found[1]}"
 
 
 def _describe(rule: Rule) -> str:
     text = inspect.getdoc(rule.function) if rule.function.__name__ != "<lambda>" else None
-    return f"{rule.op_type} (since opset {rule.since})\n{text or rule.summary}"
+    return f"{rule.op_type} (since opset {rule.since})\n{text or rule.summary}{kept(rule.op_type, rule.domain)}"

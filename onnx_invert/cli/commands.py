@@ -107,10 +107,15 @@ def invert(
     ] = None,
     unroll: Annotated[
         int | None,
-        typer.Option("--unroll", metavar="K", help="Write out K Newton iterations, for runtimes without Loop."),
+        typer.Option(
+            "--unroll",
+            metavar="K",
+            help="Write loops out, for runtimes without Loop: K of Newton's iterations; of equations, whatever K, as "
+            "many as they need.",
+        ),
     ] = None,
     residual: Annotated[
-        bool, typer.Option("--residual", help="Add the output residual: ‖f(x) − y‖ / ‖y‖ of each sample (Newton).")
+        bool, typer.Option("--residual", help="Add the output residual: ‖f(x) − y‖ / ‖y‖ of each sample.")
     ] = False,
     log_det: Annotated[
         bool, typer.Option("--log-det", help="Add the output log_det: log|det ∂x/∂y| of each sample.")
@@ -255,17 +260,69 @@ def explain(
         Path | None,
         typer.Option("--prior", metavar="DATA|DECODER.onnx", help="As for invert: it takes the solver."),
     ] = None,
+    graph: Annotated[
+        Path | None,
+        typer.Option(
+            "--graph", metavar="FILE.svg", help="Draw the network and, beside it, what is undone by which step."
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="X.npy|X.npz", help="Inputs of the model: measure what each layer holds of x."),
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option("--samples", min=1, metavar="N", help="Use the first N of the data; all by default.")
+    ] = None,
+    report: Report = None,
+    lossless: Annotated[
+        bool,
+        typer.Option("--lossless", help="Print what --lossless would keep, and what it costs in time and memory."),
+    ] = False,
+    chart: Annotated[
+        Path | None, typer.Option("--chart", metavar="FILE.png|svg", help="Draw what is measured on the data.")
+    ] = None,
 ) -> None:
-    """Print the plan of an inversion, without writing anything."""
+    """Print the plan of an inversion, or what each layer holds of x on --data; writes no model."""
     from onnx_invert import api
     from onnx_invert.cli import render
+    from onnx_invert.errors import UsageError
 
+    if lossless:
+        if chart or report or graph or prior is not None or method != "auto":
+            raise UsageError(
+                "--lossless is about the network itself: leave --chart, --graph, --report, --prior and --method out."
+            )
+        render.lossless(
+            api.explain_lossless(model, recover=recover or (), known=known or (), data=data, samples=samples)
+        )
+        return
+    if data is None and (chart or report or samples):
+        raise UsageError("--chart, --report and --samples are about what is measured on data: give --data X.npy.")
+    if data is not None:
+        from onnx_invert.cli import leaks
+
+        if prior is not None or method != "auto":
+            raise UsageError("--data measures the network itself, of which --prior and --method say nothing.")
+        if graph is not None:
+            raise UsageError("--graph draws the plan, which --data does not make: leave one of them out.")
+        _check_targets(None, report, model, data, chart)
+        leaks.show(
+            model, data, recover=recover or (), known=known or (), samples=samples, report=report, picture=chart
+        )
+        return
+    if graph is not None:
+        _check_graph(graph, model, prior)
     with render.progress(False) as progress:
         plan = api.explain(
             model, recover=recover or (), known=known or (), method=method, prior=prior, progress=progress
         )
     render.plan(plan)
     render.promise(plan)
+    if graph is not None:
+        from onnx_invert.report.drawing import svg
+
+        svg.write(plan, model.name, graph)
+        render.message(f"{graph}: the network and its inverse")
 
 
 @app.command()
@@ -310,3 +367,15 @@ def _check_targets(output: Path | None, report: Path | None, model: Path, *other
     if report.suffix != ".json":
         raise FileError(f"The report {str(report)!r} should end in .json: that is what is written.")
     check_target(report, model, [*read, *([] if output is None else [output])], what="report")
+
+
+def _check_graph(graph: Path, model: Path, prior: Path | None) -> None:
+    """As for a report; and what draws it has to be installed."""
+    from onnx_invert.errors import FileError
+    from onnx_invert.graph.atomic import check_target
+    from onnx_invert.report.drawing.layout import check_installed
+
+    if graph.suffix.lower() != ".svg":
+        raise FileError(f"The graph {str(graph)!r} should end in .svg: that is what is written.")
+    check_target(graph, model, [] if prior is None else [prior], what="graph")
+    check_installed()

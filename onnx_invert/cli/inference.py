@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx_invert.arrays import load
 from onnx_invert.errors import FileError, UsageError
 from onnx_invert.graph.atomic import check_target, replacing
+from onnx_invert.report.images import as_images, shades
 from onnx_invert.runtime import Session
 from onnx_invert.samples import match
 
@@ -88,30 +89,16 @@ def sheet(array: NDArray[Any]) -> Any:
     canvas = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1, channels), 128, dtype=np.uint8)
     for index, picture in enumerate(images):
         top, left = index // columns * (height + 1), index % columns * (width + 1)
-        canvas[top : top + height, left : left + width] = np.round(_shades(picture) * 255).astype(np.uint8)
+        canvas[top : top + height, left : left + width] = np.round(shades(picture) * 255).astype(np.uint8)
     zoom = max(1, 56 // max(height, width))
     drawn = Image.fromarray(canvas if channels == 3 else canvas[..., 0])
     return drawn.resize((drawn.width * zoom, drawn.height * zoom), Image.Resampling.NEAREST)
 
 
 def _as_images(array: NDArray[np.float64]) -> NDArray[np.float64]:
-    shape = array.shape
-    side = int(np.sqrt(shape[1])) if array.ndim == 2 else 0
     if array.size == 0 or not np.isfinite(array).all():
-        raise UsageError(f"--image: the output (shape {shape}) is empty or not finite; it is no image.")
-    if array.ndim == 2 and side * side == shape[1]:
-        return array.reshape(-1, side, side, 1)
-    if array.ndim == 3:
-        return array[..., None]
-    if array.ndim == 4 and shape[-1] in (1, 3):
-        return array
-    if array.ndim == 4 and shape[1] in (1, 3):
-        return array.transpose(0, 2, 3, 1)
-    raise UsageError(f"--image: an output of shape {shape} is no batch of images.")
-
-
-def _shades(picture: NDArray[np.float64]) -> NDArray[np.float64]:
-    low, high = picture.min(), picture.max()
-    if low >= 0 and high <= 1:
-        return picture
-    return (picture - low) / (high - low) if high > low else np.full_like(picture, 0.5)
+        raise UsageError(f"--image: the output (shape {array.shape}) is empty or not finite; it is no image.")
+    images = as_images(array)
+    if images is None:
+        raise UsageError(f"--image: an output of shape {array.shape} is no batch of images.")
+    return images

@@ -165,6 +165,8 @@ def lossless(pair: LosslessPair) -> None:
     out.print(table)
     size = f"z has {made.size} numbers, y {made.y_size}, x {made.x_size}: surplus {made.surplus}; {made.effort}"
     out.print(shown(size), soft_wrap=True)
+    if pair.overhead is not None:
+        out.print(shown(f"cost: {pair.overhead}"), soft_wrap=True)
     back = pair.measured
     if back is not None:
         verdict = "holds" if back.passed else "FAILS"

@@ -253,7 +253,7 @@ def _cycle(graph: ir.Graph) -> list[str]:
 
 
 def check_weights(model: ir.Model, name: str) -> None:
-    """Every weight has only finite numbers."""
+    """Every weight has only finite numbers, unless it only stands by: a branch that may never be chosen, a bound."""
     bad: list[str] = []
     for value in model.graph.initializers.values():
         tensor = value.const_value
@@ -261,11 +261,35 @@ def check_weights(model: ir.Model, name: str) -> None:
             continue
         array = tensor.numpy()
         count = _not_finite(array)
-        if count:
+        if count and not _stands_by(value):
             shape = "×".join(map(str, array.shape)) or "scalar"
             bad.append(f"{value.name!r} ({shape}): {count} of {array.size}")
     if bad:
         raise ModelError("\n".join([f"{name} has weights that are NaN or infinite:"] + [f"  {line}" for line in bad]))
+
+
+_STANDS_BY = {"Where": {1, 2}, "Pad": {2}, "Clip": {1, 2}, "IsNaN": {0}, "IsInf": {0}}
+"""The operands that may be NaN or infinite and leave no trace: what is chosen from, padding, bounds."""
+
+_PASSES_ON = frozenset({"Identity", "Expand", "Reshape", "Cast", "Unsqueeze", "Squeeze", "Tile"})
+
+
+def _stands_by(value: ir.Value) -> bool:
+    """Whether all that takes a tensor takes it as such an operand."""
+    waiting, seen = [value], set[ir.Value]()
+    while waiting:
+        one = waiting.pop()
+        if one in seen:
+            continue
+        seen.add(one)
+        if one.is_graph_output() or not one.uses():
+            return False
+        for node, place in one.uses():
+            if node.op_type in _PASSES_ON and place == 0:
+                waiting.extend(node.outputs)
+            elif place not in _STANDS_BY.get(node.op_type, ()):
+                return False
+    return True
 
 
 def _not_finite(array: np.ndarray) -> int:

@@ -44,14 +44,33 @@ def concretise(model: ir.Model, sizes: Mapping[str, int]) -> ir.Model:
         if value.shape is None:
             raise ModelError(f"The rank of {value.name!r} is unknown: give the model's inputs a shape.")
         value.shape = ir.Shape([dim if isinstance(dim, int) else sizes[str(dim.value)] for dim in value.shape])
+    told = _put_in(twin.graph, sizes)
     for _ in range(_ROUNDS):
-        infer_shapes(twin, "the model")
+        if not told:
+            infer_shapes(twin, "the model")
         changed = shapes_to_constants(twin.graph)
         if changed:
             fold(twin)
-        if not (inline_decided(twin.graph) or changed):
+        inlined = inline_decided(twin.graph)
+        told = told and not inlined
+        if not (inlined or changed):
             break
     return twin
+
+
+def _put_in(graph: ir.Graph, sizes: Mapping[str, int]) -> bool:
+    """Give all inner tensors their sizes, if the names of `sizes` tell them all; True if so.
+
+    Inference, which takes longer than all else for a model of thousands of nodes, has nothing to add then.
+    """
+    values = [value for node in graph for value in node.outputs if value.name]
+    if _vague(graph, set(sizes)) or any(value.type is None for value in values):
+        return False
+    for value in values:
+        assert value.shape is not None
+        if not value.shape.is_static():
+            value.shape = ir.Shape([dim if isinstance(dim, int) else sizes[str(dim.value)] for dim in value.shape])
+    return True
 
 
 def small(model: ir.Model) -> ir.Graph:

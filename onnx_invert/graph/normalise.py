@@ -46,7 +46,7 @@ def normalise(source: Source) -> None:
             raise ModelError(f"The functions of {source.name} cannot be inlined: {first_line(error)}") from error
     passes.RemoveInitializersFromInputsPass()(model)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    _remove_unused(model.graph)
+    remove_unused(model.graph)
     name_nodes(model.graph)
     _name_sizes(model.graph)
     fold(model)
@@ -54,10 +54,10 @@ def normalise(source: Source) -> None:
     if shapes_to_constants(model.graph):
         fold(model)
         infer_shapes(model, source.name)
-    _remove_unused(model.graph)
+    remove_unused(model.graph)
 
 
-def _remove_unused(graph: ir.Graph) -> None:
+def remove_unused(graph: ir.Graph) -> None:
     """Take out nodes and weights that no output needs.
 
     onnx-ir's pass does more: it drops outputs of BatchNormalization that are not used, and training_mode with
@@ -114,8 +114,8 @@ def infer_shapes(model: ir.Model, name: str, *, first: bool = True) -> None:
         facts = re.sub(r"\[\w+Error\] (Inference error\(s\): )?", "", facts)
         facts = re.sub(r"\(op_type:(\w+), node name: (.*?)\):", r"node '\2' (\1):", facts)
         raise ModelError(f"The shapes of {name} disagree: {facts}") from error
-    for value, found in inferred.items():
-        value.shape, value.type = found.shape, found.type or value.type
+    for value, (shape, kind) in inferred.items():
+        value.shape, value.type = shape, kind or value.type
     if _pass_shapes_on(model.graph):
         infer_shapes(model, name, first=False)
 
@@ -178,17 +178,22 @@ def restored(model: ir.Model, weights: dict[str, ir.TensorProtocol]) -> None:
         graph.register_initializer(value)
 
 
-def _c_api_infer(model: ir.Model) -> dict[ir.Value, ir.Value]:
-    """What onnx's shape inference says of every value, with the weights left out of the call."""
+def _c_api_infer(model: ir.Model) -> dict[ir.Value, tuple[ir.Shape, ir.TypeProtocol | None]]:
+    """Shape and type of every value of which onnx's shape inference tells a shape; the weights stay out of the call.
+
+    The answer is read off its messages: making a second graph of it would take longer than the inference.
+    """
     proto, _ = without_weights(model)
     result = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
-    found = ir.convenience.create_value_mapping(ir.serde.deserialize_model(result).graph)
-    return {
-        value: found[value.name]
-        for node in model.graph
-        for value in node.outputs
-        if value.name in found and found[value.name].shape is not None
-    }
+    found = {info.name: info.type for info in (*result.graph.value_info, *result.graph.output)}
+    read: dict[ir.Value, tuple[ir.Shape, ir.TypeProtocol | None]] = {}
+    for node in model.graph:
+        for value in node.outputs:
+            inferred = found.get(value.name or "")
+            shape = None if inferred is None else ir.serde.deserialize_type_proto_for_shape(inferred)
+            if inferred is not None and shape is not None:
+                read[value] = shape, ir.serde.deserialize_type_proto_for_type(inferred)
+    return read
 
 
 def shapes_to_constants(graph: ir.Graph) -> bool:
@@ -197,9 +202,11 @@ def shapes_to_constants(graph: ir.Graph) -> bool:
     for node in list(graph):
         if node.op_type not in {"Shape", "Size"} or node.domain not in {"", "ai.onnx"}:
             continue
-        value = node.inputs[0]
+        value, made = node.inputs[0], node.outputs[0]
         if value is None or value.shape is None or not value.shape.is_static():
             continue
+        if not made.uses() and not made.is_graph_output():
+            continue  # nobody asks any more
         dims = np.asarray(value.shape.numpy(), dtype=np.int64)
         if node.op_type == "Size":
             array = np.asarray(np.prod(dims), dtype=np.int64)

@@ -65,6 +65,14 @@ class Root:
         """A `matrix`: (n, k) → (size, k)."""
         return self.least * matrix + self.rows.T @ (self.rows @ matrix) if self.least else self.rows @ matrix
 
+    def back(self, x: Array) -> Array:
+        """w of x = w A: (…, n) → (…, size). The rows are orthogonal."""
+        squares = np.sum(np.square(self.rows), axis=1)
+        along = x @ self.rows.T
+        if not self.least:
+            return np.asarray(along / squares)
+        return np.asarray(x / self.least - (along / (self.least * (self.least + squares))) @ self.rows)
+
 
 def root(rows: Rows, n: int) -> Root:
     """The root of the shrunk covariance of `rows`, of n numbers each."""

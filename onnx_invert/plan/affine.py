@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from onnx_invert.plan.evaluation import run
 from onnx_invert.plan.stages import Stage, measure
-from onnx_invert.plan.system import System, several
-from onnx_invert.rules.dependence import moves
+from onnx_invert.plan.system import Edge, System, several
 from onnx_invert.rules.facts import Diagonal, Fact, Matrix, Rearrangement
+from onnx_invert.rules.moving import moves
 from onnx_invert.rules.node import FLOATS
 
 LARGEST = 2048
@@ -26,7 +26,7 @@ def multiplied_out(system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.
 
     The caller has made sure that no sample depends on another.
     """
-    if system.known[x].any() or not system.is_known(y) or not _is_affine(system, x, nodes):
+    if system.known[x].any() or not system.is_known(y) or not is_affine(system, x, nodes):
         return None
     sizes = [_sizes(value) for value in (x, y)]
     if None in sizes or x.dtype is None:
@@ -68,16 +68,23 @@ def _sizes(value: ir.Value) -> tuple[int, ...] | None:
     return tuple(rest) if len(rest) + 1 == len(value.shape) else None
 
 
-def _is_affine(system: System, x: ir.Value, nodes: Sequence[ir.Node]) -> bool:
-    """Whether every node is affine in what depends on x, with constant coefficients."""
+def is_affine(
+    system: System, x: ir.Value, nodes: Sequence[ir.Node], frozen: Collection[Edge] = (), *, known: bool = False
+) -> bool:
+    """Whether every node is affine in what depends on x, the `frozen` operands held.
+
+    The coefficients are constant, or with `known` whatever the operands that do not depend on x make of them.
+    """
     inside = {x}
     for node in nodes:
         if node.domain not in {"", "ai.onnx"}:
             return False
-        places = [place for place, value in enumerate(node.inputs) if value in inside]
+        places = [p for p, value in enumerate(node.inputs) if value in inside and (node, p) not in frozen]
         others = [v for place, v in enumerate(node.inputs) if v is not None and place not in places]
-        if any(value.const_value is None for value in others):
+        if not known and any(value.const_value is None for value in others):
             return False
+        if not places:
+            continue
         twin = system.concrete.nodes.get(node.name or "", node)
         fine = (
             node.op_type in _SUMS

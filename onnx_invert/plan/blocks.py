@@ -16,39 +16,45 @@ Invertible residual networks, 2019, for contractions.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from onnx_invert.plan.affine import multiplied_out
+from onnx_invert.plan.carry import by_sample, in_place, numbers, through
+from onnx_invert.plan.cuts import cuts, facing, is_chain
+from onnx_invert.plan.inner import in_place_block, inner_steps, stretch
 from onnx_invert.plan.lipschitz import lipschitz
-from onnx_invert.plan.monotone import is_monotone
-from onnx_invert.plan.steps import Affine, Mask, Root, Step, Sweep, Undo
-from onnx_invert.plan.system import Edge, System
-from onnx_invert.rules.dependence import Labels, UnsizedError
-from onnx_invert.rules.facts import Diagonal, Rearrangement
+from onnx_invert.plan.steps import Affine, Root, Scale, Sweep, Tear
+from onnx_invert.plan.system import System
+from onnx_invert.plan.tearing import torn
+from onnx_invert.rules.facts import NoInverse
+from onnx_invert.rules.moving import Labels
 
 _CUTS = 3
 """How many tensors behind y are tried as x: the block grows with each."""
 
+_FARTHEST = 32
+"""How many are looked at, those that are too large for y to tell among them."""
+
 _MOST_ROUNDS = 4096
 
-Solved = Affine | Root | Sweep
+Solved = Affine | Root | Scale | Tear | Sweep
 
 
 def solve(system: System, targets: Sequence[ir.Value]) -> bool:
     """Find out the targets: node by node as far as that goes, by a block where it does not, and on."""
     system.run()
     while not all(system.is_known(value) for value in targets):
-        block = _next(system)
-        if block is None:
+        found = _next(system)
+        if found is None:
             return False
+        block, y = found
         system.steps.append(block)
-        _use_up(system, block)
+        _use_up(system, block, y)
         system.learn(block.x, block.mask)
-        system.run()
+        system.run(grown=block.x)
     return True
 
 
@@ -62,59 +68,36 @@ def stuck(system: System) -> list[tuple[ir.Value, list[ir.Node]]]:
     return found
 
 
-def cuts(system: System, y: ir.Value) -> Iterator[tuple[ir.Value, list[ir.Node]]]:
-    """The tensors through which all that is unknown in `y` comes, nearest first, with the nodes between."""
-    position = system.position
-    last = y.producer()
-    if last is None or last not in position:
-        return
-    nodes: list[ir.Node] = []
-    frontier: dict[ir.Value, None] = {}
-    heap: list[tuple[int, int, ir.Value]] = []
-
-    def enter(node: ir.Node) -> None:
-        nodes.append(node)
-        for place, value in enumerate(node.inputs):
-            if value is None or value in frontier or (node, place) in system.frozen or system.is_known(value):
-                continue
-            maker = value.producer()
-            frontier[value] = None
-            heapq.heappush(heap, (-position.get(maker, -1) if maker is not None else 1, len(frontier), value))
-
-    enter(last)
-    seen: set[ir.Node] = {last}
-    while heap:
-        if len(heap) == 1:
-            yield heap[0][2], sorted(nodes, key=lambda node: position[node])
-        _, _, value = heapq.heappop(heap)
-        maker = value.producer()
-        if maker is None or maker not in position:
-            return
-        if maker not in seen:
-            seen.add(maker)
-            enter(maker)
-
-
-def _next(system: System) -> Solved | None:
+def _next(system: System) -> tuple[Solved, ir.Value] | None:
+    """A block that can be solved, and the known tensor whose equations it uses up."""
     for y in _open(system):
-        for count, (x, nodes) in enumerate(cuts(system, y)):
-            if count == _CUTS:
+        count, bounded = 0, None
+        for tried, (x, nodes) in enumerate(cuts(system, y)):
+            if count == _CUTS or tried == _FARTHEST:
                 break
-            block = None if _is_chain(system, x, nodes) else _block(system, x, y, nodes)
-            if block is not None:
-                return block
+            if _unknown(system, x) > _size(system, y):
+                continue  # y cannot tell so much
+            count += 1
+            if is_chain(system, x, nodes):
+                continue
+            end, behind = facing(system, x, y)
+            block = _block(system, x, end, [*nodes, *behind])
+            if block is None:
+                continue
+            if not isinstance(block, Root) or block.domain.is_reals:
+                return block, y
+            bounded = block  # what lies before it may bound it, and be no equation of its own: a Clip
+        if bounded is not None:
+            return bounded, y
     return None
 
 
-def _is_chain(system: System, x: ir.Value, nodes: Sequence[ir.Node]) -> bool:
-    """Whether the nodes follow one another, each with one unknown operand: then each is refused for its own reason."""
-    inside = {x, *(output for node in nodes for output in node.outputs)}
-    edges = sum(
-        value in inside and (node, place) not in system.frozen
-        for node in nodes
-        for place, value in enumerate(node.inputs)
-    )
-    return edges <= len(nodes)
+def _unknown(system: System, x: ir.Value) -> int:
+    return int(np.sum(~system.known[x]))
+
+
+def _size(system: System, y: ir.Value) -> int:
+    return int(np.prod(system.concrete.shapes.get(y.name or "", ())))
 
 
 def _open(system: System) -> Iterator[ir.Value]:
@@ -136,16 +119,16 @@ def _open(system: System) -> Iterator[ir.Value]:
 def _block(system: System, x: ir.Value, y: ir.Value, nodes: list[ir.Node]) -> Solved | None:
     mask = system.known[x]
     wanted = ~mask
-    affine = multiplied_out(system, x, y, nodes) if _by_sample(system, x, y, nodes) else None
+    affine = multiplied_out(system, x, y, nodes) if by_sample(system, x, y, nodes) else None
     if affine is not None:
         return Affine(tuple(nodes), x, y, wanted, affine)
-    ids = _numbers(wanted)
-    labels = _through(system, x, y, nodes, ids)
+    ids = numbers(wanted)
+    labels = through(system, x, y, nodes, ids)
     if labels is None:
         return None
-    if _in_place(labels, ids):
-        return Root(tuple(nodes), x, y, wanted) if is_monotone(system, x, y, nodes, wanted) else None
-    return _sweep(system, x, y, nodes, ids, labels)
+    if in_place(labels, ids):
+        return in_place_block(system, x, y, nodes, wanted)
+    return torn(system, x, y, nodes) or _sweep(system, x, y, nodes, ids, labels)
 
 
 def _sweep(
@@ -155,52 +138,36 @@ def _sweep(
     edges = [edge for edge in edges if edge not in system.frozen]
     mixing = []
     for edge in edges:
-        alone = _through(system, x, y, nodes, ids, frozen=[other for other in edges if other != edge])
+        alone = through(system, x, y, nodes, ids, frozen=[other for other in edges if other != edge])
         if alone is None:
             return None
         if not np.array_equal(np.where(alone == 0, ids, alone), ids):
             mixing.append(edge)
     if not mixing or len(mixing) == len(edges):
         return None
-    rest = _through(system, x, y, nodes, ids, frozen=mixing)
-    if rest is None or not _in_place(rest, ids):
+    rest = through(system, x, y, nodes, ids, frozen=mixing)
+    if rest is None or not in_place(rest, ids):
         return None
     rounds = _rounds(system, x, y, nodes, ids, labels)
-    factor = None
-    if rounds is None:
-        factor = lipschitz(system, x, y, nodes, mixing)
-        if factor is None:
-            return None
-    inner = _inner(system, x, y, nodes, mixing)
+    bound = None if rounds is not None else lipschitz(system, x, y, nodes, mixing)
+    if isinstance(bound, NoInverse):
+        system.blocked[y] = bound
+        return None
+    inner = inner_steps(system, x, y, nodes, mixing)
     if inner is None:
         return None
-    if factor is not None:
+    if bound is not None:
         # What solves for x may stretch again: y = x/2 + g(x) is one only where g's constant is below 1/2.
-        stretch = _stretch(inner)
-        factor = None if stretch is None else factor * stretch
-        if factor is None or factor >= 1:
+        grown = stretch(inner)
+        bound = None if grown is None else bound * grown
+        if bound is None or bound >= 1:
+            said = "no bound is known" if bound is None else f"the bound is {bound:.4g}"
+            reason = f"y = s·x + g(x) is undone by sweeps where a Lipschitz bound of g/s is below 1: {said}"
+            system.blocked[y] = NoInverse(reason, "--method newton  solves for it without a promise")
             return None
+    apart = by_sample(system, x, y, nodes)
     before = ir.Value(name=f"{x.name}/before", shape=x.shape, type=x.type)
-    return Sweep(tuple(nodes), x, y, ids > 0, before, tuple(mixing), tuple(inner), rounds, factor)
-
-
-def _inner(system: System, x: ir.Value, y: ir.Value, nodes: list[ir.Node], frozen: list[Edge]) -> list[Step] | None:
-    """How x follows from y once the frozen operands are known: node by node, or as roots; None if it does not."""
-    inner = System.between(system.concrete, system.rules, system.opset, nodes, [x])
-    inner.frozen = system.frozen | frozenset(frozen)
-    inner.unknowns = system.unknowns
-    known = system.mask(x)
-    if known is not None and known.any():
-        inner.learn(x, known)
-    mask = system.mask(y)
-    inner.learn(y, np.ones(inner.known[y].shape, bool) if mask is None else mask)
-    inner.run([x])
-    if inner.is_known(x):
-        return inner.steps
-    between = next((found for d, found in cuts(inner, y) if d is x), nodes)
-    if not is_monotone(inner, x, y, between, ~inner.known[x]):
-        return None
-    return [*inner.steps, Root(tuple(between), x, y, ~inner.known[x])]
+    return Sweep(tuple(nodes), x, y, ids > 0, before, tuple(mixing), tuple(inner), rounds, bound, apart)
 
 
 def _rounds(system: System, x: ir.Value, y: ir.Value, nodes: list[ir.Node], ids: Labels, labels: Labels) -> int | None:
@@ -213,83 +180,16 @@ def _rounds(system: System, x: ir.Value, y: ir.Value, nodes: list[ir.Node], ids:
         left = np.where(found, 0, left)
         if not left.any():
             return count
-        following = _through(system, x, y, nodes, left)
+        following = through(system, x, y, nodes, left)
         if following is None:
             return None
         labels = following
     return None
 
 
-def _through(
-    system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node], ids: Labels, frozen: Sequence[Edge] = ()
-) -> Labels | None:
-    """The labels that those of x leave on y, which has its sizes, 0 where y is not known; None where they cannot."""
-    labels = _carried(system, x, y, nodes, ids, frozen)
-    if labels is None or labels.shape != ids.shape:
-        return None
-    mask = system.mask(y)
-    return labels if mask is None else np.where(mask, labels, 0)
-
-
-def _carried(
-    system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node], ids: Labels, frozen: Sequence[Edge] = ()
-) -> Labels | None:
-    """The labels that those of x leave on y, known or not."""
-    found: dict[ir.Value, Labels] = {x: ids}
-    still = set(frozen)
-    for node in nodes:
-        if still:
-            held = {node.inputs[place]: place for place in range(len(node.inputs)) if (node, place) in still}
-        else:
-            held = {}
-        try:
-            made = system.labels(node, lambda value, held=held: None if value in held else found.get(value))  # type: ignore[misc]
-        except UnsizedError:
-            return None
-        found.update((o, label) for o, label in zip(node.outputs, made, strict=True) if label.any())
-    return found.get(y)
-
-
-def _by_sample(system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node]) -> bool:
-    """Whether, along the first axis of both, each sample of y follows from that sample of x alone."""
-    shape = system.concrete.shapes.get(x.name or "", ())
-    if not shape:
-        return False
-    samples = np.arange(1, shape[0] + 1).reshape(-1, *[1] * (len(shape) - 1))
-    labels = _carried(system, x, y, nodes, np.array(np.broadcast_to(samples, shape)))
-    if labels is None or labels.shape[:1] != shape[:1]:
-        return False
-    return bool(np.all((labels == 0) | (labels == samples.reshape(-1, *[1] * (labels.ndim - 1)))))
-
-
-def _stretch(inner: Sequence[Step]) -> float | None:
-    """By how much at most x moves with y, the frozen operands held; None where no bound is known."""
-    factor = 1.0
-    for step in inner:
-        if isinstance(step, Root | Sweep | Affine):
-            return None
-        for stage in step.stages if isinstance(step, Undo) else ():
-            fact = stage.fact
-            if isinstance(fact, Diagonal) and np.all(fact.scale != 0):
-                factor /= float(np.min(np.abs(fact.scale)))
-            elif not isinstance(fact, Rearrangement) and stage.nodes[0].op_type not in {"Add", "Sub"}:
-                return None
-    return factor
-
-
-def _in_place(labels: Labels, ids: Labels) -> bool:
-    return bool(np.array_equal(labels, ids))
-
-
-def _numbers(mask: Mask) -> Labels:
-    ids = np.zeros(mask.shape, np.int64)
-    ids[mask] = np.arange(1, int(mask.sum()) + 1)
-    return ids
-
-
-def _use_up(system: System, block: Solved) -> None:
+def _use_up(system: System, block: Solved, y: ir.Value) -> None:
     """The equations of y are those that the block was solved by."""
-    mask = system.mask(block.y)
-    shape = system.concrete.shapes.get(block.y.name or "", ())
+    mask = system.mask(y)
+    shape = system.concrete.shapes.get(y.name or "", ())
     used = block.mask if block.mask.shape == shape else np.ones(shape, bool)
-    system.use(block.y, used if mask is None else used & mask)
+    system.use(y, used if mask is None else used & mask)

@@ -28,28 +28,83 @@ def evaluate(graph: ir.Graph, opset: int) -> Arrays:
     return {} if made is None else {**feeds, **made}
 
 
-def run(nodes: Sequence[ir.Node], feeds: Mapping[str, Any], wanted: Sequence[str], opset: int) -> Arrays | None:
-    """What `nodes` make of `feeds`; None if the evaluator fails on them."""
-    from onnx.reference import ReferenceEvaluator
+class Part:
+    """Nodes that are run several times.
 
-    known = dict(feeds)
-    for node in nodes:
-        for value in node.inputs:
-            if value is not None and value.const_value is not None:
-                known[value.name or ""] = value.const_value.numpy()
-    graph = onnx.helper.make_graph(
-        [ir.serde.serialize_node(node) for node in nodes],
-        "part",
-        [
-            onnx.helper.make_tensor_value_info(name, int(ir.DataType.from_numpy(array.dtype)), array.shape)
-            for name, array in known.items()
-        ],
-        [onnx.helper.make_empty_tensor_value_info(name) for name in wanted],
-    )
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
-    try:
-        with np.errstate(all="ignore"):
-            arrays = ReferenceEvaluator(model).run(None, known)
-    except Exception:  # an operator that it lacks, sizes that do not fit: nothing is known then
-        return None
-    return {name: np.asarray(array) for name, array in zip(wanted, arrays, strict=True)}
+    `renamed` are operands, by the name of the node and their place, that take another tensor than the model's.
+    With `wide` constants are taken in float64, as `feeds` then are.
+    """
+
+    def __init__(
+        self,
+        nodes: Sequence[ir.Node],
+        feeds: Mapping[str, Any],
+        wanted: Sequence[str],
+        opset: int,
+        *,
+        renamed: Mapping[tuple[str, int], str] | None = None,
+        wide: bool = False,
+    ) -> None:
+        from onnx.reference import ReferenceEvaluator
+
+        self._wanted = list(wanted)
+        self._feeds = dict(feeds)
+        for node in nodes:
+            for value in node.inputs:
+                if value is not None and value.const_value is not None:
+                    array = value.const_value.numpy()
+                    widened = wide and array.dtype.kind == "f"
+                    self._feeds[value.name or ""] = array.astype(np.float64) if widened else array
+        protos = [_proto(node) for node in nodes]
+        for proto in protos if renamed else ():
+            for place in range(len(proto.input)):
+                proto.input[place] = (renamed or {}).get((proto.name, place), proto.input[place])
+        graph = onnx.helper.make_graph(
+            protos,
+            "part",
+            [
+                onnx.helper.make_tensor_value_info(name, int(ir.DataType.from_numpy(array.dtype)), array.shape)
+                for name, array in self._feeds.items()
+            ],
+            [onnx.helper.make_empty_tensor_value_info(name) for name in wanted],
+        )
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
+        self._evaluator: ReferenceEvaluator | None
+        try:
+            self._evaluator = ReferenceEvaluator(model)
+        except Exception:  # an operator that it lacks
+            self._evaluator = None
+
+    def __call__(self, feeds: Mapping[str, Any]) -> Arrays | None:
+        """What they make where `feeds` are other than at first; None if the evaluator fails on them."""
+        if self._evaluator is None:
+            return None
+        try:
+            with np.errstate(all="ignore"):
+                arrays = self._evaluator.run(None, {**self._feeds, **feeds})
+        except Exception:  # sizes that do not fit, indices outside: nothing is known then
+            return None
+        return {name: np.asarray(array) for name, array in zip(self._wanted, arrays, strict=True)}
+
+
+def _proto(node: ir.Node) -> onnx.NodeProto:
+    """A node as the evaluator takes it: its GatherElements cannot count an axis from the end."""
+    proto = ir.serde.serialize_node(node)
+    data = node.inputs[0] if node.op_type == "GatherElements" else None
+    for attribute in proto.attribute if data is not None and data.shape is not None else ():
+        if attribute.name == "axis" and attribute.i < 0 and data is not None and data.shape is not None:
+            attribute.i += len(data.shape)
+    return proto
+
+
+def run(
+    nodes: Sequence[ir.Node],
+    feeds: Mapping[str, Any],
+    wanted: Sequence[str],
+    opset: int,
+    *,
+    renamed: Mapping[tuple[str, int], str] | None = None,
+    wide: bool = False,
+) -> Arrays | None:
+    """What `nodes` make of `feeds`, once; None if the evaluator fails on them."""
+    return Part(nodes, feeds, wanted, opset, renamed=renamed, wide=wide)({})

@@ -8,7 +8,7 @@ Source: H. Gouk et al., Regularisation of neural networks by enforcing Lipschitz
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from onnx_invert.plan.system import Edge, System
 from onnx_invert.rules.dependence import ELEMENTWISE
+from onnx_invert.rules.facts import NoInverse
 
 STEEPEST: dict[str, float] = {
     **dict.fromkeys(("Relu", "Tanh", "Abs", "Neg", "Identity", "Softplus", "Softsign", "Sin", "Cos", "Atan"), 1.0),
@@ -26,8 +27,16 @@ STEEPEST: dict[str, float] = {
     "Gelu": 1.13,
     "Mish": 1.09,
     "HardSwish": 1.5,
+    "Swish": 1.0999,
 }
 """sup |f′|, rounded up."""
+
+GATED: dict[str, float] = {"Sigmoid": 1.0999, "Erf": 2.2579}
+"""sup |(t g(t))′| of the gates g = σ and g = 1 + erf, rounded up: at t = 2.3994 (where t tanh(t/2) = 2), and at t = 1.
+
+It bounds the slope of x g(βx) for every β, one number for all elements or one for each: x g(βx) = t g(t) / β with
+t = βx, and the derivative by x is that of t g(t) by t.
+"""
 
 _SHAPED = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split"})
 """They keep or drop elements, and repeat none."""
@@ -35,8 +44,8 @@ _SHAPED = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", 
 
 def lipschitz(
     system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node], edges: Sequence[Edge]
-) -> float | None:
-    """A Lipschitz constant (Euclidean, of a sample) of y as a function of x at `edges`; None where none is known."""
+) -> float | NoInverse:
+    """A Lipschitz constant (Euclidean, of a sample) of y as a function of x at `edges`; or the node without one."""
     bound: dict[ir.Value, float] = {}
     active = set(edges)
     for node in nodes:
@@ -50,11 +59,11 @@ def lipschitz(
                 parts[place] = bound[value]
         if not parts:
             continue
-        factor = _factor(node, parts, system)
+        factor = _gated(node, parts, active, system) or _factor(node, parts, system)
         if factor is None:
-            return None
+            return NoInverse(f"no Lipschitz bound is known of {node.name!r} ({node.op_type}) in a residual block")
         bound.update(dict.fromkeys(node.outputs, factor))
-    return bound.get(y)
+    return bound.get(y, 0.0)
 
 
 def _factor(node: ir.Node, parts: dict[int, float], system: System) -> float | None:
@@ -69,8 +78,7 @@ def _factor(node: ir.Node, parts: dict[int, float], system: System) -> float | N
     if op == "Concat":
         return math.sqrt(sum(value**2 for value in parts.values()))
     if len(parts) != 1:
-        # x · σ(x) and its like: the slope of a product is bounded only where the factors are.
-        return None
+        return None  # the slope of a product is bounded only where its factors are
     ((place, before),) = parts.items()
     constants = [None if v is None or v.const_value is None else v.const_value.numpy() for v in node.inputs]
     if op in STEEPEST and place == 0:
@@ -97,6 +105,62 @@ def _factor(node: ir.Node, parts: dict[int, float], system: System) -> float | N
         return None
     alpha = node.attributes.get("alpha")
     return before * _norm(weight) * (abs(float(alpha.as_float())) if alpha is not None else 1.0)
+
+
+def _gated(node: ir.Node, parts: dict[int, float], active: Collection[Edge], system: System) -> float | None:
+    """The bound of x · g(βx), β constant, where that is what the node makes; None where it is not."""
+    if node.op_type != "Mul" or len(parts) != 2:
+        return None
+    for place in (0, 1):
+        x, gate = node.inputs[place], _maker(node, 1 - place)
+        if x is None or gate is None or not _sized_alike(system, x, node.outputs[0]):
+            continue
+        if gate.op_type == "Add":
+            one = next((p for p in (0, 1) if _constant(gate, p) is not None and np.all(_constant(gate, p) == 1)), None)
+            gate = None if one is None else _maker(gate, 1 - one)
+            name = "Erf"
+        else:
+            name = "Sigmoid"
+        if gate is not None and gate.op_type == name and _is_multiple(gate, node, place, active):
+            return parts[place] * GATED[name]
+    return None
+
+
+def _is_multiple(gate: ir.Node, gated: ir.Node, place: int, active: Collection[Edge]) -> bool:
+    """Whether what `gate` takes, and the operand at `place` of `gated`, are both constants times one tensor."""
+    ends = {n.inputs[p]: (n, p) for n, p in _factors(gated, place)}
+    for node, at in _factors(gate, 0):
+        if node.inputs[at] in ends:
+            return ((node, at) in active) == (ends[node.inputs[at]] in active)
+    return False
+
+
+def _factors(node: ir.Node, place: int) -> Iterator[Edge]:
+    """The operand at `place`, and backwards from it the operands that it is a constant times of."""
+    while True:
+        yield node, place
+        before = _maker(node, place)
+        if before is None or before.op_type not in {"Mul", "Div"}:
+            return
+        place = next((p for p in (0, 1) if _constant(before, 1 - p) is not None), -1)
+        if place == -1 or (before.op_type == "Div" and place == 1):
+            return
+        node = before
+
+
+def _maker(node: ir.Node, place: int) -> ir.Node | None:
+    value = node.inputs[place]
+    return None if value is None else value.producer()
+
+
+def _constant(node: ir.Node, place: int) -> NDArray[np.generic] | None:
+    value = node.inputs[place]
+    return None if value is None or value.const_value is None else value.const_value.numpy()
+
+
+def _sized_alike(system: System, one: ir.Value, other: ir.Value) -> bool:
+    shapes = system.concrete.shapes
+    return shapes.get(one.name or "") is not None and shapes.get(one.name or "") == shapes.get(other.name or "")
 
 
 def _of_convolution(node: ir.Node, weight: NDArray[np.generic], before: float) -> float | None:

@@ -6,6 +6,7 @@ has no form, and such a node is not undone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -53,12 +54,16 @@ class InPlace:
 @dataclass(frozen=True)
 class Flat:
     """Output number `output` holds, at `there` within a sample, what the operand has at `here` within it; both have
-    their samples along the first axis, and all else is fixed."""
+    their samples along the first axis, and all else is fixed. Or all sizes are fixed, and the whole is one sample."""
 
     output: int
     there: Index
     here: Index
+    by_sample: bool = True
 
+
+LARGEST = 1 << 16
+"""Numbers up to which a tensor is taken apart element by element."""
 
 Form = Turned | Whole | Pick | InPlace | Flat
 
@@ -100,55 +105,41 @@ def forms_of(
 
 def _form(node: ir.Node, output: int, source: Index, shape: Sequence[int], x: ir.Value, once: bool) -> Form | None:
     y = node.outputs[output]
-    where = np.nonzero(source)
-    come = np.unravel_index(source[where] - 1, tuple(shape))
     if source.ndim == len(shape):
-        if source.shape == tuple(shape) and all(np.array_equal(a, b) for a, b in zip(where, come, strict=True)):
+        there = np.flatnonzero(source)
+        if source.shape == tuple(shape) and np.array_equal(source.reshape(-1)[there] - 1, there):
             return InPlace(output, source > 0)
         for axis in range(len(shape)):
-            pick = _pick(output, axis, source, where, come, shape, once)
-            if pick is not None and _fixed(x, axis) and _fixed(y, axis):
+            if _fixed(x, axis) and _fixed(y, axis) and (pick := _pick(output, axis, source, shape, once)):
                 return pick
     if source.ndim == len(shape) - 1 and node.op_type == "Gather":
         for axis in range(len(shape)):
-            wider = np.expand_dims(source, axis)
-            pick = _pick(output, axis, wider, np.nonzero(wider), come, shape, once)
-            if pick is not None and _fixed(x, axis):
+            if _fixed(x, axis) and (pick := _pick(output, axis, np.expand_dims(source, axis), shape, once)):
                 return Pick(output, axis, pick.there, pick.here, squeezed=True)
-    return _flat(output, source, where, come, shape, x, y)
+    return _flat(output, source, shape, x, y) or _anywhere(output, source, shape, x, y)
 
 
-def _pick(
-    output: int,
-    axis: int,
-    source: Index,
-    where: Sequence[Index],
-    come: Sequence[Index],
-    shape: Sequence[int],
-    once: bool,
-) -> Pick | None:
+def _pick(output: int, axis: int, source: Index, shape: Sequence[int], once: bool) -> Pick | None:
+    """`source`, of the operand's rank, as a choice along `axis` alone: read off one line, then held to all others."""
     if any(n != m for a, (n, m) in enumerate(zip(source.shape, shape, strict=True)) if a != axis):
         return None
-    if not all(np.array_equal(where[a], come[a]) for a in range(len(shape)) if a != axis):
+    numbers = np.moveaxis(np.arange(1, math.prod(shape) + 1).reshape(shape), axis, 0)
+    lines = np.moveaxis(source, axis, 0)
+    if not numbers.size or not lines.size:
         return None
-    pairs = np.unique(np.stack([where[axis], come[axis]]), axis=1)
-    there, here = pairs
-    if len(np.unique(there)) != len(there) or len(there) * (source.size // source.shape[axis]) != len(where[axis]):
+    first = lines.reshape(len(lines), -1)[:, 0]
+    there = np.flatnonzero(first)
+    here = (first[there] - 1) // math.prod(shape[axis + 1 :]) % shape[axis]
+    if not np.array_equal(lines[there], numbers[here]) or np.count_nonzero(lines) != lines[there].size:
         return None
-    first = np.sort(np.unique(here, return_index=True)[1]) if once else np.arange(len(here))
-    return Pick(output, axis, there[first], here[first])
+    if once:
+        chosen = np.sort(np.unique(here, return_index=True)[1])
+        there, here = there[chosen], here[chosen]
+    return Pick(output, axis, there, here)
 
 
-def _flat(
-    output: int,
-    source: Index,
-    where: Sequence[Index],
-    come: Sequence[Index],
-    shape: Sequence[int],
-    x: ir.Value,
-    y: ir.Value,
-) -> Flat | None:
-    if source.ndim < 2 or len(shape) < 2 or source.shape[0] != shape[0] or not np.array_equal(where[0], come[0]):
+def _flat(output: int, source: Index, shape: Sequence[int], x: ir.Value, y: ir.Value) -> Flat | None:
+    if source.ndim < 2 or len(shape) < 2 or source.shape[0] != shape[0]:
         return None
     if not all(_fixed(value, axis) for value in (x, y) for axis in range(1, len(value.shape or ()))):
         return None
@@ -157,11 +148,24 @@ def _flat(
         return None
     there = np.flatnonzero(rows[0])
     here = rows[0][there] - 1
-    size = int(np.prod(shape[1:]))
+    size = math.prod(shape[1:])
+    if here.max(initial=0) >= size:
+        return None
     if not all(np.array_equal(row[there] - 1, here + i * size) for i, row in enumerate(rows)):
         return None
     first = np.unique(here, return_index=True)[1]
     return Flat(output, there[first], here[first])
+
+
+def _anywhere(output: int, source: Index, shape: Sequence[int], x: ir.Value, y: ir.Value) -> Flat | None:
+    """Where every size is fixed, samples among them, elements may go anywhere."""
+    if max(source.size, int(np.prod(shape))) > LARGEST:
+        return None
+    if not all(_fixed(value, axis) for value in (x, y) for axis in range(len(value.shape or ()))):
+        return None
+    there = np.flatnonzero(source)
+    here, first = np.unique(source.reshape(-1)[there] - 1, return_index=True)
+    return Flat(output, there[first], here, by_sample=False)
 
 
 def _fixed(value: ir.Value, axis: int) -> bool:

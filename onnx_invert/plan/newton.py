@@ -90,7 +90,8 @@ class NewtonPlan:
 
     `ends` holds per known output the closed-form way back to the tensor that the equations know it by; `systems`
     are solved in this order, each for what the next one knows. `batch` says where samples lie in between.
-    With a `decoder` x is what it makes of a w, and w is what is solved for.
+    With a `decoder` x is what it makes of a w, and w is what is solved for. `joined` is all systems as one, where
+    there are several.
     """
 
     problem: Problem
@@ -99,6 +100,7 @@ class NewtonPlan:
     rules: RuleSet
     batch: Batch
     decoder: Decoder | None = None
+    joined: System | None = None
     guarantee: Guarantee = field(init=False)
 
     def __post_init__(self) -> None:
@@ -219,7 +221,9 @@ def make_newton_plan(outer: Problem, rules: RuleSet, decoder: Decoder | None = N
         raise NotInvertibleError(blockers)
     cut = _bottleneck(whole, batch, _onto(problem, rules, whole))
     stages = [(unknowns, wanted)] if cut is None else [((cut,), wanted), (unknowns, (cut,))]
-    return NewtonPlan(outer, ends, [_system(problem, rules, batch, x, t) for x, t in stages], rules, batch, decoder)
+    systems = [_system(problem, rules, batch, x, t) for x, t in stages]
+    whole_system = None if cut is None else _system(problem, rules, batch, unknowns, wanted, systems[-1].front)
+    return NewtonPlan(outer, ends, systems, rules, batch, decoder, whole_system)
 
 
 def _check_types(problem: Problem) -> None:
@@ -240,10 +244,15 @@ def _check_types(problem: Problem) -> None:
 
 
 def _system(
-    problem: Problem, rules: RuleSet, batch: Batch, unknowns: tuple[ir.Value, ...], wanted: tuple[ir.Value, ...]
+    problem: Problem,
+    rules: RuleSet,
+    batch: Batch,
+    unknowns: tuple[ir.Value, ...],
+    wanted: tuple[ir.Value, ...],
+    front: Front | None = None,
 ) -> System:
-    front = None
-    if len(unknowns) == 1:
+    """The equations from `unknowns` to `wanted`; `front` if it is known already."""
+    if front is None and len(unknowns) == 1:
         front = find_front(unknowns[0], rules, problem.opset, frozenset(wanted))
     starts = unknowns if front is None else (front.value,)
     steps, _ = program(starts, wanted, rules, problem.opset)

@@ -73,6 +73,11 @@ def pose(model: ir.Model, recover: Sequence[str] = (), known: Sequence[str] = ()
     )
 
 
+def followers(graph: ir.Graph, values: Sequence[ir.Value]) -> set[ir.Value]:
+    """`values`, and every tensor whose values (not merely its shape) follow from one of them."""
+    return _dependent(graph, values)[0]
+
+
 def _recovered(inputs: dict[str, ir.Value], names: Sequence[str]) -> tuple[ir.Value, ...]:
     floats = [v for v in inputs.values() if isinstance(v.type, ir.TensorType) and v.dtype in FLOATS]
     for name in names:

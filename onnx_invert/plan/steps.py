@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -80,8 +80,61 @@ class Affine(Block):
 
 
 @dataclass(frozen=True)
+class Domain:
+    """Where φ is defined and rises, or falls, throughout: from `low` to `high`, both included; None for no end.
+
+    The ends are numbers, or arrays in x's shape with size 1 along the axes whose size is not fixed. With a `period`
+    φ is defined elsewhere, too, and repeats itself: x is an angle on a circle of that length, taken nearest to 0.
+    """
+
+    low: NDArray[np.floating] | None = None
+    high: NDArray[np.floating] | None = None
+    period: float | None = None
+
+    @property
+    def is_reals(self) -> bool:
+        """True if there is no end."""
+        return self.low is None and self.high is None
+
+    def __str__(self) -> str:
+        """As an interval; the widest where they differ from element to element."""
+        if self.period is not None:
+            return f"a circle of {self.period:.6g}"
+        low = "(−∞" if self.low is None else f"[{float(np.min(self.low)):.6g}".replace("-", "−")
+        high = "∞)" if self.high is None else f"{float(np.max(self.high)):.6g}]".replace("-", "−")
+        return f"{low}, {high}"
+
+
+REALS = Domain()
+
+
+@dataclass(frozen=True)
 class Root(Block):
-    """Element i of y follows from element i of x alone: a root for every element, all at once."""
+    """Element i of y follows from element i of x alone: a root for every element, all at once, in `domain`."""
+
+    domain: Domain = REALS
+
+
+@dataclass(frozen=True)
+class Scale(Block):
+    """yᵢ = aᵢ xᵢ + bᵢ, a and b whatever the known tensors make of them, a not 0."""
+
+
+@dataclass(frozen=True)
+class Tear(Block):
+    """x follows from y and from `s`, a few numbers that themselves follow from x, each from its own part of x.
+
+    With the operands `frozen`, those that take s, held, `inner` solves for x; `head` are the nodes from x to s. The
+    equation s − head(inner(y, s)) = 0 has one root for each number; it `rises` through it, or falls. s is not
+    below `least`, if there is such a bound.
+    """
+
+    s: ir.Value
+    frozen: tuple[tuple[ir.Node, int], ...]
+    inner: Sequence[Step]
+    head: tuple[ir.Node, ...]
+    rises: bool
+    least: float | None
 
 
 @dataclass(frozen=True)
@@ -89,14 +142,16 @@ class Sweep(Block):
     """x = φ(x, y) in the limit: what the `frozen` operands take is x of the sweep before, named `before`.
 
     `inner` solves for x with those known. After `rounds` sweeps x is exact, element after element; None where
-    the map is a contraction instead, with the factor `contraction` below 1.
+    the map is a contraction instead, with the factor `contraction` below 1. `by_sample` says that no sample, along
+    the first axis, depends on another.
     """
 
     before: ir.Value
     frozen: tuple[tuple[ir.Node, int], ...]
     inner: Sequence[Step]
     rounds: int | None
-    contraction: float | None = field(default=None)
+    contraction: float | None = None
+    by_sample: bool = False
 
 
-Step = Forward | Place | Undo | Affine | Root | Sweep
+Step = Forward | Place | Undo | Affine | Root | Scale | Tear | Sweep

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from heapq import heappop, heappush
 
 import numpy as np
 import onnx_ir as ir
@@ -23,11 +24,16 @@ from onnx_invert.plan.stages import Stage, is_drawn, measure
 from onnx_invert.plan.steps import Forward, Mask, Place, Step, Undo
 from onnx_invert.rules import RuleSet
 from onnx_invert.rules.arithmetic import by_mask
-from onnx_invert.rules.dependence import ELEMENTWISE, SEVERAL, Labels, UnsizedError, flow, moves, places
+from onnx_invert.rules.dependence import ELEMENTWISE, SEVERAL, flow, places
 from onnx_invert.rules.facts import Diagonal, Elementwise, Fact, Matrix, NoInverse, Paired, Repeat
+from onnx_invert.rules.moving import Labels, moves
 from onnx_invert.rules.node import FLOATS, NodeView
+from onnx_invert.rules.static import UnsizedError
 
 Edge = tuple[ir.Node, int]
+
+_JOINS = ELEMENTWISE - {"Mul", "Where"}
+"""Operations that need something of every operand, whatever the constants are."""
 
 
 @dataclass
@@ -55,7 +61,7 @@ class Concrete:
         return Concrete(
             {node.name or "": node for node in graph},
             {
-                value.name or "": tuple(value.shape.numpy())
+                value.name or "": tuple(dim for dim in value.shape.dims if isinstance(dim, int))
                 for value in values
                 if value.shape is not None and value.shape.is_static()
             },
@@ -68,7 +74,8 @@ class System:
     """Equations, and what is known so far. `known` has a mask for every tensor that is not known altogether.
 
     `nodes` are the equations in running order. `frozen` operands are taken for known, `unknowns` are the tensors that
-    are not known to begin with, `zeros` the elements that a constant makes 0 whatever the unknown is. All masks have
+    are not known to begin with, `zeros` the elements that a constant makes 0 whatever the unknown is. `blocked` says
+    of known tensors why the block before them was not solved. All masks have
     the sizes of `concrete`; a tensor may be known in part only if the part is the same along every axis whose size
     is not fixed.
     """
@@ -83,6 +90,7 @@ class System:
     steps: list[Step] = field(default_factory=list)
     used: dict[ir.Value, Mask] = field(default_factory=dict)
     refused: dict[Edge, NoInverse] = field(default_factory=dict)
+    blocked: dict[ir.Value, NoInverse] = field(default_factory=dict)
     zeros: dict[ir.Value, Mask] = field(default_factory=dict)
     _stages: dict[Edge, tuple[Stage, ...] | None] = field(default_factory=dict)
     _places: dict[Edge, list[Labels] | None] = field(default_factory=dict)
@@ -146,22 +154,41 @@ class System:
         """Whether all elements are."""
         return value not in self.known
 
-    def run(self, wanted: Iterable[ir.Value] = ()) -> None:
-        """Spread what is known until nothing more follows. Each node is tried when one of its tensors has grown."""
-        inside = set(self.nodes)
-        waiting = deque(self.nodes)
-        queued = set(self.nodes)
+    def run(self, wanted: Iterable[ir.Value] = (), grown: ir.Value | None = None) -> None:
+        """Spread what is known until nothing more follows. Each node is tried when one of its tensors has grown.
+
+        At first all of them are; where nothing but `grown` has grown since the last time, its neighbours are. A first
+        pass goes through the nodes in running order, so that what a block found runs forwards before the block's own
+        equations are looked at again.
+        """
+        ahead = (
+            list(range(len(self.nodes)))
+            if grown is None
+            else sorted(map(self.position.__getitem__, self._around(grown)))
+        )
+        behind = deque[int]()
+        queued = set(ahead)
         targets = list(wanted)
-        while waiting:
+        while ahead or behind:
             if targets and all(self.is_known(value) for value in targets):
                 return
-            node = waiting.popleft()
-            queued.discard(node)
-            for value in self._try(node):
-                for neighbour in (value.producer(), *(user for user, _ in value.uses())):
-                    if neighbour is not None and neighbour in inside and neighbour not in queued:
-                        waiting.append(neighbour)
-                        queued.add(neighbour)
+            passing = bool(ahead)
+            index = heappop(ahead) if passing else behind.popleft()
+            queued.discard(index)
+            for value in self._try(self.nodes[index]):
+                for neighbour in map(self.position.__getitem__, self._around(value)):
+                    if neighbour in queued:
+                        continue
+                    queued.add(neighbour)
+                    if passing and neighbour > index:
+                        heappush(ahead, neighbour)
+                    else:
+                        behind.append(neighbour)
+
+    def _around(self, value: ir.Value) -> list[ir.Node]:
+        """The nodes that make or take a tensor, each once."""
+        around = dict.fromkeys((value.producer(), *(user for user, _ in value.uses())))
+        return [node for node in around if node is not None and node in self.position]
 
     def uniform(self, value: ir.Value, mask: Mask) -> bool:
         """Whether a mask is the same along every axis whose size is not fixed."""
@@ -200,11 +227,9 @@ class System:
         for node in self.nodes:
             for output in node.outputs:
                 used = self.used.get(output)
-                if output.uses() or output.is_graph_output():
-                    shape = self.concrete.shapes.get(output.name or "", ())
-                    if used is None or not np.broadcast_to(used, shape).all():
-                        left.append(node)
-                        break
+                if (output.uses() or output.is_graph_output()) and (used is None or not used.all()):
+                    left.append(node)
+                    break
         return left
 
     def _try(self, node: ir.Node) -> list[ir.Value]:
@@ -212,6 +237,9 @@ class System:
         if is_drawn(node):
             return []
         grown = list(self._forward(node))
+        seen = [self.mask(output) for output in node.outputs]
+        if all(mask is not None and not mask.any() for mask in seen):
+            return grown
         for place, value in enumerate(node.inputs):
             if value is None or (node, place) in self.frozen or self.is_known(value):
                 continue
@@ -222,12 +250,15 @@ class System:
     def _forward(self, node: ir.Node) -> list[ir.Value]:
         if all(self.is_known(output) for output in node.outputs):
             return []
-        try:
-            made = self.labels(node, self._ignorance)
-        except UnsizedError:
-            if any(value is not None and not self._taken(node, place) for place, value in enumerate(node.inputs)):
-                return []
+        if self._hopeless(node):
+            return []
+        if all(self._taken(node, place) for place in range(len(node.inputs))):
             made = [np.zeros((), np.int64) for _ in node.outputs]
+        else:
+            try:
+                made = self.labels(node, self._ignorance)
+            except UnsizedError:
+                return []
         in_parts = node.op_type in ELEMENTWISE or moves(node)
         grown = []
         masks = []
@@ -237,8 +268,8 @@ class System:
             masks.append(mask)
             if before is None:
                 continue
-            if mask.shape != before.shape:
-                mask = np.broadcast_to(mask, before.shape) if mask.all() else np.zeros(before.shape, bool)
+            if mask.shape != before.shape:  # all of it is known, or nothing is told of its elements
+                mask = np.full(before.shape, bool(mask.all()))
                 masks[-1] = mask
             new = mask & ~before
             if new.any() and (mask.all() or (in_parts and self.uniform(output, mask))):
@@ -251,6 +282,18 @@ class System:
             self.learn(output, new)
         self.steps.append(Forward(node, tuple(masks), forms))
         return [output for output, _ in grown]
+
+    def _hopeless(self, node: ir.Node) -> bool:
+        """Whether plainly nothing of a node's output is known: of an operand nothing is, and no 0 takes its place."""
+        if node.op_type not in _JOINS:
+            return False
+        if self.zeros.get(node.outputs[0]) is not None:
+            return False
+        return any(
+            (mask := self.mask(value)) is not None and not mask.any() and (node, place) not in self.frozen
+            for place, value in enumerate(node.inputs)
+            if value is not None
+        )
 
     def _read(self, node: ir.Node, masks: Sequence[Mask]) -> dict[int, list[Form]] | None:
         """Where the elements of the outputs lie in the operands, if that says all of what is known of them."""
@@ -314,11 +357,13 @@ class System:
         for output, source in zip(node.outputs, sources, strict=True):
             mask = self.mask(output)
             hit = fresh[source] if mask is None else fresh[source] & mask
-            _first, index = np.unique(np.where(hit, source, 0), return_index=True)
-            once = np.zeros(source.size, bool)
-            once[index] = True
-            self.use(output, once.reshape(source.shape) & hit)
-            fresh[source[hit]] = False
+            numbers = source[hit]
+            # Of an element that is repeated one place is the equation; the others are left over.
+            first = np.zeros(fresh.size, np.int64)
+            first[numbers[::-1]] = np.arange(numbers.size)[::-1]
+            hit[hit] = first[numbers] == np.arange(numbers.size)
+            self.use(output, hit)
+            fresh[numbers] = False
         stages = self._facts(node, place) if Whole() in forms else None
         self.steps.append(Place(node, place, tuple(forms), new, stages or ()))
         self.learn(value, new)

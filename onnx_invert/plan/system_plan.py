@@ -16,11 +16,18 @@ from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.plan.plan import Row
 from onnx_invert.plan.problem import Problem, describe
 from onnx_invert.plan.stages import Stage, not_available
-from onnx_invert.plan.steps import Affine, Forward, Place, Root, Step, Sweep, Undo
+from onnx_invert.plan.steps import Affine, Forward, Place, Root, Scale, Step, Sweep, Tear, Undo
 from onnx_invert.plan.system import Concrete, System
 from onnx_invert.rules import RuleSet
 from onnx_invert.rules.facts import Paired
 from onnx_invert.rules.interval import REALS, Interval
+
+_MEASURED: dict[type[Step], str] = {
+    Root: "rises or falls throughout in every element",
+    Scale: "no factor is 0",
+    Tear: "the determinant keeps its sign",
+}
+"""What is measured of a block, not proven."""
 
 
 @dataclass
@@ -41,7 +48,9 @@ class SystemPlan:
     guarantee: Guarantee = field(init=False)
 
     def __post_init__(self) -> None:
+        roots = [step for step in self.flat if isinstance(step, Root)]
         onto = not self.redundant and all(stage.onto for stage in self.stages)
+        onto = onto and all(step.domain.is_reals for step in roots)
         self.guarantee = Guarantee.of(True, onto)
 
     @property
@@ -51,7 +60,7 @@ class SystemPlan:
         while waiting:
             step = waiting.pop()
             yield step
-            if isinstance(step, Sweep):
+            if isinstance(step, Sweep | Tear):
                 waiting.extend(reversed(step.inner))
 
     @property
@@ -62,7 +71,7 @@ class SystemPlan:
     @property
     def has_roots(self) -> bool:
         """True if what some steps promise is measured: that a function rises or falls throughout."""
-        return any(isinstance(step, Root) for step in self.flat)
+        return any(isinstance(step, Root | Scale | Tear) for step in self.flat)
 
     @property
     def has_masks(self) -> bool:
@@ -73,7 +82,7 @@ class SystemPlan:
     @property
     def iterates(self) -> bool:
         """True if some steps are iterations: roots, or sweeps."""
-        return any(isinstance(step, Root | Sweep) for step in self.steps)
+        return any(isinstance(step, Root | Tear | Sweep) for step in self.steps)
 
     @property
     def images(self) -> dict[str, Interval | None]:
@@ -110,10 +119,14 @@ class SystemPlan:
             for stage in self.stages
             if isinstance(stage.fact, Paired) and stage.fact.requires
         ]
-        found += [
-            f"{step.name}: rises or falls throughout in every element" for step in self.flat if isinstance(step, Root)
-        ]
+        found += [f"{step.name}: {_condition(step)}" for step in self.flat if isinstance(step, Root | Scale | Tear)]
         return list(dict.fromkeys(found))
+
+    @property
+    def domains(self) -> list[str]:
+        """The conditions of roots that do not take all numbers."""
+        bounded = [step for step in self.flat if isinstance(step, Root) and not step.domain.is_reals]
+        return list(dict.fromkeys(f"{_condition(step)} ({step.name})" for step in bounded))
 
     @property
     def rows(self) -> list[Row]:
@@ -238,6 +251,11 @@ def _blockers(system: System, problem: Problem) -> list[Blocker]:
     for y, nodes in stuck(system):
         last = nodes[-1]
         reasons = [refusal.reason for edge, refusal in system.refused.items() if edge[0] in nodes]
+        blocked = next((system.blocked[o] for node in nodes for o in node.outputs if o in system.blocked), None)
+        if blocked is not None:
+            name = f"{nodes[0].name} … {last.name}" if len(nodes) > 1 else last.name or ""
+            found.append(Blocker(name, f"{len(nodes)} nodes", blocked.reason, blocked.remedy))
+            continue
         reason = reasons[0] if reasons else (
             f"{len(nodes)} nodes determine their input only together, and are neither affine, nor elementwise, nor "
             "triangular, nor a contraction"
@@ -271,10 +289,10 @@ def _row(step: Step, plan: SystemPlan, forwards: int) -> Row:
             rule = plan.rules.find(node.domain, node.op_type, problem.opset)
             summary = rule.summary if rule else ""
             stages: Sequence[Stage] = step.stages
-        case Affine() | Root() | Sweep() as block:
+        case Affine() | Root() | Scale() | Tear() | Sweep() as block:
             name, op, x, y = block.name, f"{len(block.nodes)} nodes", block.x, block.y
             stages = block.stages if isinstance(block, Affine) else ()
-            summary = _strategy(block)
+            summary = strategy(block)
         case _:
             raise AssertionError(step)
     mask = getattr(step, "mask", None)
@@ -297,12 +315,29 @@ def _row(step: Step, plan: SystemPlan, forwards: int) -> Row:
     )
 
 
-def _strategy(block: Affine | Root | Sweep) -> str:
+def _condition(step: Root | Scale | Tear) -> str:
+    """What has to hold for a block, and is measured."""
+    if not isinstance(step, Root) or step.domain.is_reals:
+        return _MEASURED[type(step)]
+    domain, x = step.domain, step.x.name
+    if domain.period is not None:
+        half = f"{domain.period / 2:.6g}"
+        return f"rises or falls throughout on {domain}; {x!r} comes back in [−{half}, {half}]"
+    return f"rises or falls throughout on {domain}, where {x!r} lies; a y that is not reached there gives an end of it"
+
+
+def strategy(block: Affine | Root | Scale | Tear | Sweep) -> str:
+    """How a block is solved, in a few words."""
     match block:
         case Affine():
             return "affine together: multiplied out"
         case Root():
-            return "elementwise: a root for every element, by bracketing"
+            where = "" if block.domain.is_reals else f" on {block.domain}"
+            return f"elementwise{where}: a root for every element, by bracketing"
+        case Scale():
+            return "y = a x + b in every element: divided by a"
+        case Tear():
+            return f"torn open at {block.s.name}: a root for it, by bracketing, and x from there"
         case Sweep():
             if block.rounds is not None:
                 return f"triangular: at most {block.rounds} sweeps, each exact for more elements"

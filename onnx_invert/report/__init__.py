@@ -1,1 +1,1 @@
-"""What is told of an inversion: tables for people, JSON for programs. Formats results, computes none."""
+"""What is told of an inversion: JSON for programs, pictures of plans for people. Formats results, computes none."""

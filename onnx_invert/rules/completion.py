@@ -23,7 +23,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_invert.graph.emit import Emitter
-from onnx_invert.rules.facts import Fact, NoInverse
+from onnx_invert.rules.facts import Fact, NoInverse, Rearrangement
 from onnx_invert.rules.node import NodeView, Shape
 
 Two = Callable[[Emitter, ir.Value, ir.Value], ir.Value]
@@ -94,6 +94,30 @@ def sample(shape: Shape | None) -> tuple[int, ...] | NoInverse:
         named = " and ".join(map(repr, unknown))
         return NoInverse(f"its sizes {named} are known only at run time", "give them fixed sizes")
     return tuple(int(size) for size in sizes)
+
+
+def sized(shape: Shape | None, axes: Sequence[int] = ()) -> Shape | NoInverse:
+    """A shape whose sizes are all known but a symbolic first one, which is none of `axes`."""
+    if isinstance(sizes := sample(shape), NoInverse):
+        return sizes
+    assert shape is not None
+    if shape and isinstance(shape[0], str) and any(axis % len(shape) == 0 for axis in axes):
+        return NoInverse("it works along the axis of samples")
+    return shape
+
+
+def reduced(shape: Shape, axis: int) -> Shape:
+    """The shape with size 1 along an axis."""
+    return (*shape[:axis], 1, *shape[axis + 1 :])
+
+
+def reshaping(before: Shape, after: Shape) -> Rearrangement:
+    """The same numbers in another shape."""
+    return Rearrangement(
+        lambda e, u: e.op("Reshape", u, e.ints(target(after))),
+        lambda e, v: e.op("Reshape", v, e.ints(target(before))),
+        after,
+    )
 
 
 def target(shape: Shape) -> list[int]:

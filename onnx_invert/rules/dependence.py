@@ -9,14 +9,14 @@ everything, which is never wrong, only less than could be known.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-Labels = NDArray[np.int64]
+from onnx_invert.rules.moving import Labels, carry, data_operands, moves
+from onnx_invert.rules.static import constant, integer, integers, opset_of, shape_of, shape_of_operand
 
 SEVERAL = -1
 
@@ -31,18 +31,6 @@ ELEMENTWISE = frozenset(
     }
 )
 """Element i of the output follows from the elements i of the operands, broadcast."""
-
-SAME = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"})
-"""The elements in their order, in another shape."""
-
-MOVES = SAME | frozenset(
-    {
-        *("Transpose", "Expand", "Tile", "Slice", "Split", "Concat", "Gather", "GatherElements", "GatherND", "Pad"),
-        *("ScatterND", "ScatterElements", "DepthToSpace", "SpaceToDepth", "ReverseSequence", "Trilu", "Compress"),
-        "CenterCropPad",
-    }
-)
-"""Every element of the output is an element of an operand, whichever: what the indices say."""
 
 REDUCTIONS = frozenset(
     {
@@ -65,17 +53,13 @@ PER_SAMPLE = frozenset(
 SHAPES = frozenset({"Shape", "Size"})
 
 
-class UnsizedError(Exception):
-    """The shape of an output is known only once its values are."""
-
-
 def flow(node: ir.Node, labels: Sequence[Labels | None]) -> list[Labels]:
     """Labels of the outputs from those of the operands (None: known, whatever it is).
 
     Raises:
         UnsizedError: an output's shape is not known at these sizes.
     """
-    shapes = [_shape(output) for output in node.outputs]
+    shapes = [shape_of(output) for output in node.outputs]
     if node.op_type in SHAPES or not any(label is not None and label.any() for label in labels):
         return [np.zeros(shape, np.int64) for shape in shapes]
     made = None
@@ -84,7 +68,10 @@ def flow(node: ir.Node, labels: Sequence[Labels | None]) -> list[Labels]:
     if made is None:
         whole = join([joined(label).reshape(()) for label in labels if label is not None])
         made = [np.broadcast_to(whole, shape) for shape in shapes]
-    return [np.array(np.broadcast_to(label, shape)) for label, shape in zip(made, shapes, strict=True)]
+    return [
+        label if label.shape == shape else np.array(np.broadcast_to(label, shape))
+        for label, shape in zip(made, shapes, strict=True)
+    ]
 
 
 def places(node: ir.Node, operand: int, shape: Sequence[int]) -> list[Labels] | None:
@@ -98,15 +85,6 @@ def places(node: ir.Node, operand: int, shape: Sequence[int]) -> list[Labels] | 
     labels: list[Labels | None] = [None] * len(node.inputs)
     labels[operand] = np.arange(1, count + 1, dtype=np.int64).reshape(shape)
     return flow(node, labels)
-
-
-def moves(node: ir.Node) -> bool:
-    """Whether the outputs hold elements of the operands, and no more."""
-    if node.op_type == "Where":
-        return _constant(node, 0) is not None
-    if node.op_type == "Dropout":
-        return _constant(node, 2) is None
-    return node.op_type in MOVES and (node.op_type in _BY_SHAPE or _indices_known(node))
 
 
 def join(parts: Sequence[Labels]) -> Labels:
@@ -143,19 +121,21 @@ def through_matrix(labels: Labels, weight: NDArray[np.generic]) -> Labels:
 def _special(node: ir.Node, labels: Sequence[Labels | None], shapes: Sequence[tuple[int, ...]]) -> list[Labels] | None:
     """What is known better than that everything follows from everything."""
     op = node.op_type
-    if moves(node) and all(label is None or not label.any() for label in labels[_data(node) :]):
-        return _carry(node, labels)
+    if moves(node) and all(label is None or not label.any() for label in labels[data_operands(node) :]):
+        return carry(node, labels)
     if op == "GatherElements":
-        axis = _integer(node, "axis", 0) % len(shapes[0])
-        data = labels[0] if labels[0] is not None else np.zeros(_shape_of(node, 0), np.int64)
+        axis = integer(node, "axis", 0) % len(shapes[0])
+        data = labels[0] if labels[0] is not None else np.zeros(shape_of_operand(node, 0), np.int64)
         index = labels[1] if labels[1] is not None else np.zeros(shapes[0], np.int64)
         line = joined(data, [axis])
         if any(a != axis and n != shapes[0][a] for a, n in enumerate(line.shape)):
             return None
         return [join([index, line])]
+    if op in {"Gather", "GatherND"} and labels[0] is None and labels[1] is not None:
+        return _looked_up(node, labels[1], len(shape_of_operand(node, 0)))
     if op in ELEMENTWISE:
         return [_elementwise(node, labels, shapes[0])]
-    if op == "BatchNormalization" and not _integer(node, "training_mode", 0) and labels[0] is not None:
+    if op == "BatchNormalization" and not integer(node, "training_mode", 0) and labels[0] is not None:
         return [labels[0]] if all(label is None for label in labels[1:]) else None
     if op in REDUCTIONS and labels[0] is not None:
         axes = _axes(node, labels[0].ndim)
@@ -167,7 +147,7 @@ def _special(node: ir.Node, labels: Sequence[Labels | None], shapes: Sequence[tu
         along = joined(labels[0], axes)
         return [_fitted(along, shape) for shape in shapes]
     if op == "MatMul":
-        return _matmul(labels, [_constant(node, 0), _constant(node, 1)], shapes[0])
+        return _matmul(labels, [constant(node, 0), constant(node, 1)], shapes[0])
     if op == "Gemm":
         return _gemm(node, labels, shapes[0])
     if op == "Einsum":
@@ -177,6 +157,16 @@ def _special(node: ir.Node, labels: Sequence[Labels | None], shapes: Sequence[tu
     return None
 
 
+def _looked_up(node: ir.Node, index: Labels, rank: int) -> list[Labels] | None:
+    """What is known, at indices that are not: each entry of the output follows from its own index."""
+    if node.op_type == "Gather":
+        axis = integer(node, "axis", 0) % rank
+        return [index.reshape(*index.shape, *[1] * (rank - axis - 1))]
+    if integer(node, "batch_dims", 0):
+        return None
+    return [joined(index, [index.ndim - 1])[..., 0].reshape(*index.shape[:-1], *[1] * (rank - index.shape[-1]))]
+
+
 def _fitted(line: Labels, shape: tuple[int, ...]) -> Labels:
     """A label that is the same along an axis, at the size that an output has there."""
     return np.broadcast_to(line if line.ndim == len(shape) else joined(line).reshape(()), shape)
@@ -184,15 +174,15 @@ def _fitted(line: Labels, shape: tuple[int, ...]) -> Labels:
 
 def _elementwise(node: ir.Node, labels: Sequence[Labels | None], shape: tuple[int, ...]) -> Labels:
     parts = []
-    if node.op_type == "Where" and (chosen := _constant(node, 0)) is not None:
+    if node.op_type == "Where" and (chosen := constant(node, 0)) is not None:
         sides = [np.zeros((), np.int64) if label is None else label for label in labels[1:]]
         return np.where(chosen, sides[0], sides[1])
     zeros = np.zeros((), bool)
     for place, label in enumerate(labels):
         if label is not None:
             parts.append(label)
-        elif node.op_type == "Mul" and (constant := _constant(node, place)) is not None:
-            zeros = constant == 0
+        elif node.op_type == "Mul" and (array := constant(node, place)) is not None:
+            zeros = array == 0
     return np.where(zeros, 0, np.broadcast_to(join(parts), shape))
 
 
@@ -222,9 +212,9 @@ def _matmul(
 
 
 def _gemm(node: ir.Node, labels: Sequence[Labels | None], shape: tuple[int, ...]) -> list[Labels] | None:
-    turned = [_integer(node, "transA", 0), _integer(node, "transB", 0)]
+    turned = [integer(node, "transA", 0), integer(node, "transB", 0)]
     sides = [None if side is None else side.T if turn else side for side, turn in zip(labels[:2], turned, strict=True)]
-    weights = [_constant(node, place) for place in (0, 1)]
+    weights = [constant(node, place) for place in (0, 1)]
     weights = [None if w is None else w.T if turn else w for w, turn in zip(weights, turned, strict=True)]
     parts = []
     if sides[0] is not None or sides[1] is not None:
@@ -269,7 +259,7 @@ def _rank(letter: str, right: str, kept: Sequence[str]) -> int:
 
 
 def _per_sample(node: ir.Node, x: Labels, shapes: Sequence[tuple[int, ...]]) -> list[Labels]:
-    weight = _constant(node, 1)
+    weight = constant(node, 1)
     if node.op_type == "Conv" and weight is not None and pointwise(node, weight):
         lines = np.moveaxis(through_matrix(np.moveaxis(x, 1, -1), weight.reshape(weight.shape[:2]).T), -1, 1)
         return [lines]
@@ -280,200 +270,31 @@ def _per_sample(node: ir.Node, x: Labels, shapes: Sequence[tuple[int, ...]]) -> 
 def pointwise(node: ir.Node, weight: NDArray[np.generic]) -> bool:
     """Whether a Conv is a matrix on the channels of every place: kernels of size 1, steps of 1, no padding."""
     ones = all(size == 1 for size in weight.shape[2:])
-    steps = all(step == 1 for step in _list(node, "strides"))
-    return ones and steps and not any(_list(node, "pads")) and _integer(node, "group", 1) == 1
-
-
-def _data(node: ir.Node) -> int:
-    """How many operands hold elements to move; those after them hold indices, sizes, axes."""
-    match node.op_type:
-        case "Concat":
-            return len(node.inputs)
-        case "ScatterND" | "ScatterElements" | "Where":
-            return 3
-        case "Pad":
-            return 3
-        case _:
-            return 1
-
-
-def _indices_known(node: ir.Node) -> bool:
-    places = [1] if node.op_type in {"ScatterND", "ScatterElements", "Pad"} else range(_data(node), len(node.inputs))
-    return all(_constant(node, place) is not None for place in places if node.inputs[place] is not None)
-
-
-def _carry(node: ir.Node, labels: Sequence[Labels | None]) -> list[Labels]:
-    """Move labels as the node moves numbers."""
-    arrays: list[Any] = []
-    for place, value in enumerate(node.inputs):
-        label = labels[place]
-        indices = place >= _data(node) or (node.op_type, place) in {
-            ("ScatterND", 1), ("ScatterElements", 1), ("Pad", 1), ("Where", 0)
-        }  # fmt: skip
-        if label is not None and not indices:
-            arrays.append(label)
-        elif indices:
-            arrays.append(_constant(node, place))
-        else:
-            arrays.append(None if value is None else np.zeros(_shape(value), np.int64))
-    quick = _CARRIED.get(node.op_type)
-    if quick is not None:
-        return quick(node, arrays)
-    return _evaluated(node, arrays)
-
-
-def _evaluated(node: ir.Node, arrays: Sequence[Any]) -> list[Labels]:
-    """The node itself, run on labels by onnx's reference evaluator."""
-    import onnx
-    from onnx.reference import ReferenceEvaluator
-
-    feeds = {f"i{place}": array for place, array in enumerate(arrays) if array is not None}
-    proto = onnx.helper.make_node(
-        node.op_type,
-        [f"i{place}" if array is not None else "" for place, array in enumerate(arrays)],
-        [f"o{place}" for place in range(len(node.outputs))],
-    )
-    proto.attribute.extend(ir.serde.serialize_attribute(a) for a in node.attributes.values())
-    graph = onnx.helper.make_graph(
-        [proto],
-        "labels",
-        [
-            onnx.helper.make_tensor_value_info(name, int(ir.DataType.from_numpy(array.dtype)), array.shape)
-            for name, array in feeds.items()
-        ],
-        [onnx.helper.make_empty_tensor_value_info(name) for name in proto.output],
-    )
-    version = node.version or (node.graph.opset_imports.get("", 17) if node.graph is not None else 17)
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", version)])
-    return [np.asarray(array) for array in ReferenceEvaluator(model).run(None, feeds)]
-
-
-def _slice(node: ir.Node, arrays: Sequence[Any]) -> list[Labels]:
-    x = arrays[0]
-    assert x is not None
-    if len(arrays) == 1:
-        return _evaluated(node, arrays)
-    starts, ends = (np.asarray(arrays[place]).reshape(-1) for place in (1, 2))
-    given = arrays[3] if len(arrays) > 3 else None
-    axes = np.arange(len(starts)) if given is None else given.reshape(-1)
-    by = arrays[4] if len(arrays) > 4 else None
-    steps = np.ones(len(starts), np.int64) if by is None else by.reshape(-1)
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        size = x.shape[int(axis)]
-        first, last = (int(v) + size if v < 0 else int(v) for v in (start, end))
-        if step > 0:
-            chosen = np.arange(min(max(first, 0), size), min(max(last, 0), size), int(step))
-        else:
-            chosen = np.arange(min(max(first, -1), size - 1), min(max(last, -1), size - 1), int(step))
-        x = np.take(x, chosen, axis=int(axis))
-    return [x]
-
-
-def _gather(node: ir.Node, arrays: Sequence[Any]) -> list[Labels]:
-    x, index = arrays[0], arrays[1]
-    assert x is not None
-    assert index is not None
-    return [np.take(x, index, axis=_integer(node, "axis", 0))]
-
-
-def _split(node: ir.Node, arrays: Sequence[Any]) -> list[Labels]:
-    x = arrays[0]
-    assert x is not None
-    axis = _integer(node, "axis", 0)
-    sizes = [_shape(output)[axis] for output in node.outputs]
-    return np.split(x, np.cumsum(sizes)[:-1], axis=axis)
-
-
-def _transposed(node: ir.Node, arrays: Sequence[Any]) -> list[Labels]:
-    x = arrays[0]
-    assert x is not None
-    perm = node.attributes.get("perm")
-    return [np.transpose(x, None if perm is None else list(perm.as_ints()))]
-
-
-def _shaped(node: ir.Node, arrays: Sequence[Any]) -> list[Labels]:
-    x = arrays[0]
-    assert x is not None
-    return [x.reshape(_shape(node.outputs[0]))] + [np.zeros(_shape(o), np.int64) for o in node.outputs[1:]]
-
-
-def _concatenated(node: ir.Node, arrays: Sequence[Any]) -> list[Labels]:
-    return [np.concatenate([a for a in arrays if a is not None], axis=_integer(node, "axis", 0))]
-
-
-def _expanded(node: ir.Node, arrays: Sequence[Any]) -> list[Labels]:
-    x = arrays[0]
-    assert x is not None
-    return [np.broadcast_to(x, _shape(node.outputs[0]))]
-
-
-_CARRIED: dict[str, Callable[[ir.Node, Sequence[Any]], list[Labels]]] = {
-    **dict.fromkeys(SAME, _shaped),
-    "Transpose": _transposed,
-    "Concat": _concatenated,
-    "Split": _split,
-    "Expand": _expanded,
-    "Slice": _slice,
-    "Gather": _gather,
-}
-_BY_SHAPE = SAME | {"Transpose", "Concat", "Split", "Expand"}
-"""Their output's shape tells all; the operands that ask for it need not be constant."""
+    steps = all(step == 1 for step in integers(node, "strides"))
+    return ones and steps and not any(integers(node, "pads")) and integer(node, "group", 1) == 1
 
 
 def _axes(node: ir.Node, rank: int) -> list[int] | None:
     if not rank:
         return []
     if node.op_type in {"ArgMax", "ArgMin"}:
-        return [_integer(node, "axis", 0) % rank]
+        return [integer(node, "axis", 0) % rank]
     attribute = node.attributes.get("axes")
     if attribute is not None:
         return [axis % rank for axis in attribute.as_ints()]
     if len(node.inputs) > 1 and node.inputs[1] is not None:
-        array = _constant(node, 1)
+        array = constant(node, 1)
         if array is None:
             return None
         if array.size:
             return [int(axis) % rank for axis in array.reshape(-1)]
-    return [] if _integer(node, "noop_with_empty_axes", 0) else list(range(rank))
+    return [] if integer(node, "noop_with_empty_axes", 0) else list(range(rank))
 
 
 def _along(node: ir.Node, rank: int) -> list[int] | None:
     if node.op_type == "CumSum":
-        array = _constant(node, 1)
+        array = constant(node, 1)
         return None if array is None else [int(array.reshape(-1)[0]) % rank]
-    old = node.op_type in {"Softmax", "LogSoftmax", "Hardmax"} and (_opset(node) < 13)
-    axis = _integer(node, "axis", 1 if old else -1) % rank
+    old = node.op_type in {"Softmax", "LogSoftmax", "Hardmax"} and (opset_of(node) < 13)
+    axis = integer(node, "axis", 1 if old else -1) % rank
     return list(range(axis, rank)) if old or node.op_type == "LayerNormalization" else [axis]
-
-
-def _opset(node: ir.Node) -> int:
-    return node.graph.opset_imports.get("", 17) if node.graph is not None else 17
-
-
-def _shape(value: ir.Value) -> tuple[int, ...]:
-    if not value.name and value.shape is None:
-        return ()
-    if value.shape is None or not value.shape.is_static():
-        raise UnsizedError(value.name or "")
-    return tuple(value.shape.numpy())
-
-
-def _shape_of(node: ir.Node, place: int) -> tuple[int, ...]:
-    value = node.inputs[place]
-    assert value is not None
-    return _shape(value)
-
-
-def _constant(node: ir.Node, place: int) -> NDArray[np.generic] | None:
-    value = node.inputs[place] if place < len(node.inputs) else None
-    return None if value is None or value.const_value is None else value.const_value.numpy()
-
-
-def _integer(node: ir.Node, name: str, default: int) -> int:
-    attribute = node.attributes.get(name)
-    return default if attribute is None else int(attribute.as_int())
-
-
-def _list(node: ir.Node, name: str) -> list[int]:
-    attribute = node.attributes.get(name)
-    return [] if attribute is None else list(attribute.as_ints())

@@ -60,6 +60,8 @@ class RuleSet:
     refusals: dict[tuple[str, str], NoInverse] = field(default_factory=dict)
     derivatives: dict[tuple[str, str], DerivativeRule] = field(default_factory=dict)
     completions: dict[tuple[str, str], CompletionRule] = field(default_factory=dict)
+    kept: dict[tuple[str, str], str] = field(default_factory=dict)
+    """What operators lose whose completion follows from the facts of their inverse: in words, for the pages."""
 
     def add(self, rule: Rule) -> None:
         """Register `rule`; ValueError if that operator and opset have one."""
@@ -137,6 +139,13 @@ class RuleSet:
 
         return register
 
+    def latent(self, op_type: str, domain: str = "") -> tuple[str, str] | None:
+        """What lossless mode keeps of an operator, and the numbers beyond a minimal completion; None if not stated."""
+        rule = self.completions.get((_plain(domain), op_type))
+        text = self.kept.get((_plain(domain), op_type), "") if rule is None else (rule.__doc__ or "").split("\n\n")[0]
+        latent, _, surplus = " ".join(text.split()).partition(" Surplus: ")
+        return (latent.rstrip("."), surplus.rstrip(".") or "none") if latent else None
+
     def complete(self, node: NodeView) -> Completion | NoInverse:
         """How a node is completed to a bijection for its unknown operand: by its own rule, or as its facts say."""
         rule = self.completions.get((_plain(node.node.domain), node.op_type))
@@ -156,6 +165,7 @@ class RuleSet:
             dict(self.refusals),
             dict(self.derivatives),
             dict(self.completions),
+            self.kept | other.kept,
         )
         for rule in other:
             joined.add(rule)

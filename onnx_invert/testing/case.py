@@ -89,9 +89,7 @@ class Case:
         constants = [onnx.numpy_helper.from_array(np.asarray(a), f"c{i}") for i, a in self.operands.items()]
         results = ["y", *(f"extra{i}" for i in range(1, self.outputs))]
         nodes = [onnx.helper.make_node(self.op_type, names, results, "node", domain=self.domain, **self.attributes)]
-        target = kind
-        if self.op_type == "Cast":
-            target = self.attributes["to"]
+        target = self._made(kind)
         if self.surrounded:
             factor = np.asarray(0.5, onnx.helper.tensor_dtype_to_np_dtype(target))
             constants += [
@@ -108,6 +106,15 @@ class Case:
         graph = onnx.helper.make_graph(nodes, "case", inputs, [y], constants)
         ir_version = max(8, onnx.helper.find_min_ir_version_for(opsets, ignore_unknown=True))
         return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=ir_version)
+
+    def _made(self, kind: int) -> int:
+        """The type of y."""
+        if self.op_type == "Cast":
+            return int(self.attributes["to"])
+        if self.op_type == "QuantizeLinear":
+            zero = self.operands.get(2, np.zeros((), np.uint8))
+            return int(onnx.helper.np_dtype_to_tensor_dtype(zero.dtype))
+        return kind
 
     def _dims(self, shape: tuple[int, ...]) -> list[int | str]:
         return ["N" if axis == 0 and self.symbolic else size for axis, size in enumerate(shape)]
@@ -175,8 +182,8 @@ class Subject:
 class Runner:
     """A model in onnxruntime; in the reference evaluator where onnxruntime lacks a kernel for its type."""
 
-    def __init__(self, model: onnx.ModelProto, name: str) -> None:
-        self._model, self._name = model, name
+    def __init__(self, model: onnx.ModelProto, name: str, *, optimised: bool = True) -> None:
+        self._model, self._name, self._optimised = model, name, optimised
         self._inputs = {value.name for value in model.graph.input}
 
     @cached_property
@@ -184,6 +191,8 @@ class Runner:
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = options.inter_op_num_threads = 1
+        if not self._optimised:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         data = self._model.SerializeToString()
         try:
             return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import onnx
 
 AVOIDED = frozenset(
@@ -18,10 +20,10 @@ OPSET = 17
 """The newest opset that every runtime still in use loads."""
 
 
-def check_portable(model: onnx.ModelProto, *, double: bool = False) -> None:
+def check_portable(model: onnx.ModelProto, *, double: bool = False, allowed: Collection[str] = ()) -> None:
     """Raise AssertionError where `model` uses what not every runtime has.
 
-    `double` allows float64: only where the forward model has it.
+    `double` allows float64: only where the forward model has it. `allowed` operators are let through.
     """
     assert [(entry.domain, entry.version <= OPSET) for entry in model.opset_import] == [("", True)], (
         f"opset {[(entry.domain, entry.version) for entry in model.opset_import]}, expected the default domain up to "
@@ -38,7 +40,9 @@ def check_portable(model: onnx.ModelProto, *, double: bool = False) -> None:
         assert value.type.tensor_type.HasField("shape"), f"the output {value.name!r} has no shape"
     for node in graph.node:
         assert node.domain == "", f"{node.name}: domain {node.domain!r}"
-        assert node.op_type not in AVOIDED, f"{node.name}: {node.op_type} does not run everywhere"
+        assert node.op_type in allowed or node.op_type not in AVOIDED, (
+            f"{node.name}: {node.op_type} does not run everywhere"
+        )
         for attribute in node.attribute:
             to_double = node.op_type == "Cast" and attribute.name == "to" and attribute.i == onnx.TensorProto.DOUBLE
             assert double or not to_double, f"{node.name}: casts to float64"

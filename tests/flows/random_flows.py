@@ -11,17 +11,22 @@ Array = NDArray[np.float64]
 
 
 class RandomFlow:
-    """A graph x (N, size) → z (N, size) that is one-to-one by construction; `contracts` tells of residual blocks."""
+    """A graph x (N, size) → z (N, size) that is one-to-one by construction.
 
-    def __init__(self, seed: int) -> None:
+    Layers come until there are at least `nodes`; the outermost are of the `kinds` that are named.
+    """
+
+    def __init__(self, seed: int, nodes: int = 0, kinds: tuple[str, ...] = ()) -> None:
         self.rng = np.random.default_rng(seed)
         self.size = int(self.rng.integers(3, 8))
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
-        self.contracts = False
         value = "x"
-        for _ in range(int(self.rng.integers(2, 6))):
-            value = self.layer(value, self.size, 0)
+        layers = int(self.rng.integers(2, 6))
+        while layers > 0 or len(self.nodes) < nodes:
+            kind = str(self.rng.choice(kinds)) if kinds else ""
+            value = getattr(self, f"_{kind}" if kind else "layer")(value, self.size, 0)
+            layers -= 1
         self.op("Identity", value, output="z")
 
     def model(self) -> onnx.ModelProto:
@@ -82,7 +87,6 @@ class RandomFlow:
         return self.op("Add", self.op("Mul", x, self.weight(self.rng.uniform(0.5, 2, size))), x)
 
     def _residual(self, x: str, size: int, depth: int) -> str:
-        self.contracts = True
         first, second = (self.rng.standard_normal((size, size)) for _ in range(2))
         first, second = (0.7 * w / np.linalg.norm(w, 2) for w in (first, second))
         inner = self.op("Tanh", self.op("MatMul", x, self.weight(first)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from importlib.resources import files
 from pathlib import Path
 
@@ -15,37 +14,6 @@ from flow_cases import FlowCase, flow_cases
 
 import onnx_invert
 from onnx_invert.cli import main
-from onnx_invert.errors import NotInvertibleError, OnnxInvertError
-
-REFUSED = {
-    "normflows_planar": "x + u·h(w·x + b) mixes all elements: its root is one number, which no element tells",
-    "normflows_planar_tanh": "as planar",
-    "normflows_radial": "the radius mixes all elements",
-    "normflows_residual": "no Lipschitz bound is found for x·sigmoid(βx)",
-    "nflows_elementwise": "boolean indexing: how many elements lie inside follows from x",
-    "nflows_quadratic_coupling": "boolean indexing",
-    "nflows_rq_autoregressive": "boolean indexing",
-    "nflows_rq_coupling": "boolean indexing",
-    "nflows_rq_coupling_lu": "boolean indexing",
-    "normflows_spline_autoregressive": "boolean indexing",
-    "normflows_spline_coupling": "boolean indexing",
-    "nflows_linear_spline_coupling": "a spline on [0, 1] alone: the bracket leaves its domain",
-    "nflows_spline_cdf": "a spline on [0, 1] alone",
-    "normflows_checkerboard": "factors that are learnt numbers, 0 among them",
-    "normflows_masked_affine.dynamo": "a weight is NaN",
-    "zuko_naf": "the unknown is repeated: its network widens it first",
-    "zuko_ncsf": "a spline on a circle: beyond its ends it is not monotone",
-}
-"""Flows that keep no promise yet, with the reason; each is refused, or fails its verification."""
-
-NO_LOG_DET = {"nflows_glow", "freia_iresnet", "voice_glow_tts"}
-"""Flows whose inverse has no log-determinant yet: the samples lie in a merged axis, or the block is a contraction, or
-a mask sets elements to 0 that a matrix then scales."""
-
-
-def _is_refused(case: FlowCase) -> bool:
-    return case.name in REFUSED or str(case) in REFUSED
-
 
 CASES = [case for case in flow_cases() if case.path.exists()]
 
@@ -67,12 +35,12 @@ def _worst(found: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.max(np.linalg.norm(found - wanted, axis=1) / np.linalg.norm(wanted, axis=1)))
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if not _is_refused(case)], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_flow_comes_back(case: FlowCase) -> None:
     x, latents, feeds = _ports(case)
     count = case.batch or len(case.arrays["x"])
     data = {name: array[:count] for name, array in feeds.items()}
-    with_log_det = case.name not in NO_LOG_DET and "log_abs_det" in case.arrays
+    with_log_det = "log_abs_det" in case.arrays
     made = onnx_invert.invert(
         case.model(), recover=[x], known=latents, method="closed-form", log_det=with_log_det, data=data
     )
@@ -95,28 +63,6 @@ def test_a_flow_comes_back(case: FlowCase) -> None:
     if with_log_det:
         wanted = -case.arrays["log_abs_det"][:count]
         assert np.max(np.abs(found["log_det"] - wanted) / np.maximum(1, np.abs(wanted))) < 1e-4
-
-
-@pytest.mark.parametrize("case", [case for case in CASES if _is_refused(case)], ids=str)
-def test_what_is_not_solved_is_never_called_solved(case: FlowCase) -> None:
-    x, latents, feeds = _ports(case)
-    count = case.batch or len(case.arrays["x"])
-    with warnings.catch_warnings(), pytest.raises(OnnxInvertError):
-        warnings.simplefilter("ignore")
-        onnx_invert.invert(
-            case.model(),
-            recover=[x],
-            known=latents,
-            method="closed-form",
-            data={name: array[:count] for name, array in feeds.items()},
-        )
-
-
-@pytest.mark.parametrize("case", [case for case in CASES if case.name in NO_LOG_DET], ids=str)
-def test_a_log_determinant_that_is_not_known_is_refused(case: FlowCase) -> None:
-    x, latents, _ = _ports(case)
-    with pytest.raises(NotInvertibleError):
-        onnx_invert.invert(case.model(), recover=[x], known=latents, method="closed-form", log_det=True, verify=False)
 
 
 def _exit_code(arguments: list[str]) -> int:

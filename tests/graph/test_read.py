@@ -160,6 +160,21 @@ def test_weights_that_are_not_finite(dtype, bad):
         from_proto(model)
 
 
+def test_a_weight_that_only_stands_by_may_be_nan():
+    """x where it is finite, NaN elsewhere: torch writes it so for what it checks; elsewhere NaN is refused."""
+    text = """
+        <ir_version: 8, opset_import: ["" : 17]> g (float[N,3] x) => (float[N,3] y)
+        <float none = {nan}, float[3] w = {1, 2, 4}> {
+            bad = IsNaN(x)  fill = Identity(none)  sound = Where(bad, fill, x)  y = Mul(sound, w)
+        }"""
+    model = onnx.parser.parse_model(text.replace("nan", "0"))
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.array(np.nan, np.float32), "none"))
+    from_proto(model)
+    model.graph.node[3].input[1] = "fill"
+    with pytest.raises(ModelError, match=r"'none' \(scalar\): 1 of 1"):
+        from_proto(model)
+
+
 def test_every_bad_weight_is_listed():
     model = affine()
     model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.full((4, 4), np.nan, np.float32), "w"))

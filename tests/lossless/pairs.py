@@ -2,29 +2,15 @@
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import onnxruntime as ort
 
-from onnx_invert.build.lossless import build_forward, build_inverse, latents
-from onnx_invert.graph.normalise import normalise
-from onnx_invert.graph.read import from_proto
-from onnx_invert.graph.write import to_proto
-from onnx_invert.plan.lossless import EFFORTS, make_lossless
-from onnx_invert.plan.problem import pose
-from onnx_invert.rules import default_rules
+from onnx_invert.plan.lossless.steps import EFFORTS
+from onnx_invert.testing.completions import pair_of
 
 
 def pair(model, effort=EFFORTS[0], *, per_node=False):
-    """(plan, forward, inverse); the inverse has no plain branch: its latents are zeros where they are left out."""
-    source = from_proto(model)
-    normalise(source)
-    problem = pose(source.model)
-    plan = make_lossless(problem, default_rules(), effort)
-    taken = [value.name for value in (*problem.graph.inputs, *problem.graph.outputs)]
-    layout = latents(plan, per_node=per_node, taken=taken)
-    forward = to_proto(build_forward(plan, from_proto(model).model, layout, {}))
-    nothing = ir.Model(ir.Graph([], [], nodes=[], opset_imports={"": 17}), ir_version=8)
-    inverse = to_proto(build_inverse(plan, nothing, layout, zero_is_plain=True))
+    """(plan, forward, inverse), both valid."""
+    plan, forward, inverse = pair_of(model, effort, per_node=per_node)
     for proto in (forward, inverse):
         onnx.checker.check_model(proto, full_check=True)
     return plan, forward, inverse

@@ -98,6 +98,9 @@ def test_the_root_is_one_of_the_shrunk_covariance(monkeypatch):
     np.testing.assert_allclose(low.after(eye).T @ low.after(eye), whole.rows.T @ whole.rows, rtol=1e-8, atol=1e-10)
     np.testing.assert_allclose(low.before(eye), low.after(eye), rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose(whole.before(eye), whole.rows)
+    w = np.random.default_rng(4).standard_normal((3, 50))
+    for found in (whole, low):
+        np.testing.assert_allclose(found.back(found.after(w)), w, rtol=1e-8, atol=1e-8)
 
 
 def test_data_larger_than_the_memory_that_is_taken(tmp_path, monkeypatch):

@@ -22,18 +22,20 @@ from onnx_invert.build.rows import zeros
 from onnx_invert.graph.emit import Emitter
 
 
-def start(e: Emitter, objective: Objective, target: ir.Value, settings: Settings) -> State:
+def start(
+    e: Emitter, objective: Objective, target: ir.Value, settings: Settings, begin: ir.Value | None = None
+) -> State:
     """The state before the first step. It keeps t − F(v) (N, m) and J (N, m, r); both are 0 at first, so that the
     first step stays at v and evaluates them there."""
     m, r = objective.outputs, objective.coordinates.size
     extra = (zeros(e, target, after=(m,)), zeros(e, target, after=(m, r)))
-    return initial(e, target, r, settings.huge, extra)
+    return initial(e, target, r, settings, extra, begin)
 
 
-def shapes(objective: Objective, samples: int | str) -> list[list[int | str]]:
+def shapes(objective: Objective, samples: int | str, *, soft: bool) -> list[list[int | str]]:
     """The shapes of the state."""
     m, r = objective.outputs, objective.coordinates.size
-    return [*State.shapes(samples, r), [samples, m], [samples, m, r]]
+    return [*State.shapes(samples, r, soft=soft), [samples, m], [samples, m, r]]
 
 
 def step(
@@ -41,7 +43,7 @@ def step(
 ) -> tuple[State, ir.Value]:
     """One iteration; the new state and, per sample, 1.0 while there is something left to do (N, 1)."""
     trial = e.op("Add", state.v, direction(e, objective, state))
-    local = objective.at(e, trial, min(objective.outputs, objective.coordinates.size))
+    local = objective.at(e, trial, min(objective.outputs, objective.coordinates.size), state.soft)
     residual = e.op("Sub", target, local.value)
     kept = (residual, local.jacobian(e))
     return advance(e, state, trial, length(e, residual), kept, norm, settings)

@@ -27,18 +27,18 @@ def solve(e: Emitter, a: ir.Value, b: ir.Value, size: int) -> ir.Value:
     whole = e.op("Concat", a, b, axis=2)
     if size <= BLOCK:
         for row in range(size):
-            whole = _eliminate_row(e, whole, row, size)
+            whole = eliminate_row(e, whole, row, size)
     else:
         for start in range(0, size, BLOCK):
             whole = _eliminate_block(e, whole, start, min(BLOCK, size - start), size)
-    return _columns(e, whole, size, size + 1)
+    return columns_of(e, whole, size, size + 1)
 
 
-def _eliminate_row(e: Emitter, a: ir.Value, row: int, size: int) -> ir.Value:
+def eliminate_row(e: Emitter, a: ir.Value, row: int, size: int) -> ir.Value:
     """One step of the elimination: column `row` becomes that of the identity."""
-    pivots = _rows(e, a, row, row + 1)
-    scaled = e.op("Div", pivots, _columns(e, pivots, row, row + 1))
-    column = _columns(e, a, row, row + 1)
+    pivots = rows_of(e, a, row, row + 1)
+    scaled = e.op("Div", pivots, columns_of(e, pivots, row, row + 1))
+    column = columns_of(e, a, row, row + 1)
     unit = np.zeros((1, size, 1))
     unit[0, row] = 1
     # Row `row` itself: a − (a_kk − 1) · a / a_kk = a / a_kk.
@@ -47,10 +47,10 @@ def _eliminate_row(e: Emitter, a: ir.Value, row: int, size: int) -> ir.Value:
 
 def _eliminate_block(e: Emitter, a: ir.Value, start: int, count: int, size: int) -> ir.Value:
     """The same for `count` rows from `start` on, as a product of matrices."""
-    rows = _rows(e, a, start, start + count)
-    pivot = _columns(e, rows, start, start + count)
+    rows = rows_of(e, a, start, start + count)
+    pivot = columns_of(e, rows, start, start + count)
     scaled = e.op("MatMul", _inverse(e, pivot, count), rows)
-    columns = _columns(e, a, start, start + count)
+    columns = columns_of(e, a, start, start + count)
     unit = np.zeros((1, size, count))
     unit[0, start : start + count] = np.eye(count)
     return e.op("Sub", a, e.op("MatMul", e.op("Sub", columns, e.constant(unit, "unit")), scaled))
@@ -61,13 +61,15 @@ def _inverse(e: Emitter, a: ir.Value, size: int) -> ir.Value:
     zero = e.op("Mul", a, 0.0)
     whole = e.op("Concat", a, e.op("Add", zero, e.constant(np.eye(size)[None], "identity")), axis=2)
     for row in range(size):
-        whole = _eliminate_row(e, whole, row, size)
-    return _columns(e, whole, size, 2 * size)
+        whole = eliminate_row(e, whole, row, size)
+    return columns_of(e, whole, size, 2 * size)
 
 
-def _rows(e: Emitter, a: ir.Value, start: int, stop: int) -> ir.Value:
+def rows_of(e: Emitter, a: ir.Value, start: int, stop: int) -> ir.Value:
+    """a[:, start:stop, :]."""
     return e.op("Slice", a, e.ints([start]), e.ints([stop]), e.ints([1]))
 
 
-def _columns(e: Emitter, a: ir.Value, start: int, stop: int) -> ir.Value:
+def columns_of(e: Emitter, a: ir.Value, start: int, stop: int) -> ir.Value:
+    """a[:, :, start:stop]."""
     return e.op("Slice", a, e.ints([start]), e.ints([stop]), e.ints([2]))

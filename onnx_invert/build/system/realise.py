@@ -16,13 +16,14 @@ from onnx_invert.build.system.log_det import LogDet
 from onnx_invert.build.system.pieces import Mask, Piece, Pieces, pick
 from onnx_invert.build.system.root import find_roots
 from onnx_invert.build.system.sweeps import sweep
+from onnx_invert.build.system.tear import scale, tear
 from onnx_invert.build.tape import again
 from onnx_invert.errors import ModelError
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.plan.equations import upstream
 from onnx_invert.plan.moves import Flat, InPlace, Pick, Turned, Whole
 from onnx_invert.plan.stages import Path, Stage
-from onnx_invert.plan.steps import Affine, Forward, Place, Root, Step, Sweep, Undo
+from onnx_invert.plan.steps import Affine, Forward, Place, Root, Scale, Step, Sweep, Tear, Undo
 from onnx_invert.plan.system import Concrete, Edge
 from onnx_invert.rules.facts import Rearrangement
 from onnx_invert.rules.node import FLOATS
@@ -71,7 +72,9 @@ class Realisation:
             case Forward():
                 self._forward(step)
             case Place():
-                self._place(step)
+                self.move(step)
+                if self.log_det is not None:
+                    self.log_det.placed(step)
             case Undo():
                 self._undo([step])
             case Affine():
@@ -79,9 +82,16 @@ class Realisation:
                 self.put(step.x, Piece(value))
             case Root():
                 self.put(step.x, _masked(find_roots(self, step), step.mask))
+            case Scale():
+                self.put(step.x, _masked(scale(self, step), step.mask))
+            case Tear():
+                x, s = tear(self, step)
+                self.put(step.x, Piece(x))
+                if self.log_det is not None:
+                    self.log_det.of_tear(self, step, s)
             case Sweep():
                 self.put(step.x, _masked(sweep(self, step), step.mask))
-        if self.log_det is not None and isinstance(step, Root | Sweep):
+        if self.log_det is not None and isinstance(step, Root | Scale | Sweep):
             self.log_det.of_block(self, step)
 
     def inside(self, e: Emitter, name: str, replaced: Mapping[Edge, ir.Value]) -> Realisation:
@@ -280,7 +290,8 @@ class Realisation:
         size = self.concrete.shapes[source.name or ""][axis]
         return pick(self.e, value, axis, [int(i) for i in index], size)
 
-    def _place(self, step: Place) -> None:
+    def move(self, step: Place) -> None:
+        """Put the elements of a node's outputs back where they were."""
         node = step.node
         x = node.inputs[step.operand]
         assert x is not None
@@ -317,14 +328,15 @@ class Realisation:
                 return [Piece(self._of_output(y, form.axis, form.there), form.axis, form.here)]
             case Flat():
                 shape = self.concrete.shapes[x.name or ""]
-                size = int(np.prod(shape[1:]))
-                y = e.op("Reshape", self.read(node.outputs[form.output]), e.ints([-1, self._count(node, form)]))
-                rows = Pieces((shape[0], size), [Piece(pick(e, y, 1, [int(i) for i in form.there], -1), 1, form.here)])
-                flat = rows.whole(e, self.mask_of)
-                return [_masked(e.op("Reshape", flat, e.ints([-1, *shape[1:]])), step.mask)]
-
-    def _count(self, node: ir.Node, form: Flat) -> int:
-        return int(np.prod(self.concrete.shapes[node.outputs[form.output].name or ""][1:]))
+                inner = shape[1:] if form.by_sample else shape
+                count = shape[0] if form.by_sample else 1
+                sizes = self.concrete.shapes[node.outputs[form.output].name or ""]
+                row = int(np.prod(sizes[1:] if form.by_sample else sizes))
+                y = e.op("Reshape", self.read(node.outputs[form.output]), e.ints([-1, row]))
+                part = Piece(pick(e, y, 1, [int(i) for i in form.there], -1), 1, form.here)
+                flat = Pieces((count, int(np.prod(inner))), [part]).whole(e, self.mask_of)
+                target = [-1, *inner] if form.by_sample else list(inner)
+                return [_masked(e.op("Reshape", flat, e.ints(target)), step.mask)]
 
     def _of_output(self, y: ir.Value, axis: int, index: np.ndarray) -> ir.Value:
         if y in self.pieces:
@@ -357,6 +369,8 @@ class Realisation:
         x = last.node.inputs[last.operand]
         assert x is not None
         y = first.node.outputs[0]
+        if self.log_det is not None:
+            self.log_det.undone(first)
         self.put(x, _masked(self._back(x, y, stages, last.mask), last.mask))
 
     def _back(self, x: ir.Value, y: ir.Value, stages: Sequence[Stage], mask: Mask) -> ir.Value:

@@ -2,7 +2,8 @@
 
 The bracket grows geometrically from around y (a flow's layers are near the identity), then shrinks by inverse
 quadratic interpolation where that is safe and by halving where it is not. It ends when the bracket is no wider
-than rounding, for every element. Whether φᵢ rises or falls is told by its values at the first two points.
+than rounding, for every element. Whether φᵢ rises or falls is told by its values at the first two points. All of this
+stays in the domain that the plan found for φᵢ.
 Source: T. Chandrupatla, A new hybrid quadratic/bisection algorithm for finding the zero of a nonlinear function
 without using derivatives, Advances in Engineering Software 28 (1997).
 """
@@ -15,7 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from onnx_invert.build.clamp import Probe
 from onnx_invert.build.newton.loop import iterate
+from onnx_invert.build.system.ends import Ends
 from onnx_invert.build.system.pieces import Piece
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.plan.steps import Root
@@ -37,7 +40,7 @@ NARROWINGS = 60
 
 
 def find_roots(r: Realisation, step: Root) -> ir.Value:
-    """x in the elements of `step.mask`, anything elsewhere."""
+    """x in the elements of `step.mask`, anything elsewhere. A y that φ does not reach gives the nearer end."""
     e, dtype = r.e, step.x.dtype or r.e.dtype
     with e.scope(f"root/{step.name}", dtype):
         target = r.read(step.y)
@@ -45,20 +48,63 @@ def find_roots(r: Realisation, step: Root) -> ir.Value:
         function = _function(r, step, target)
         shape = [dim if isinstance(dim, int) else str(dim.value) for dim in step.x.shape or ()]
         live = e.constant(step.mask.any(axis=_same_axes(step), keepdims=True).astype(dtype.numpy()), "live")
-        unroll = r.unroll is not None
-        size = e.op("Add", e.op("Mul", e.op("Abs", target), 0.5), 0.5)
-        ends = [e.op("Sub", target, size), e.op("Add", target, size)]
-        values = [function(e, end) for end in ends]
-        falling = e.op("Less", values[1], values[0])
-        sign = e.op("Where", falling, e.scalar(-1.0), e.scalar(1.0))
-        values = [e.op("Mul", sign, value) for value in values]
+        ends = Ends.of(e, step.domain)
+        x, missed = root_of(e, function, target, live, shape, unroll=r.unroll is not None, ends=ends)
+        if r.outer is None:
+            r.probes.append(Probe(step.name, missed.name or "", None, np.asarray(0.5), None))
+        if step.domain.period is not None:
+            turns = e.op("Round", e.op("Div", x, step.domain.period))
+            x = e.op("Sub", x, e.op("Mul", turns, step.domain.period))
+        return x
 
-        def rising(b: Emitter, x: ir.Value) -> ir.Value:
-            return b.op("Mul", sign, function(b, x))
 
-        start = [ends[0], values[0], ends[1], values[1], size]
-        bracket = _bracket(e, rising, start, live, shape, unroll)
-        return _narrow(e, rising, bracket, live, shape, unroll)
+def root_of(
+    e: Emitter,
+    function: Function,
+    centre: ir.Value,
+    live: ir.Value,
+    shape: Shape,
+    *,
+    unroll: bool,
+    signed: bool = False,
+    ends: Ends | None = None,
+) -> tuple[ir.Value, ir.Value]:
+    """x with function(x) = 0, element by element, looked for from around `centre`; and 1 where there is none.
+
+    `shape` is that of both. `live` is 1 where an element counts. With `signed` the function is known to lie below 0
+    before its root and above 0 behind it; otherwise it is monotone, and its direction is told by two of its values.
+    The search stays within `ends`.
+    """
+    ends = ends or Ends()
+    size = e.op("Add", e.op("Mul", e.op("Abs", centre), 0.5), 0.5)
+    if ends.length is not None:
+        size = e.op("Max", size, ends.length)
+    middle = ends.hold(e, centre)
+    low, high = ends.hold(e, e.op("Sub", middle, size)), ends.hold(e, e.op("Add", middle, size))
+    if ends.there:
+        # Inside, where the function is defined.
+        quarter = e.op("Mul", e.op("Sub", high, low), 0.25)
+        tried = [function(e, e.op("Add", low, quarter)), function(e, e.op("Sub", high, quarter))]
+    else:
+        tried = [function(e, low), function(e, high)]
+    sign = None if signed else e.op("Where", e.op("Less", tried[1], tried[0]), e.scalar(-1.0), e.scalar(1.0))
+
+    def turned(b: Emitter, value: ir.Value) -> ir.Value:
+        return value if sign is None else b.op("Mul", sign, value)
+
+    def rising(b: Emitter, x: ir.Value) -> ir.Value:
+        return ends.settled(b, x, turned(b, function(b, x)))
+
+    values = [rising(e, low), rising(e, high)] if ends.there else [turned(e, value) for value in tried]
+    bracket = _bracket(e, rising, [low, values[0], high, values[1], size], live, shape, ends, unroll)
+    missed = e.op("Or", e.op("Greater", bracket[1], 0.0), e.op("Less", bracket[3], 0.0))
+    x1, f1, x2, f2 = _narrow(e, rising, bracket, live, shape, unroll)
+    kept = ends.kept(e, x1, x2)
+    if kept is not None:
+        solved = e.op("Or", e.op("Equal", f1, 0.0), e.op("Equal", f2, 0.0))
+        missed = e.op("Or", missed, e.op("And", kept, e.op("Not", solved)))
+    x = e.op("Where", e.op("Less", e.op("Abs", f2), e.op("Abs", f1)), x2, x1)
+    return x, e.op("Mul", e.op("Cast", missed, to=int(e.dtype)), live)
 
 
 def _function(r: Realisation, step: Root, target: ir.Value) -> Function:
@@ -68,7 +114,6 @@ def _function(r: Realisation, step: Root, target: ir.Value) -> Function:
         inside = r.inside(e, step.name, {})
         inside.put(step.x, Piece(x))
         for node in step.nodes:
-            _hold_index(inside, node)
             for output, made in zip(node.outputs, inside.evaluate(node), strict=True):
                 inside.put(output, Piece(made))
         made = inside.read(step.y)
@@ -77,32 +122,25 @@ def _function(r: Realisation, step: Root, target: ir.Value) -> Function:
     return residual
 
 
-def _hold_index(inside: Realisation, node: ir.Node) -> None:
-    """Keep a computed index within its axis: a trial x may lie where the model never looks."""
-    if node.op_type != "GatherElements" or node.inputs[1] not in inside.pieces:
-        return
-    data, index = node.inputs[0], node.inputs[1]
-    assert data is not None
-    assert index is not None
-    axis = node.attributes.get("axis")
-    size = data.shape[axis.as_int() if axis is not None else 0] if data.shape is not None else None
-    if isinstance(size, int):
-        e = inside.e
-        with e.scope(e.scope_name, index.dtype or ir.DataType.INT64):
-            held = e.op("Min", e.op("Max", inside.read(index), e.scalar(0)), e.scalar(size - 1))
-        inside.pieces[index].parts[:] = [Piece(held)]
-
-
 def _bracket(
-    e: Emitter, function: Function, start: list[ir.Value], live: ir.Value, shape: Shape, unroll: bool
+    e: Emitter,
+    function: Function,
+    start: list[ir.Value],
+    live: ir.Value,
+    shape: Shape,
+    ends: Ends,
+    unroll: bool,
 ) -> list[ir.Value]:
-    """Ends with φ below y at the lower and above it at the upper one."""
+    """Ends with φ below y at the lower and above it at the upper one, as far as there are such."""
+
+    top = float(np.finfo(e.dtype.numpy()).max) / 8  # no y is so large that x becomes infinite, or no number
 
     def widen(b: Emitter, state: list[ir.Value]) -> tuple[list[ir.Value], ir.Value]:
         low, f_low, high, f_high, size = state
         above, below = b.op("Greater", f_low, 0.0), b.op("Less", f_high, 0.0)
         size = b.op("Mul", size, GROWTH)
-        lower, upper = b.op("Sub", low, size), b.op("Add", high, size)
+        lower = ends.hold(b, b.op("Max", b.op("Sub", low, size), -top))
+        upper = ends.hold(b, b.op("Min", b.op("Add", high, size), top))
         trial = b.op("Where", above, lower, upper)
         value = function(b, trial)
         # Where the root lies below, the old lower end is the new upper one, and the other way round.
@@ -119,8 +157,8 @@ def _bracket(
 
 def _narrow(
     e: Emitter, function: Function, ends: list[ir.Value], live: ir.Value, shape: Shape, unroll: bool
-) -> ir.Value:
-    """The root inside a bracket."""
+) -> list[ir.Value]:
+    """The bracket as narrow as can be: its ends, each with its value."""
     low, f_low, high, f_high = ends
     eps = float(np.finfo(e.dtype.numpy()).eps)
     tiny = float(np.finfo(e.dtype.numpy()).tiny)
@@ -146,13 +184,12 @@ def _narrow(
         wide = b.op("Cast", b.op("Less", least, 0.5), to=int(b.dtype))
         unsolved = b.op("Cast", b.op("Not", b.op("Equal", b.op("Mul", f1, f2), 0.0)), to=int(b.dtype))
         # Once the bracket is closed a further step must do no harm: it stays within it.
-        t = b.op("Where", b.op("Less", least, 0.5), t, b.op("Add", b.op("Mul", t, 0.0), 0.5))
+        t = b.op("Where", b.op("Less", least, 0.5), t, b.scalar(0.5))
         busy = b.op("Mul", b.op("Mul", wide, unsolved), live)
         return [x1, f1, x2, f2, x3, f3, t], busy
 
     most = 16 if unroll else NARROWINGS
-    x1, f1, x2, f2, *_ = iterate(e, start, [shape] * 7, step, most=most, unroll=unroll)
-    return e.op("Where", e.op("Less", e.op("Abs", f2), e.op("Abs", f1)), x2, x1)
+    return iterate(e, start, [shape] * 7, step, most=most, unroll=unroll)[:4]
 
 
 def _next(b: Emitter, x1: ir.Value, f1: ir.Value, x2: ir.Value, f2: ir.Value, x3: ir.Value, f3: ir.Value) -> ir.Value:

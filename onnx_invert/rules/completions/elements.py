@@ -208,8 +208,6 @@ def cast(node: NodeView) -> Completion | NoInverse:
 @rules.completion("QuantizeLinear")
 def quantize(node: NodeView) -> Completion | NoInverse:
     """z = x − scale · (y − zero point), what rounding and saturation take. Surplus: one number a number."""
-    if node.unknown != 0:
-        return NoInverse("the recovered tensor is its scale")
     numbers = _quantization(node)
     if isinstance(numbers, NoInverse):
         return numbers
@@ -225,8 +223,6 @@ def quantize(node: NodeView) -> Completion | NoInverse:
 @rules.completion("DequantizeLinear")
 def dequantize(node: NodeView) -> Completion | NoInverse:
     """x = round(y / scale) + zero point, in whole numbers: nothing is lost."""
-    if node.unknown != 0:
-        return NoInverse("the recovered tensor is its scale")
     numbers = _quantization(node)
     if isinstance(numbers, NoInverse):
         return numbers
@@ -242,6 +238,8 @@ def dequantize(node: NodeView) -> Completion | NoInverse:
 
 def _quantization(node: NodeView) -> tuple[np.ndarray, np.ndarray] | NoInverse:
     """Scale and zero point as arrays that broadcast against x."""
+    if node.unknown != 0:
+        return NoInverse("the recovered tensor is its scale")
     scale, zero, shape = node.constant(1), node.constant(2), node.shape(node.x)
     if scale is None or (node.operand(2) is not None and zero is None):
         return NoInverse("its scale is not constant")

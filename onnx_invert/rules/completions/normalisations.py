@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_invert.graph.emit import Emitter
-from onnx_invert.rules.completion import Completed, Completion, cut, mean, sample, target, total
-from onnx_invert.rules.facts import Array, Diagonal, NoInverse, Rearrangement
+from onnx_invert.rules.completion import Completed, Completion, cut, mean, reduced, reshaping, sized, total
+from onnx_invert.rules.facts import Array, Diagonal, NoInverse
 from onnx_invert.rules.node import NodeView, Shape
 from onnx_invert.rules.registry import RuleSet
 
@@ -18,10 +18,9 @@ rules = RuleSet()
 
 def _axis(node: NodeView) -> tuple[Shape, int, int] | NoInverse:
     """The shape of x, the axis that a softmax runs along, and its length."""
-    shape = node.shape(node.x)
-    if isinstance(sizes := sample(shape), NoInverse):
-        return sizes
-    assert shape is not None
+    shape = sized(node.shape(node.x))
+    if isinstance(shape, NoInverse):
+        return shape
     if node.opset < 13 and node.integer("axis", 1) % len(shape) != len(shape) - 1:
         return NoInverse("before opset 13 it runs along several axes at once", "convert the model to opset 13")
     axis = node.integer("axis", -1 if node.opset >= 13 else 1) % len(shape)
@@ -47,7 +46,7 @@ def softmax(node: NodeView) -> Completion | NoInverse:
         tiny = float(np.finfo(e.dtype.numpy()).smallest_subnormal) if e.dtype == ir.DataType.FLOAT16 else _tiny(e)
         return e.op("Add", e.op("Log", e.op("Max", y, tiny)), z)
 
-    return (Completed("log-sum-exp", take, give, (*shape[:axis], 1, *shape[axis + 1 :])),)
+    return (Completed("log-sum-exp", take, give, reduced(shape, axis)),)
 
 
 def _tiny(e: Emitter) -> float:
@@ -66,7 +65,7 @@ def log_softmax(node: NodeView) -> Completion | NoInverse:
             "log-sum-exp",
             lambda e, x, y: mean(e, e.op("Sub", x, y), [axis], n),
             lambda e, y, z: e.op("Add", y, z),
-            (*shape[:axis], 1, *shape[axis + 1 :]),
+            reduced(shape, axis),
         ),
     )
 
@@ -111,43 +110,36 @@ def _affine(node: NodeView, shape: tuple[int, ...] | None) -> tuple[Diagonal, ..
     return (Diagonal(arrays[0], arrays[1]),)
 
 
+def _of_last_axes(node: NodeView, *, centred: bool) -> Completion | NoInverse:
+    shape, affine = sized(node.shape(node.x)), _affine(node, None)
+    if isinstance(affine, NoInverse):
+        return affine
+    if isinstance(shape, NoInverse):
+        return shape
+    axes = list(range(node.integer("axis", -1) % len(shape), len(shape)))
+    if isinstance(refused := sized(shape, axes), NoInverse):
+        return refused
+    return (standardised(shape, axes, node.number("epsilon", 1e-5), centred=centred), *affine)
+
+
 @rules.completion("LayerNormalization")
 def layer_normalization(node: NodeView) -> Completion | NoInverse:
     """z = mean and scale, two numbers a vector; x = scale · (y − B) / s + mean. Surplus: two a vector."""
-    shape, affine = node.shape(node.x), _affine(node, None)
-    if isinstance(affine, NoInverse):
-        return affine
-    if isinstance(sizes := sample(shape), NoInverse):
-        return sizes
-    assert shape is not None
-    axes = list(range(node.integer("axis", -1) % len(shape), len(shape)))
-    if axes[0] == 0 and isinstance(shape[0], str):
-        return NoInverse("it works along the axis of samples")
-    return (standardised(shape, axes, node.number("epsilon", 1e-5)), *affine)
+    return _of_last_axes(node, centred=True)
 
 
 @rules.completion("RMSNormalization")
 def rms_normalization(node: NodeView) -> Completion | NoInverse:
     """z = the root of the mean square, one number a vector; x = z · y / s. Surplus: one a vector."""
-    shape, affine = node.shape(node.x), _affine(node, None)
-    if isinstance(affine, NoInverse):
-        return affine
-    if isinstance(sizes := sample(shape), NoInverse):
-        return sizes
-    assert shape is not None
-    axes = list(range(node.integer("axis", -1) % len(shape), len(shape)))
-    if axes[0] == 0 and isinstance(shape[0], str):
-        return NoInverse("it works along the axis of samples")
-    return (standardised(shape, axes, node.number("epsilon", 1e-5), centred=False), *affine)
+    return _of_last_axes(node, centred=False)
 
 
 @rules.completion("InstanceNormalization")
 def instance_normalization(node: NodeView) -> Completion | NoInverse:
     """z = mean and scale of every channel. Surplus: two a channel."""
-    shape = node.shape(node.x)
-    if isinstance(sizes := sample(shape), NoInverse):
-        return sizes
-    assert shape is not None
+    shape = sized(node.shape(node.x))
+    if isinstance(shape, NoInverse):
+        return shape
     affine = _affine(node, (-1, *[1] * (len(shape) - 2)))
     if isinstance(affine, NoInverse):
         return affine
@@ -157,10 +149,9 @@ def instance_normalization(node: NodeView) -> Completion | NoInverse:
 @rules.completion("GroupNormalization")
 def group_normalization(node: NodeView) -> Completion | NoInverse:
     """z = mean and scale of every group of channels. Surplus: two a group."""
-    shape = node.shape(node.x)
-    if isinstance(sizes := sample(shape), NoInverse):
-        return sizes
-    assert shape is not None
+    shape = sized(node.shape(node.x))
+    if isinstance(shape, NoInverse):
+        return shape
     groups, channels = node.integer("num_groups", 1), int(shape[1])
     spread = (-1, *[1] * (len(shape) - 2))
     affine = _affine(node, spread)
@@ -170,43 +161,32 @@ def group_normalization(node: NodeView) -> Completion | NoInverse:
         each = channels // groups
         affine = (Diagonal(np.repeat(affine[0].scale, each, axis=0), np.repeat(affine[0].shift, each, axis=0)),)
     grouped: Shape = (shape[0], groups, int(np.prod([int(size) for size in shape[1:]])) // groups)
-    split = Rearrangement(
-        lambda e, v: e.op("Reshape", v, e.ints(target(grouped))),
-        lambda e, v: e.op("Reshape", v, e.ints(target(shape))),
-        grouped,
-    )
-    joined = Rearrangement(split.inverse, split.forward, shape)
-    return (split, standardised(grouped, [2], node.number("epsilon", 1e-5)), joined, *affine)
+    inner = standardised(grouped, [2], node.number("epsilon", 1e-5))
+    return (reshaping(shape, grouped), inner, reshaping(grouped, shape), *affine)
 
 
 @rules.completion("MeanVarianceNormalization")
 def mean_variance_normalization(node: NodeView) -> Completion | NoInverse:
     """z = mean and scale over its axes. Surplus: two for each."""
-    shape = node.shape(node.x)
-    if isinstance(sizes := sample(shape), NoInverse):
-        return sizes
-    assert shape is not None
-    axes = sorted(axis % len(shape) for axis in node.ints("axes", 9) or (0, 2, 3))
-    if 0 in axes and isinstance(shape[0], str):
-        return NoInverse("it works along the axis of samples")
-    return (standardised(shape, axes, 0.0),)
+    axes = node.ints("axes", 9) or (0, 2, 3)
+    shape = sized(node.shape(node.x), axes)
+    if isinstance(shape, NoInverse):
+        return shape
+    return (standardised(shape, sorted(axis % len(shape) for axis in axes), 0.0),)
 
 
 @rules.completion("LpNormalization")
 def lp_normalization(node: NodeView) -> Completion | NoInverse:
     """z = the norm, one number a vector; x = z · y. Surplus: one a vector."""
-    shape = node.shape(node.x)
-    if isinstance(sizes := sample(shape), NoInverse):
-        return sizes
-    assert shape is not None
-    axis, p = node.integer("axis", -1) % len(shape), node.integer("p", 2)
-    if axis == 0 and isinstance(shape[0], str):
-        return NoInverse("it works along the axis of samples")
+    axis, p = node.integer("axis", -1), node.integer("p", 2)
+    shape = sized(node.shape(node.x), [axis])
+    if isinstance(shape, NoInverse):
+        return shape
+    axis %= len(shape)
 
     def take(e: Emitter, x: ir.Value, _: ir.Value) -> ir.Value:
         if p == 1:
             return total(e, e.op("Abs", x), [axis])
         return e.op("Sqrt", total(e, e.op("Mul", x, x), [axis]))
 
-    latent: Shape = (*shape[:axis], 1, *shape[axis + 1 :])
-    return (Completed("norm", take, lambda e, y, z: e.op("Mul", y, z), latent),)
+    return (Completed("norm", take, lambda e, y, z: e.op("Mul", y, z), reduced(shape, axis)),)

@@ -6,8 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_invert.graph.emit import Emitter
-from onnx_invert.rules.completion import Completed, Completion, cut, sample, target, total
-from onnx_invert.rules.completions.windows import greatest, squeezed
+from onnx_invert.rules.completion import Completed, Completion, cut, reshaping, sized, target, total
+from onnx_invert.rules.completions.windows import peak, squeezed
 from onnx_invert.rules.facts import Diagonal, Fact, Matrix, NoInverse, Rearrangement
 from onnx_invert.rules.node import NodeView, Shape
 from onnx_invert.rules.registry import RuleSet
@@ -19,18 +19,17 @@ def _gathered(node: NodeView) -> tuple[Rearrangement, Shape, Shape] | NoInverse:
     """x with the reduced axes merged into a last one, (…, k); that shape, and y's."""
     if node.unknown != 0 or (node.operand(1) is not None and node.constant(1) is None):
         return NoInverse("its axes are not constant")
-    x, y = node.shape(node.x), node.shape(node.y)
-    for shape in (x, y):
-        if isinstance(sizes := sample(shape), NoInverse):
-            return sizes
-    assert x is not None
-    assert y is not None
+    x, y = sized(node.shape(node.x)), sized(node.shape(node.y))
+    if isinstance(x, NoInverse):
+        return x
+    if isinstance(y, NoInverse):
+        return y
     given = node.ints("axes", 1)
     if not given and node.integer("noop_with_empty_axes", 0):
         return NoInverse("it reduces nothing")
     axes = sorted({axis % len(x) for axis in given}) if given else list(range(len(x)))
-    if 0 in axes and isinstance(x[0], str):
-        return NoInverse("it works along the axis of samples")
+    if isinstance(refused := sized(x, axes), NoInverse):
+        return refused
     kept = [axis for axis in range(len(x)) if axis not in axes]
     perm = [*kept, *axes]
     size = int(np.prod([int(x[axis]) for axis in axes]))
@@ -53,11 +52,8 @@ def _linear(node: NodeView, weight: float | None) -> Completion | NoInverse:
         return found
     moved, merged, y = found
     k = int(merged[-1])
-    back = [*target(merged[:-1]), 1]
-    placed = Rearrangement(
-        lambda e, u: e.op("Reshape", u, e.ints(target(y))), lambda e, v: e.op("Reshape", v, e.ints(back)), y
-    )
-    return (moved, Matrix(np.full((k, 1), weight or 1.0 / k, node.dtype.numpy())), placed)
+    weights = Matrix(np.full((k, 1), weight or 1.0 / k, node.dtype.numpy()))
+    return (moved, weights, reshaping((*merged[:-1], 1), y))
 
 
 @rules.completion("ReduceMean")
@@ -77,12 +73,7 @@ def _peak(node: NodeView) -> tuple[Fact | Completed, ...] | NoInverse:
     if isinstance(found, NoInverse):
         return found
     moved, merged, y = found
-    flat: Rearrangement = Rearrangement(
-        lambda e, u: e.op("Reshape", u, e.ints(target(y))),
-        lambda e, v: e.op("Reshape", v, e.ints(target(merged[:-1]))),
-        y,
-    )
-    return (moved, *(greatest(merged) or (squeezed(merged[:-1]),)), flat)
+    return (moved, *peak(merged), reshaping(merged[:-1], y))
 
 
 @rules.completion("ReduceMax")

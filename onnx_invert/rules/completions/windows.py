@@ -6,7 +6,7 @@ that is small.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product as all_of
 
 import numpy as np
@@ -14,7 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_invert.graph.emit import Emitter
-from onnx_invert.rules.completion import Completed, Completion, Operator, Selection, cut, target
+from onnx_invert.rules.completion import Completed, Completion, Operator, Selection, cut, reshaping, target
 from onnx_invert.rules.derivatives.windows import Windows, automatic, fixed_sizes, integers
 from onnx_invert.rules.facts import Diagonal, Matrix, NoInverse, Rearrangement
 from onnx_invert.rules.layout import transposing
@@ -124,23 +124,42 @@ def _patches(x: Shape, kernel: Sequence[int], *, channels: bool) -> Rearrangemen
     return Rearrangement(forward, inverse, made)
 
 
-@rules.completion("Conv")
-def conv(node: NodeView) -> Completion | NoInverse:
-    """z = coordinates in the null space of the matrix that it is: on patches, or on whole small images.
-
-    Surplus: none where it narrows; where it widens, what y holds more than x.
-    """
+def _weighted(node: NodeView) -> tuple[Shape, Shape, Weight, tuple[Diagonal, ...]] | NoInverse:
+    """The shapes of x and y, the weight, and the bias as a shift."""
     shapes, weight, bias = _image(node), node.constant(1), node.constant(2)
     if isinstance(shapes, NoInverse):
         return shapes
     if weight is None or (node.operand(2) is not None and bias is None):
         return NoInverse("its weight is not constant")
     x, y = shapes
+    shift = () if bias is None else (Diagonal(shift=bias.astype(np.float64).reshape(-1, *[1] * len(y[2:]))),)
+    return x, y, weight, shift
+
+
+def _too_large(rows: int, columns: int) -> NoInverse:
+    return NoInverse(f"its matrix on whole images is {rows}×{columns}, too large to be written out")
+
+
+def _whole(x: Shape, y: Shape, matrix: Callable[[], Weight], shift: tuple[Diagonal, ...]) -> Completion | NoInverse:
+    """One matrix on whole images, and a shift."""
+    numbers = _size(x), _size(y)
+    return _too_large(*numbers) if numbers[0] * numbers[1] > LARGEST else (Operator(numbers, matrix, y), *shift)
+
+
+@rules.completion("Conv")
+def conv(node: NodeView) -> Completion | NoInverse:
+    """z = coordinates in the null space of the matrix that it is: on patches, or on whole small images.
+
+    Surplus: none where it narrows; where it widens, what y holds more than x.
+    """
+    found = _weighted(node)
+    if isinstance(found, NoInverse):
+        return found
+    x, y, weight, shift = found
     windows = Windows.of(node, x[2:], y[2:], weight.shape[2:])
     if isinstance(windows, NoInverse):
         return windows
     group = node.integer("group", 1)
-    shift = () if bias is None else (Diagonal(shift=bias.astype(np.float64).reshape(-1, *[1] * len(y[2:]))),)
     if group == 1 and _do_not_overlap(windows):
         crop, inner = _cropped(x, windows)
         rank = len(y)
@@ -148,32 +167,23 @@ def conv(node: NodeView) -> Completion | NoInverse:
         moved = Rearrangement(back.forward, back.inverse, y)
         patch = _patches(inner, windows.kernel, channels=True)
         return (*crop, patch, Matrix(weight.reshape(len(weight), -1).T), moved, *shift)
-    numbers = _size(x), _size(y)
-    if numbers[0] * numbers[1] > LARGEST:
-        return NoInverse(f"its matrix on whole images is {numbers[0]}×{numbers[1]}, too large to be written out")
-    return (Operator(numbers, lambda: _dense(windows, weight, group), y), *shift)
+    return _whole(x, y, lambda: _dense(windows, weight, group), shift)
 
 
 @rules.completion("ConvTranspose")
 def conv_transpose(node: NodeView) -> Completion | NoInverse:
     """z = coordinates in the null space of the matrix that it is on whole small images."""
-    shapes, weight, bias = _image(node), node.constant(1), node.constant(2)
-    if isinstance(shapes, NoInverse):
-        return shapes
-    if weight is None or (node.operand(2) is not None and bias is None):
-        return NoInverse("its weight is not constant")
+    found = _weighted(node)
+    if isinstance(found, NoInverse):
+        return found
+    x, y, weight, shift = found
     if automatic(node) or integers(node, "output_shape", ()):
         return NoInverse("its padding follows from the size of its output", "export with pads")
-    x, y = shapes
     windows = Windows.of(node, y[2:], x[2:], weight.shape[2:])
     if isinstance(windows, NoInverse):
         return windows
-    numbers = _size(x), _size(y)
-    if numbers[0] * numbers[1] > LARGEST:
-        return NoInverse(f"its matrix on whole images is {numbers[0]}×{numbers[1]}, too large to be written out")
-    shift = () if bias is None else (Diagonal(shift=bias.astype(np.float64).reshape(-1, *[1] * len(y[2:]))),)
     group = node.integer("group", 1)
-    return (Operator(numbers, lambda: np.ascontiguousarray(_dense(windows, weight, group).T), y), *shift)
+    return _whole(x, y, lambda: np.ascontiguousarray(_dense(windows, weight, group).T), shift)
 
 
 def _pooling(node: NodeView) -> tuple[Shape, Shape, Windows] | NoInverse:
@@ -188,11 +198,7 @@ def _pooling(node: NodeView) -> tuple[Shape, Shape, Windows] | NoInverse:
 
 def squeezed(shape: Shape) -> Rearrangement:
     """(…, 1) → `shape`, and back."""
-    return Rearrangement(
-        lambda e, u: e.op("Reshape", u, e.ints(target(shape))),
-        lambda e, y: e.op("Reshape", y, e.ints([*target(shape), 1])),
-        shape,
-    )
+    return reshaping((*shape, 1), shape)
 
 
 @rules.completion("AveragePool")
@@ -204,14 +210,12 @@ def average_pool(node: NodeView) -> Completion | NoInverse:
     x, y, windows = found
     if _do_not_overlap(windows):
         crop, inner = _cropped(x, windows)
-        size = int(np.prod(windows.kernel))
-        mean = Matrix(np.full((size, 1), 1.0 / size, node.dtype.numpy()))
-        return (*crop, _patches(inner, windows.kernel, channels=False), mean, squeezed(y))
+        return (*crop, _of_patches(inner, windows.kernel)[0], _mean(node, windows.kernel), squeezed(y))
     if node.integer("ceil_mode", 0):
         return NoInverse("its windows overlap or reach beyond the image")
     n, o = int(np.prod(windows.sizes)), int(np.prod(windows.counts))
     if n * o > LARGEST:
-        return NoInverse(f"its matrix on whole images is {n}×{o}, too large to be written out")
+        return _too_large(n, o)
     matrix = np.zeros((n, o))
     for _, outputs, inputs in _places(windows):
         matrix[inputs, outputs] += 1
@@ -219,17 +223,9 @@ def average_pool(node: NodeView) -> Completion | NoInverse:
     matrix /= float(np.prod(windows.kernel)) if padded else np.maximum(matrix.sum(axis=0), 1)
     flat: Shape = (*x[:2], n)
     return (
-        Rearrangement(
-            lambda e, v: e.op("Reshape", v, e.ints(target(flat))),
-            lambda e, v: e.op("Reshape", v, e.ints(target(x))),
-            flat,
-        ),
+        reshaping(x, flat),
         Matrix(matrix.astype(node.dtype.numpy())),
-        Rearrangement(
-            lambda e, v: e.op("Reshape", v, e.ints(target(y))),
-            lambda e, v: e.op("Reshape", v, e.ints([*target(y[:2]), o])),
-            y,
-        ),
+        reshaping((*y[:2], o), y),
     )
 
 
@@ -257,6 +253,24 @@ def greatest(shape: Shape) -> tuple[Completed, ...]:
     return (Completed("losers of the maximum", take, give, others, made),)
 
 
+def peak(shape: Shape) -> tuple[Completed | Rearrangement, ...]:
+    """(…, k) → (…), the maximum along the last axis."""
+    return greatest(shape) or (squeezed(shape[:-1]),)
+
+
+def _of_patches(x: Shape, kernel: Sequence[int]) -> tuple[Rearrangement, Shape]:
+    """An image as (N, C, counts…, kernel), and that shape."""
+    patches = _patches(x, kernel, channels=False)
+    assert patches.shape is not None
+    return patches, patches.shape
+
+
+def _mean(node: NodeView, kernel: Sequence[int]) -> Matrix:
+    """The mean of what lies in a window."""
+    size = int(np.prod(kernel))
+    return Matrix(np.full((size, 1), 1.0 / size, node.dtype.numpy()))
+
+
 @rules.completion("MaxPool")
 def max_pool(node: NodeView) -> Completion | NoInverse:
     """z = the distances within each window from its first element, which hold the losers and who won.
@@ -272,10 +286,8 @@ def max_pool(node: NodeView) -> Completion | NoInverse:
     if not _do_not_overlap(windows):
         return NoInverse("its windows overlap or are padded")
     crop, inner = _cropped(x, windows)
-    patches = _patches(inner, windows.kernel, channels=False)
-    assert patches.shape is not None
-    peak = greatest(patches.shape)
-    return (*crop, patches, *(peak or (squeezed(patches.shape[:-1]),)))
+    patches, shape = _of_patches(inner, windows.kernel)
+    return (*crop, patches, *peak(shape))
 
 
 @rules.completion("GlobalAveragePool")
@@ -286,9 +298,7 @@ def global_average_pool(node: NodeView) -> Completion | NoInverse:
         return shapes
     x, y = shapes
     kernel = [int(size) for size in x[2:]]
-    size = int(np.prod(kernel))
-    mean = Matrix(np.full((size, 1), 1.0 / size, node.dtype.numpy()))
-    return (_patches(x, kernel, channels=False), mean, squeezed(y))
+    return (_of_patches(x, kernel)[0], _mean(node, kernel), squeezed(y))
 
 
 @rules.completion("GlobalMaxPool")
@@ -298,7 +308,5 @@ def global_max_pool(node: NodeView) -> Completion | NoInverse:
     if isinstance(shapes, NoInverse):
         return shapes
     x, _ = shapes
-    patches = _patches(x, [int(size) for size in x[2:]], channels=False)
-    assert patches.shape is not None
-    peak = greatest(patches.shape)
-    return (patches, *(peak or (squeezed(patches.shape[:-1]),)))
+    patches, shape = _of_patches(x, [int(size) for size in x[2:]])
+    return (patches, *peak(shape))

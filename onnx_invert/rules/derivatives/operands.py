@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.rules.derivatives.pointwise import filled, number
-from onnx_invert.rules.differential import At, Broadcast, Point, flat, ones_like, weighted
+from onnx_invert.rules.differential import At, Broadcast, Differential, Point, flat, ones_like, weighted
 from onnx_invert.rules.facts import NoInverse
 from onnx_invert.rules.node import NodeView
 from onnx_invert.rules.registry import RuleSet
@@ -45,7 +45,7 @@ def prelu(node: NodeView) -> At | NoInverse:
         return by_slope(node, lambda p: p.e.op("Min", p.input(0), 0.0), full=True)
     return by_slope(
         node,
-        lambda p: p.e.op("Where", p.e.op("Less", p.input(0), 0.0), p.input(1), p.e.scalar(1.0)),
+        lambda p: p.softened(p.e.op("Where", p.e.op("Less", p.input(0), 0.0), p.input(1), p.e.scalar(1.0))),
         full=True,
     )
 
@@ -81,11 +81,24 @@ for _name in ("Max", "Min"):
 def where(node: NodeView) -> At | NoInverse:
     """∂y = ∂a where the condition holds, ∂b elsewhere."""
 
-    def slope(p: Point) -> ir.Value:
-        condition = p.input(0)
-        return number(p.e, condition if node.unknown == 1 else p.e.op("Not", condition))
+    broadcast = Broadcast.of(node, node.x)
+    if isinstance(broadcast, NoInverse):
+        return broadcast
 
-    return by_slope(node, slope)
+    def at(p: Point) -> Differential:
+        condition = p.input(0)
+        # Chosen, not multiplied by 0: what is infinite on the other side is nothing to this one.
+        zero = p.e.op("Mul", ones_like(p.e, p.outputs[0]), 0.0) if broadcast.axes else p.e.scalar(0.0)
+
+        def chosen(e: Emitter, t: ir.Value) -> ir.Value:
+            sides = (t, zero) if node.unknown == 1 else (zero, t)
+            return e.op("Where", condition, *sides)
+
+        return Differential(
+            lambda e, t: chosen(e, broadcast.lift(e, t)), lambda e, c: broadcast.reduce(e, chosen(e, c))
+        )
+
+    return at
 
 
 @rules.derivative("Mod")

@@ -16,7 +16,8 @@ from onnx_invert.build import affine
 from onnx_invert.build.clamp import clamp, hold_in_domain
 from onnx_invert.errors import ModelError
 from onnx_invert.graph.emit import Emitter
-from onnx_invert.plan.lossless import Join, Link, missing, zeros
+from onnx_invert.plan.lossless.links import missing, zeros
+from onnx_invert.plan.lossless.steps import Join, Link
 from onnx_invert.rules.completion import Completed, Operator, Selection, target
 from onnx_invert.rules.facts import Convert, Diagonal, Elementwise, Matrix, Paired, Rearrangement, Repeat
 from onnx_invert.rules.node import Shape

@@ -1,0 +1,134 @@
+"""One system of equations solved in Loops: all samples by the plain iteration, and those that it leaves once more.
+
+The second Loop takes the unsolved samples alone, so that it costs next to nothing where there are none; it is there
+only where starts were fitted for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_invert.build.newton import dense, krylov
+from onnx_invert.build.newton.iteration import Restarts, Settings, State, length
+from onnx_invert.build.newton.loop import iterate
+from onnx_invert.build.newton.objective import Objective
+from onnx_invert.build.newton.unknowns import Unknowns
+from onnx_invert.errors import UsageError
+from onnx_invert.graph.emit import Emitter
+from onnx_invert.numerics.prior import Prior
+from onnx_invert.numerics.tolerance import eps
+from onnx_invert.plan.batch import Batch
+from onnx_invert.plan.newton import System
+
+PATIENCE, LONG_PATIENCE = 3, 8
+"""Steps without progress until a sample counts as stalled; the longer one in the second Loop."""
+
+ROUND_OFF = 2.0
+"""In units of eps: below it a residual has nothing left to gain."""
+
+RESCUE_ITERATIONS = 720
+"""Of the second Loop at most: 24 starts."""
+
+MARGIN = 0.5
+"""Of the residual of a solution, below which the second Loop takes a sample for solved: its units are not y's own."""
+
+
+@dataclass(frozen=True)
+class Solver:
+    """What solves one system, for `unknowns`. `values` maps the model's tensors to the graph's; `scale` (m) is one
+    over the units of the known numbers; `samples` is the size of the axis of samples, a symbol or 1."""
+
+    e: Emitter
+    system: System
+    batch: Batch
+    values: Mapping[ir.Value, ir.Value]
+    unknowns: Unknowns
+    scale: ir.Value
+    solved: float
+    samples: int | str
+
+    def solve(self, known: ir.Value, iterations: int, *, unroll: bool) -> tuple[ir.Value, ir.Value]:
+        """x (N, n) for known numbers (N, m) by the plain iteration, and ‖t − F‖ (N, 1) there."""
+        if not self.system.is_dense and unroll:
+            raise UsageError(
+                f"--unroll: the system of {self.system.m} equations for {self.system.n} unknowns is solved by "
+                "conjugate gradients, which need a Loop."
+            )
+        settings = self._settings(iterations, PATIENCE, self.unknowns.restarts(iterations))
+        found = self._iterate(known, settings, None, unroll=unroll)
+        return self.unknowns.decode(self.e, found.best), found.best_error
+
+    def rescue(self, known: ir.Value, x: ir.Value, error: ir.Value, start: Prior | None, *, apart: bool) -> ir.Value:
+        """x (N, n) with the samples solved that were not, from where `error` (N, 1) says how far they are.
+
+        `apart` takes them out of the batch. Then sample 0 goes with them, so that there is one.
+        """
+        e = self.e
+        unsolved = e.op("Greater", error, e.op("Mul", self._norm(known), self.solved * MARGIN))
+        if not apart:
+            return e.op("Where", unsolved, self._again(known, x, start), x)
+        unsolved.dtype = ir.DataType.BOOL
+        chosen = _indices(e, unsolved)
+        everyone = _indices(e, e.op("Or", unsolved, e.op("Not", unsolved)))
+        with e.scope(e.scope_name, ir.DataType.INT64):
+            taken = e.op("Concat", chosen, e.ints([0]), axis=0)
+            put = e.op("Concat", chosen, e.ints([-1]), axis=0)
+            everyone = e.op("Unsqueeze", everyone, e.ints([1]))
+        alone = replace(self, samples=e.unique("unsolved"), unknowns=self.unknowns.of(e, taken))
+        found = alone._again(e.op("Gather", known, taken, axis=0), e.op("Gather", x, taken, axis=0), start)
+        where = e.op("Cast", e.op("Equal", everyone, put), to=int(e.dtype))
+        return e.op("Where", unsolved, e.op("MatMul", where, found), x)
+
+    def error(self, known: ir.Value, x: ir.Value) -> ir.Value:
+        """‖t − F(x)‖ (N, 1)."""
+        value = self._objective.value(self.e, self.unknowns.encode(self.e, x))
+        return length(self.e, self.e.op("Sub", self._target(known), value))
+
+    def _again(self, known: ir.Value, x: ir.Value, start: Prior | None) -> ir.Value:
+        restarts = self.unknowns.rescues(self.e, known, RESCUE_ITERATIONS, start)
+        settings = replace(self._settings(RESCUE_ITERATIONS, LONG_PATIENCE, restarts), solved=self.solved * MARGIN)
+        found = self._iterate(known, settings, self.unknowns.encode(self.e, x), unroll=False)
+        return self.unknowns.decode(self.e, found.best)
+
+    def _iterate(self, known: ir.Value, settings: Settings, begin: ir.Value | None, *, unroll: bool) -> State:
+        e, objective = self.e, self._objective
+        target, norm = self._target(known), self._norm(known)
+        method = dense if self.system.is_dense else krylov
+        first = method.start(e, objective, target, settings, begin)
+        soft = first.soft is not None
+
+        def body(inner: Emitter, values: list[ir.Value]) -> tuple[list[ir.Value], ir.Value]:
+            after, busy = method.step(inner, objective, target, norm, State.of(values, soft=soft), settings)
+            return after.flat(), busy
+
+        shapes = method.shapes(objective, self.samples, soft=soft)
+        return State.of(iterate(e, first.flat(), shapes, body, most=settings.iterations, unroll=unroll), soft=soft)
+
+    def _settings(self, iterations: int, patience: int, restarts: Restarts) -> Settings:
+        numbers = self.e.dtype.numpy()
+        huge = float(np.finfo(numbers).max) / 16
+        return Settings(iterations, self.solved, ROUND_OFF * eps(numbers), patience, restarts, huge)
+
+    @property
+    def _objective(self) -> Objective:
+        s = self.system
+        return Objective(s.program, s.layouts, self.values, self.unknowns.coordinates, self.scale, self.batch)
+
+    def _target(self, known: ir.Value) -> ir.Value:
+        return self.e.op("Mul", known, self.scale)
+
+    def _norm(self, known: ir.Value) -> ir.Value:
+        """Of the target. One near 0 is measured against a thousandth of the spread, as the verification does."""
+        return self.e.op("Max", length(self.e, self._target(known)), 1e-3 * self.system.m**0.5)
+
+
+def _indices(e: Emitter, truth: ir.Value) -> ir.Value:
+    """The rows (K) where a column (N, 1) is true."""
+    with e.scope(e.scope_name, ir.DataType.INT64):
+        return e.op(
+            "Squeeze", e.op("Slice", e.op("NonZero", truth), e.ints([0]), e.ints([1]), e.ints([0])), e.ints([0])
+        )

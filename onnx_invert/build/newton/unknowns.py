@@ -1,0 +1,196 @@
+"""What is iterated over in place of the unknowns x of a system, where it starts, and where it starts again.
+
+Without bounds x = origin + v @ back, and v = (x − origin) @ forth; with bounds x is then held within them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnx_invert.build.newton.iteration import Restarts
+from onnx_invert.build.newton.objective import Coordinates
+from onnx_invert.graph.emit import Emitter
+from onnx_invert.numerics.covariance import Root
+from onnx_invert.numerics.prior import Prior
+from onnx_invert.plan.newton import System
+from onnx_invert.rules.differential import second
+
+Array = NDArray[np.float64]
+
+SCALES = (0.03, 0.1, 0.3, 1.0, 0.1, 0.3)
+"""How far from the first anchor a sample that stalls starts again, in standard deviations: near it first, where
+activations are not saturated yet. More iterations than these need go through them again."""
+
+PER_ANCHOR = 16
+"""Iterations that one start takes, about."""
+
+PER_START = 30
+"""The same where kinks are softened: that takes longer."""
+
+SOFT, FAST, SLOW = 0.5, 0.8, 0.9
+"""The least slope of kinks at the beginning of a start that softens them, and by what it falls each step."""
+
+
+@dataclass(frozen=True)
+class Unknowns:
+    """`coordinates` are v's (N, r). `origin` (1, n) or (N, n) as a tensor, None for 0; `middle` (n) the same if it is
+    one for all samples. `back` (r, n) and `forth` (n, r) are None for the identity; `reach` is None, or with bounds
+    and no prior their ends, within which v lies. `root` stands for both where the basis is σ I + PᵀP."""
+
+    coordinates: Coordinates
+    origin: ir.Value | None
+    middle: Array | None
+    back: ir.Value | None
+    forth: Array | None
+    reach: tuple[Array, Array] | None = None
+    root: Root | None = None
+
+    def decode(self, e: Emitter, v: ir.Value) -> ir.Value:
+        """x (N, n)."""
+        if self.coordinates.low is not None or self.root is not None:
+            return self.coordinates.held(e, v)
+        x = v if self.back is None else e.op("MatMul", v, self.back)
+        return x if self.origin is None else e.op("Add", x, self.origin)
+
+    def encode(self, e: Emitter, x: ir.Value) -> ir.Value:
+        """v (N, r)."""
+        away = x if self.origin is None else e.op("Sub", x, self.origin)
+        if self.root is not None:
+            return self._undone(e, away)
+        return away if self.forth is None else e.op("MatMul", away, e.constant(self.forth, "forth"))
+
+    def _undone(self, e: Emitter, away: ir.Value) -> ir.Value:
+        """away (σ I + PᵀP)⁻¹, as `Root.back` has it."""
+        assert self.root is not None
+        assert self.coordinates.turned is not None
+        assert self.coordinates.basis is not None
+        sigma = self.root.least
+        shares = 1 / (sigma * (sigma + np.sum(np.square(self.root.rows), axis=1)))
+        along = e.op("Mul", e.op("MatMul", away, self.coordinates.turned), e.constant(shares[None, :], "shares"))
+        return e.op("Sub", e.op("Mul", away, 1 / sigma), e.op("MatMul", along, self.coordinates.basis))
+
+    def of(self, e: Emitter, rows: ir.Value) -> Unknowns:
+        """The same for some of the samples alone, whose indices are `rows` (K)."""
+        c = self.coordinates
+        if self.middle is not None or self.origin is None or c.origin is None:
+            return self
+        beginning = replace(c, origin=e.op("Gather", c.origin, rows, axis=0))
+        return replace(self, origin=e.op("Gather", self.origin, rows, axis=0), coordinates=beginning)
+
+    def restarts(self, iterations: int) -> Restarts:
+        """Where a sample that stalls starts again: near the origin."""
+        offsets = self._anywhere(self.coordinates.size, max(len(SCALES), iterations // PER_ANCHOR))
+        return Restarts(offsets, np.zeros(len(offsets), bool))
+
+    def rescues(self, e: Emitter, known: ir.Value, iterations: int, start: Prior | None) -> Restarts:
+        """The same for those that this does not help: where `start` takes x to be, given the known numbers, in ways
+        that take turns."""
+        r = self.coordinates.size
+        count = max(1, iterations // PER_START)
+        turns = np.arange(count)
+        # Both phases, the second alone with soft kinks, both with soft kinks, the second with kinks soft for long.
+        second, soft = turns % 2 == 1, np.where(turns % 4 == 0, 0.0, SOFT)
+        fade = np.where(turns % 4 == 3, SLOW, FAST)
+        if start is None or self.middle is None or self.root is not None:
+            return Restarts(self._anywhere(r, count), second, None, soft, fade)
+        centered = self._in_coordinates(start)
+        rng = np.random.default_rng(r)
+        offsets = centered.factor.after(rng.standard_normal((count, centered.factor.size)))
+        offsets[:1] = 0.0
+        return Restarts(offsets, second, expected(e, centered, known), soft, fade)
+
+    def _in_coordinates(self, start: Prior) -> Prior:
+        """The same of v."""
+        assert self.middle is not None
+        forth = np.eye(self.middle.size) if self.forth is None else self.forth
+        regression = start.regression
+        if regression is not None:
+            regression = replace(regression, linear=regression.linear @ forth, weights=regression.weights @ forth)
+        return Prior((start.mean - self.middle) @ forth, Root(start.factor.rows @ forth), regression)
+
+    def _anywhere(self, size: int, count: int) -> Array:
+        """Normal numbers, or anywhere within the bounds."""
+        rng = np.random.default_rng(size)
+        if self.reach is None:
+            return np.asarray(rng.standard_normal((count, size)) * np.resize(SCALES, count)[:, None])
+        low, high = self.reach
+        return np.asarray(rng.uniform(low, high, (count, size)) - np.clip(np.zeros(size), low, high))
+
+
+def unknowns_of(
+    e: Emitter,
+    system: System,
+    bounds: tuple[Array, Array] | None,
+    prior: Prior | None,
+    known: ir.Value,
+) -> Unknowns:
+    """What is iterated over for x (N, n).
+
+    The unknowns are x = m + w A: m from the prior, A its factor (0 and I without one). With a front h = x W + b and
+    A W = U S Vᵀ, the least-norm w lies in the span of U: v = w U has the same norm, h = m W + b + v S Vᵀ and
+    x = m + v Uᵀ A. So the loop sees the rank of A W instead of n. With bounds w itself is iterated over and x held
+    within them, around the point of the bounds that is nearest to 0 where there is no prior.
+    """
+    front, n = system.front, system.n
+    origin, factor = None, None
+    middle: Array | None = np.zeros(n)
+    if prior is not None:
+        origin, factor = expected(e, prior, known), prior.factor
+        middle = prior.mean if prior.regression is None else None
+    basis, turned, least = None, None, 0.0 if factor is None else factor.least
+    if factor is not None and (bounds is not None or front is None):
+        basis = e.constant(factor.rows, "factor")
+        turned = e.op("Transpose", second(e, basis), perm=[1, 0]) if least else None
+    whole = factor if least else None
+    forth = None if factor is None or least else factor.back(np.eye(n))
+    free = Coordinates(n if factor is None else factor.size, origin, basis, least=least, turned=turned)
+    if bounds is not None:
+        low, high = bounds
+        if origin is None:
+            middle = np.clip(np.zeros(n), low, high)
+            origin = e.constant(middle[None, :], "origin")
+        bounded = replace(
+            free,
+            origin=origin,
+            low=e.constant(low[None, :], "low"),
+            high=e.constant(high[None, :], "high"),
+            weight=None if front is None else e.constant(front.weight, "weight"),
+            shift=None if front is None else e.constant(front.shift[None, :], "shift"),
+        )
+        return Unknowns(bounded, origin, middle, None, forth, bounds if prior is None else None, whole)
+    if front is None:
+        return Unknowns(free, origin, middle, basis, forth, root=whole)
+    reached = front.weight if factor is None else factor.before(front.weight)
+    left, values, right = np.linalg.svd(reached, full_matrices=False)
+    kept = values > values.max(initial=0.0) * max(reached.shape) * np.finfo(np.float64).eps
+    span = left[:, kept]
+    shift = e.constant(front.shift[None, :], "shift")
+    start = shift if origin is None else e.op("Add", e.op("MatMul", origin, e.constant(front.weight, "weight")), shift)
+    reduced = e.constant(values[kept, None] * right[kept], "basis")
+    back = e.constant(span.T if factor is None else factor.after(span.T), "back")
+    coordinates = Coordinates(int(np.count_nonzero(kept)), start, reduced)
+    if whole is not None:  # symmetric, as its inverse is
+        return Unknowns(coordinates, origin, middle, back, whole.back(span.T).T)
+    return Unknowns(coordinates, origin, middle, back, span if forth is None else forth @ span)
+
+
+def expected(e: Emitter, prior: Prior, known: ir.Value) -> ir.Value:
+    """m(y) as rows (N, n), or (1, n) where it is constant."""
+    mean = e.constant(prior.mean[None, :], "mean")
+    regression = prior.regression
+    if regression is None:
+        return mean
+    centred = e.op("Sub", known, e.constant(regression.center[None, :], "center"))
+    z = e.op("Mul", centred, e.constant(1 / regression.scale[None, :], "rate"))
+    inner = e.op(
+        "Add",
+        e.op("MatMul", z, e.constant(regression.directions, "directions")),
+        e.constant(regression.offsets[None, :], "offsets"),
+    )
+    bent = e.op("MatMul", e.op("Max", inner, 0.0), e.constant(regression.weights, "weights"))
+    straight = e.op("MatMul", z, e.constant(regression.linear, "linear"))
+    return e.op("Add", e.op("Add", straight, bent), mean)

@@ -1,0 +1,63 @@
+"""The ends of the domain that a root is searched in.
+
+φ is never asked at an end: it may be infinite there, or jump, and rounding may carry x beyond. It is taken to lie
+below y at the lower end and above it at the upper one (rising), so that a y that it does not reach leads to an end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_invert.graph.emit import Emitter
+from onnx_invert.plan.steps import Domain
+
+
+@dataclass(frozen=True)
+class Ends:
+    """The ends as constants, None where there is none; and the length between, 0 where there are no two ends."""
+
+    low: ir.Value | None = None
+    high: ir.Value | None = None
+    length: ir.Value | None = None
+
+    @staticmethod
+    def of(e: Emitter, domain: Domain) -> Ends:
+        """As constants of the emitter's type."""
+        low, high = (None if end is None else e.constant(end, "end") for end in (domain.low, domain.high))
+        length = None
+        if domain.low is not None and domain.high is not None:
+            whole = np.asarray(domain.high) - np.asarray(domain.low)
+            length = e.constant(np.where(np.isfinite(whole), whole, 0.0), "length")
+        return Ends(low, high, length)
+
+    @property
+    def there(self) -> bool:
+        """True if there is an end."""
+        return self.low is not None or self.high is not None
+
+    def hold(self, b: Emitter, x: ir.Value) -> ir.Value:
+        """x within the domain."""
+        if self.low is not None:
+            x = b.op("Max", x, self.low)
+        return x if self.high is None else b.op("Min", x, self.high)
+
+    def settled(self, b: Emitter, x: ir.Value, value: ir.Value) -> ir.Value:
+        """`value` of a rising function at x; −1 at the lower end, 1 at the upper one."""
+        if self.low is not None:
+            value = b.op("Where", b.op("LessOrEqual", x, self.low), b.scalar(-1.0), value)
+        if self.high is not None:
+            value = b.op("Where", b.op("GreaterOrEqual", x, self.high), b.scalar(1.0), value)
+        return value
+
+    def kept(self, b: Emitter, one: ir.Value, other: ir.Value) -> ir.Value | None:
+        """Whether a bracket still has an end of the domain for one of its own; None where there is none."""
+        found = None
+        if self.low is not None:
+            found = b.op("LessOrEqual", b.op("Min", one, other), self.low)
+        if self.high is not None:
+            above = b.op("GreaterOrEqual", b.op("Max", one, other), self.high)
+            found = above if found is None else b.op("Or", found, above)
+        return found

@@ -1,0 +1,87 @@
+"""x from y where what mixes its elements is held: node by node, in closed form where y = a x + b, or as roots."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_invert.plan.affine import is_affine
+from onnx_invert.plan.cuts import cuts
+from onnx_invert.plan.evaluation import run
+from onnx_invert.plan.monotone import domain_of
+from onnx_invert.plan.steps import Block, Mask, Root, Scale, Step, Undo
+from onnx_invert.plan.system import Edge, System
+from onnx_invert.rules.facts import Diagonal, Rearrangement
+
+
+def in_place_block(
+    system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node], mask: Mask
+) -> Root | Scale | None:
+    """How to solve a block of which every element of y follows from the one of x at its own place alone."""
+    if is_affine(system, x, nodes, system.frozen, known=True) and _scales(system, x, y, nodes, mask):
+        return Scale(tuple(nodes), x, y, mask)
+    domain = domain_of(system, x, y, nodes, mask)
+    return None if domain is None else Root(tuple(nodes), x, y, mask, domain)
+
+
+def inner_steps(
+    system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node], frozen: Collection[Edge]
+) -> list[Step] | None:
+    """How x follows from y once the frozen operands are known; None if it does not."""
+    inner = System.between(system.concrete, system.rules, system.opset, nodes, [x])
+    inner.frozen = system.frozen | frozenset(frozen)
+    inner.unknowns = system.unknowns
+    known = system.mask(x)
+    if known is not None and known.any():
+        inner.learn(x, known)
+    mask = system.mask(y)
+    inner.learn(y, np.ones(inner.known[y].shape, bool) if mask is None else mask)
+    inner.run([x])
+    if inner.is_known(x):
+        return inner.steps
+    between = next((found for start, found in cuts(inner, y) if start is x), list(nodes))
+    block = in_place_block(inner, x, y, between, ~inner.known[x])
+    return None if block is None else [*inner.steps, block]
+
+
+def stretch(inner: Sequence[Step]) -> float | None:
+    """By how much at most x moves with y, the frozen operands held; None where no bound is known."""
+    factor = 1.0
+    for step in inner:
+        if isinstance(step, Block):
+            return None
+        for stage in step.stages if isinstance(step, Undo) else ():
+            fact = stage.fact
+            if isinstance(fact, Diagonal) and np.all(fact.scale != 0):
+                factor /= float(np.min(np.abs(fact.scale)))
+            elif not isinstance(fact, Rearrangement) and stage.nodes[0].op_type not in {"Add", "Sub"}:
+                return None
+    return factor
+
+
+def _scales(system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node], mask: Mask) -> bool:
+    """Whether no factor is 0 in one run of the model; False where that could not be tried."""
+    found = system.concrete.sample(system.opset)
+    here = found.get(x.name or "")
+    twins = [twin for node in nodes if (twin := system.concrete.nodes.get(node.name or "")) is not None]
+    if here is None or len(twins) != len(nodes):
+        return False
+    inner = {output.name for node in nodes for output in node.outputs} | {x.name}
+    held = {(node.name or "", place): value for node, place in system.frozen if (value := node.inputs[place])}
+    renamed = {edge: f"{value.name}/held" for edge, value in held.items()}
+    feeds = {f"{value.name}/held": found[value.name or ""] for value in held.values() if value.name in found}
+    for twin in twins:
+        for value in twin.inputs:
+            if value is not None and value.name not in inner and value.name in found:
+                feeds[value.name or ""] = found[value.name or ""]
+    ends = []
+    for point in (0, 1):
+        trial = {**feeds, x.name or "": np.full_like(here, point)}
+        made = run(twins, trial, [y.name or ""], system.opset, renamed=renamed)
+        if made is None:
+            return False
+        ends.append(made[y.name or ""].astype(np.float64))
+    factors = (ends[1] - ends[0])[mask]
+    return bool(np.all(np.isfinite(factors) & (factors != 0)))

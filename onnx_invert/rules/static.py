@@ -1,0 +1,56 @@
+"""What a node's operands and attributes are, where all sizes are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+
+class UnsizedError(Exception):
+    """The shape of an output is known only once its values are."""
+
+
+def shape_of(value: ir.Value) -> tuple[int, ...]:
+    """The sizes of a tensor; () for an output that is left out.
+
+    Raises:
+        UnsizedError: one is not known.
+    """
+    if not value.name and value.shape is None:
+        return ()
+    dims = () if value.shape is None else value.shape.dims
+    sizes = tuple(dim for dim in dims if isinstance(dim, int))
+    if value.shape is None or len(sizes) != len(dims):
+        raise UnsizedError(value.name or "")
+    return sizes
+
+
+def shape_of_operand(node: ir.Node, place: int) -> tuple[int, ...]:
+    """The sizes of an operand; errors as for `shape_of`."""
+    value = node.inputs[place]
+    assert value is not None
+    return shape_of(value)
+
+
+def constant(node: ir.Node, place: int) -> NDArray[np.generic] | None:
+    """An operand's value; None if there is no such operand, or it is not constant."""
+    value = node.inputs[place] if place < len(node.inputs) else None
+    return None if value is None or value.const_value is None else value.const_value.numpy()
+
+
+def integer(node: ir.Node, name: str, default: int) -> int:
+    """An attribute."""
+    attribute = node.attributes.get(name)
+    return default if attribute is None else int(attribute.as_int())
+
+
+def integers(node: ir.Node, name: str) -> list[int]:
+    """An attribute that is a list; empty if it is not given."""
+    attribute = node.attributes.get(name)
+    return [] if attribute is None else list(attribute.as_ints())
+
+
+def opset_of(node: ir.Node) -> int:
+    """The version of the standard operators that the node's graph uses."""
+    return node.graph.opset_imports.get("", 17) if node.graph is not None else 17

@@ -1,0 +1,122 @@
+"""What is said of an inversion: in the file's metadata, in the report, in the message when it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_invert._version import __version__
+from onnx_invert.build.newton.inverse import Options
+from onnx_invert.graph.read import Source
+from onnx_invert.graph.write import restate
+from onnx_invert.plan.choice import AnyPlan
+from onnx_invert.plan.guarantee import Guarantee
+from onnx_invert.plan.newton import NewtonPlan
+from onnx_invert.plan.system_plan import SystemPlan
+from onnx_invert.report import document
+from onnx_invert.trips import RoundTrip, round_up
+
+
+def metadata_of(
+    source: Source, plan: AnyPlan, options: Options | None = None, prior: str | None = None
+) -> dict[str, str]:
+    """The entries of the inverse's metadata."""
+    entries = {
+        "onnx_invert.version": __version__,
+        "onnx_invert.model_sha256": source.sha256,
+        "onnx_invert.guarantee": plan.guarantee.value,
+        "onnx_invert.method": method_of(plan),
+    }
+    if options is not None:
+        entries["onnx_invert.iterations"] = str(options.unroll or options.iterations)
+        entries["onnx_invert.tolerance"] = f"{options.solved(plan.dtypes[0]):.3g}"
+    if prior is not None:
+        entries["onnx_invert.prior"] = prior
+    if isinstance(plan, NewtonPlan) and plan.decoder is not None:
+        entries["onnx_invert.decoder_sha256"] = plan.decoder.sha256
+    return entries
+
+
+def method_of(plan: AnyPlan) -> str:
+    """The method as metadata and report name it."""
+    if isinstance(plan, NewtonPlan):
+        return "newton"
+    return "equations" if isinstance(plan, SystemPlan) and plan.iterates else "closed-form"
+
+
+def report_of(
+    source: Source,
+    plan: AnyPlan,
+    guarantee: Guarantee,
+    measured: RoundTrip | None,
+    prior: str | None,
+    seconds: float,
+) -> dict[str, Any]:
+    """The JSON report of an inversion."""
+    problem = plan.problem
+    return {
+        "model": str(source.path) if source.path is not None else "",
+        "sha256": source.sha256,
+        "guarantee": guarantee.value,
+        "planned_guarantee": plan.guarantee.value,
+        "method": method_of(plan),
+        "prior": prior,
+        "recovered": [value.name for value in problem.recovered],
+        "known": [value.name for value in problem.known],
+        "given": [value.name for value in problem.given],
+        "unused_outputs": [value.name for value in problem.unused],
+        "requirements": plan.requirements,
+        "images": {name: None if image is None else str(image) for name, image in plan.images.items()},
+        "condition": document.number(plan.condition),
+        "plan": document.plan_rows(plan),
+        "round_trip": None if measured is None else document.round_trip(measured),
+        "seconds": round(seconds, 3),
+        "version": __version__,
+    }
+
+
+def failure_text(plan: AnyPlan, measured: RoundTrip) -> str:
+    """Why the verification failed, with the figures and what to do."""
+    lines = [f"The inverse does not keep {plan.guarantee.equation} on all {measured.samples} samples."]
+    names = {"x": measured.x, "y": measured.y, "drawn y": measured.drawn}
+    for name, trip in names.items():
+        if trip is not None and trip.promised and not trip.holds:
+            total = trip.errors.size
+            if trip.strict:
+                lines.append(f"  {name}: {trip.broken} of {total} samples are above {trip.tolerance:.2g}")
+            elif trip.broken:
+                lines.append(f"  {name}: {trip.broken} of {total} samples are off by more than rounding explains")
+            else:
+                lines.append(f"  {name}: rounding leaves less than two digits of {trip.lost} of {total} samples")
+            lines.append(
+                f"  {name}: the worst error is {trip.worst:.3g}; rounding is amplified "
+                f"{np.median(trip.amplification):.2g} times (median), up to {np.max(trip.amplification):.2g}"
+            )
+    if measured.solver:
+        lines.append("  try  realistic inputs with --data, more --iterations, or --force to write it as approximate")
+        return "\n".join(lines)
+    if isinstance(plan, SystemPlan):
+        lines += [f"  it is planned for what {text}" for text in plan.domains]
+    if measured.clamped:
+        lines.append(f"  {sum(measured.clamped.values())} values lay outside an image: {_listed(measured.clamped)}")
+    lines.append(
+        "  try  realistic inputs with --data, a float64 model, "
+        f"--rtol {round_up(measured.needed)}, or --force to write it as approximate"
+    )
+    return "\n".join(lines)
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} at {name!r}" for name, count in counts.items())
+
+
+def relabel(path: Path, model: ir.Model | None, guarantee: Guarantee) -> None:
+    """A file that failed must not carry the guarantee that was planned."""
+    entry = {"onnx_invert.guarantee": guarantee.value}
+    restate(path, entry)
+    if model is not None:
+        model.metadata_props.update(entry)

@@ -1,0 +1,93 @@
+"""Samples that the plain iteration leaves: what starts solve, and that they change nothing else."""
+
+import numpy as np
+import onnx
+import openvino
+import pytest
+from onnx.reference import ReferenceEvaluator
+from solvable import network
+from solving import layers, normal, residuals, run
+
+from onnx_invert import api, invert
+
+SOLVED = 1e-5
+SAMPLES = 32
+CUT, NORMALISED = 120, 89
+"""5-61-4-169-112 with ReLU, cut at the 4; 98-4-149 with SiLU and a layer normalisation of four numbers."""
+
+
+def plain(model, monkeypatch):
+    """The inverse without starts."""
+    with monkeypatch.context() as patch:
+        patch.setattr(api, "with_starts", lambda plan, options, data, prior: options)
+        return invert(model, method="newton", verify=False, tolerance=SOLVED).model
+
+
+def loops(model):
+    return sum(node.op_type == "Loop" for node in model.graph.node)
+
+
+@pytest.fixture(scope="module")
+def rescued():
+    return {seed: invert(network(seed).model, method="newton", verify=False, tolerance=SOLVED).model
+            for seed in (CUT, NORMALISED)}  # fmt: skip
+
+
+@pytest.mark.parametrize(("seed", "least"), [(CUT, 8), (NORMALISED, 4)])
+def test_what_was_left_is_solved(seed, least, rescued, monkeypatch):
+    drawn = network(seed)
+    y = run(drawn.model, x=drawn.draw(SAMPLES))[0]
+    y = y[np.linalg.norm(y, axis=1) > 0]
+    before = run(plain(drawn.model, monkeypatch), y=y)[0]
+    after = run(rescued[seed], y=y)[0]
+    was, now = (residuals(run(drawn.model, x=x)[0], y) for x in (before, after))
+    assert np.count_nonzero(was > SOLVED) >= least
+    assert np.count_nonzero(now > SOLVED) <= 1
+    # What was far below the tolerance is not touched, and nothing gets worse.
+    np.testing.assert_array_equal(after[was < SOLVED / 10], before[was < SOLVED / 10])
+    assert np.all(now <= np.maximum(was * 1.01, SOLVED))
+
+
+def test_a_model_that_is_solved_has_no_second_loop(monkeypatch):
+    model = layers(normal(6, 20) / 2, "LeakyRelu", normal(20, 5, seed=1) / 4, width=6)
+    inverse = invert(model, method="newton", verify=False, tolerance=SOLVED).model
+    assert loops(inverse) == 1
+    assert inverse.SerializeToString() == plain(model, monkeypatch).SerializeToString()
+
+
+def test_iterations_and_unroll_leave_it_out():
+    model = network(NORMALISED).model
+    for options in ({"iterations": 20}, {"unroll": 3}):
+        assert loops(invert(model, method="newton", verify=False, **options).model) <= 2
+
+
+def test_one_sample_and_a_sample_that_is_no_number(rescued):
+    """The samples that are left are taken out of the batch; none, one and one that never ends are such a batch too."""
+    drawn = network(CUT)
+    y = run(drawn.model, x=drawn.draw(SAMPLES))[0]
+    y = y[np.linalg.norm(y, axis=1) > 0][:8]
+    whole = run(rescued[CUT], y=y)[0]
+    for row in range(3):
+        x = run(rescued[CUT], y=y[row : row + 1])[0]
+        assert residuals(run(drawn.model, x=x)[0], y[row : row + 1]).max() < SOLVED
+    broken = y.copy()
+    broken[2] = np.nan
+    back = run(rescued[CUT], y=broken)[0]
+    others = np.arange(8) != 2
+    assert np.isfinite(back[others]).all()
+    assert residuals(run(drawn.model, x=back)[0], y)[others].max() < SOLVED
+    assert whole.shape == back.shape
+
+
+def test_other_runtimes_solve_them_too(rescued):
+    drawn = network(CUT)
+    onnx.checker.check_model(rescued[CUT], full_check=True)
+    y = run(drawn.model, x=drawn.draw(SAMPLES))[0]
+    y = y[np.linalg.norm(y, axis=1) > 0][:4]
+    (by_reference,) = ReferenceEvaluator(rescued[CUT]).run(None, {"y": y})
+    core = openvino.Core()
+    compiled = core.compile_model(
+        core.read_model(rescued[CUT].SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    for x in (by_reference, compiled({"y": y})[0]):
+        assert residuals(run(drawn.model, x=x)[0], y).max() < SOLVED
