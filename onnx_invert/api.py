@@ -163,7 +163,7 @@ def invert(
         prior_kind: "conditional" (the default for data) centres the prior on a regression from y to x, "gaussian" on
             the data's mean.
         bounds: the least and the greatest x, two numbers or arrays in x's shape: Newton stays within them.
-        opset: opset of the inverse, 13 to 23; 17 by default.
+        opset: opset of the inverse, 13 to 23; 17 by default. Nodes of the model that it runs forwards are converted.
         data: inputs to verify on: an array or file for one input, names with arrays or an .npz for
             several. Drawn by default.
         samples: how many samples to draw (256), or to use of the data (all).
@@ -209,14 +209,17 @@ def invert(
             if decoder is not None and decoder.path is not None:
                 read.append(decoder.path)
             check_target(target, Path(model) if isinstance(model, str | os.PathLike) else None, read)
-        plan = make_plan(source, recover, known, rules or default_rules(), method, progress, decoder, log_det)
+        raising = lossless is False
+        plan = make_plan(
+            source, recover, known, rules or default_rules(), method, progress, decoder, log_det, opset, raising
+        )
         reached = plan.guarantee
-        arrays = arrays_of(data, plan.problem)
+        arrays = arrays_of(data, plan.problem, stack)
         if isinstance(plan, NewtonPlan):
             if blockers := mixing(plan.solved, plan.batch, plan.solved.recovered, [p.x for p in plan.ends]):
                 raise NotInvertibleError(blockers, source.name)
             if prior is not None and not is_decoder(prior):
-                given = replace(given, prior=arrays_of(prior, plan.problem, mapped=True))
+                given = replace(given, prior=arrays_of(prior, plan.problem, stack))
             if arrays is None and given.prior is not None:
                 arrays = some_of(given.prior, plan, samples or SAMPLES)
             options = given.options(plan, arrays)
@@ -362,7 +365,7 @@ def explain_lossless(
         source = open_model(model, stack)
         normalise(source)
         problem = pose(source.model, recover, known)
-        ports, arrays = ports_of(problem.inputs), arrays_of(data, problem)
+        ports, arrays = ports_of(problem.inputs), arrays_of(data, problem, stack)
         first = problem.recovered[0].name or ""
         return make_pair(
             problem,

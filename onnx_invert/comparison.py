@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 
 from onnx_invert._version import __version__
+from onnx_invert.arrays import load
 from onnx_invert.errors import FileError, UsageError
 from onnx_invert.lossless import is_pair, latent_names, measure
 from onnx_invert.numerics.tolerance import eps
 from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.report import document
 from onnx_invert.runtime import Renamed, Session, numpy_type
-from onnx_invert.samples import Port, cut, load, match
+from onnx_invert.samples import Port, cut, match
 from onnx_invert.trips import RoundTrip, Trip
 from onnx_invert.verify import Pair, verify
 

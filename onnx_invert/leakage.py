@@ -95,7 +95,7 @@ def leaks(
         source = open_model(model, stack)
         normalise(source)
         problem = pose(source.model, recover, known)
-        arrays = arrays_of(data, problem, mapped=True)
+        arrays = arrays_of(data, problem, stack)
         assert arrays is not None
         found = layers(problem)
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="onnx-invert-"))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -12,6 +14,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from onnx_invert.arrays import load
+from onnx_invert.build.versions import OLDEST_OPSET, OPSET
+from onnx_invert.conversion import raised
 from onnx_invert.errors import NotInvertibleError, UsageError
 from onnx_invert.graph.compose import join
 from onnx_invert.graph.concrete import settle, small
@@ -28,7 +33,7 @@ from onnx_invert.plan.plan import Progress
 from onnx_invert.plan.problem import Problem, pose
 from onnx_invert.rules import RuleSet
 from onnx_invert.rules.rows import row_by_row
-from onnx_invert.samples import load, match
+from onnx_invert.samples import match
 
 Data = str | os.PathLike[str] | NDArray[Any] | Mapping[str, NDArray[Any]]
 
@@ -49,8 +54,12 @@ def make_plan(
     progress: Progress | None,
     decoder: Source | None,
     log_det: bool,
+    opset: int | None = None,
+    raising: bool = True,
 ) -> AnyPlan:
     """The plan of an inversion: by the solver behind a decoder where there is one, else by `method`.
+
+    With `raising` of the model at a newer opset where it takes one: a lossless pair keeps its own.
 
     Raises:
         ModelError, UsageError: the names, or the graph, are unsound.
@@ -60,17 +69,21 @@ def make_plan(
     unpack(source.model, source.name, row_by_row)
     settle(source.model, source.name)
     hold_indices(source.model)
+
+    def chosen() -> AnyPlan:
+        posed = pose(source.model, recover, known)
+        return choose(partial(small, source.model), posed, rules, method, progress, log_det=log_det)
+
     try:
         if decoder is not None:
             return _with_decoder(source, decoder, recover, known, rules)
-        return choose(
-            partial(small, source.model),
-            pose(source.model, recover, known),
-            rules,
-            method,
-            progress,
-            log_det=log_det,
-        )
+        plan = chosen()
+        if not raising or not raised(source, plan, opset):
+            return plan
+        unpack(source.model, source.name, row_by_row)
+        settle(source.model, source.name)
+        hold_indices(source.model)
+        return chosen()
     except NotInvertibleError as error:
         raise NotInvertibleError(error.blockers, source.name) from None
 
@@ -81,6 +94,7 @@ def _with_decoder(
     """The equations of the model behind the decoder, both at the newer of their opsets."""
     normalise(decoder)
     opset = max(part.model.opset_imports.get("", 0) for part in (source, decoder))
+    opset = opset if opset >= OLDEST_OPSET else OPSET
     for part in (source, decoder):
         raise_opset(part, opset)
     problem = pose(source.model, recover, known)
@@ -92,8 +106,8 @@ def _with_decoder(
     return make_newton_plan(problem, rules, Decoder(inner, made.x, decoder.name, decoder.sha256))
 
 
-def arrays_of(data: Data | None, problem: Problem, *, mapped: bool = False) -> dict[str, NDArray[Any]] | None:
-    """The data by input name; `mapped` leaves an .npy file on the disk until it is used."""
+def arrays_of(data: Data | None, problem: Problem, stack: ExitStack) -> dict[str, NDArray[Any]] | None:
+    """The data by input name; what is large stays on the disk until it is used, `stack` says how long at most."""
     if data is None:
         return None
     names = [value.name or "" for value in problem.inputs]
@@ -102,7 +116,9 @@ def arrays_of(data: Data | None, problem: Problem, *, mapped: bool = False) -> d
     if isinstance(data, Mapping):
         return match(data, names, "The data")
     path = Path(data)
-    return match(load(path, mapped=mapped), names, path.name)
+    # What is still mapped cannot be removed everywhere.
+    scratch = tempfile.TemporaryDirectory(prefix="onnx-invert-", ignore_cleanup_errors=True)
+    return match(load(path, scratch=Path(stack.enter_context(scratch))), names, path.name)
 
 
 def some_of(data: Mapping[str, NDArray[Any]], plan: AnyPlan, count: int) -> dict[str, NDArray[Any]]:

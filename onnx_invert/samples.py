@@ -1,18 +1,17 @@
-"""Inputs and outputs to try a round trip on: drawn, or read from a file."""
+"""Inputs to try a round trip on: drawn, or cut out of data."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_invert.errors import FileError, UsageError
+from onnx_invert.errors import UsageError
 
 Array = NDArray[Any]
 Batch = dict[str, Array]
@@ -63,33 +62,6 @@ def ports_of(values: Sequence[ir.Value]) -> list[Port]:
         )
         for value in values
     ]
-
-
-def load(path: Path, *, mapped: bool = False) -> dict[str, Array]:
-    """The arrays of an .npy (under the name "") or .npz file; objects are never unpickled.
-
-    With `mapped` an .npy file stays on the disk, for data larger than memory.
-
-    Raises:
-        FileError: no such file, not a numpy file, objects inside.
-    """
-    if not path.is_file():
-        raise FileError(f"There is no file {str(path)!r}.")
-    try:
-        if mapped and path.suffix == ".npy":
-            return {"": np.load(path, mmap_mode="r", allow_pickle=False)}
-        with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            arrays = dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"": np.asarray(loaded)}
-    except Exception as error:  # numpy raises ValueError, EOFError, OSError, BadZipFile …
-        why = "it is no .npy or .npz file, or was cut short"
-        if "Object arrays" in str(error):
-            why = "it holds Python objects, which are not loaded"
-        raise FileError(f"{str(path)!r} cannot be read: {why}.") from error
-    for name, array in arrays.items():
-        if not isinstance(array, np.ndarray):  # a .zip of something else
-            raise FileError(f"{str(path)!r} cannot be read: {name!r} in it is no array.")
-    return arrays
 
 
 def match(arrays: Mapping[str, Array], names: Sequence[str], path: str) -> Batch:

@@ -15,21 +15,29 @@ from onnx_invert.errors import UsageError
 from onnx_invert.graph.read import Source
 from onnx_invert.graph.write import to_proto
 from onnx_invert.numerics.prior import Prior, fit
+from onnx_invert.numerics.tolerance import eps
 from onnx_invert.plan.choice import Method
 from onnx_invert.plan.newton import NewtonPlan
 from onnx_invert.plan.problem import describe
 from onnx_invert.runtime import Session
-from onnx_invert.samples import DISTRIBUTIONS, Batch, cut, draw, ports_of
+from onnx_invert.samples import DISTRIBUTIONS, Batch, Port, cut, draw, ports_of
 from onnx_invert.trips import by_sample
 
 SAMPLES, SINGLE_RUNS = 256, 32
 """Samples that the spread of the known numbers is taken from; where the model takes one at a time, fewer are tried."""
 
-CHUNK = 4096
-"""Samples of a prior's data that are in memory at once."""
+CHUNK, CHUNK_NUMBERS = 4096, 1 << 23
+"""Samples of a prior's data that are in memory at once, and numbers of them: 64 MB."""
+
+MOST_KEPT = 1 << 23
+"""Known numbers that are kept from one pass over a prior's data to the next; where there are more f runs again."""
 
 LEAST_SPREAD = 1e-3
-"""Of the widest: an output that hardly moves is not blown up beyond this, nor is one that does not move at all."""
+"""Of the widest: an output that hardly moves is not blown up beyond this."""
+
+
+FEW = 8
+"""So many samples weigh as much in an output's spread as all the other outputs."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +170,10 @@ def _spreads(plan: NewtonPlan, data: Batch | None) -> list[NDArray[np.float64]]:
     else:
         best = [run_on(session, batch) for batch in cut(data, ports, main, SAMPLES)]
     names = iter(session.outputs)
-    return [_spread(system_rows(best, [next(names) for _ in system.wanted], system.m)) for system in plan.systems]
+    unit = eps(plan.dtypes[0].numpy())
+    return [
+        _spread(system_rows(best, [next(names) for _ in system.wanted], system.m), unit) for system in plan.systems
+    ]
 
 
 def decoded(plan: NewtonPlan, decoder: Source, count: int) -> list[Batch]:
@@ -186,23 +197,35 @@ def _fit(plan: NewtonPlan, data: Mapping[str, NDArray[Any]], *, conditional: boo
     system = plan.systems[-1]
     names = session.outputs[-len(system.wanted) :]
     total = min(len(data[name]) for name in recovered if data[name].ndim) if recovered else 0
+    rows = _chunk(ports, recovered[0], system.n)
+    kept: dict[int, list[NDArray[np.float64]]] | None = {} if total * system.m <= MOST_KEPT else None
+
+    shared = {name for name, array in data.items() if not array.ndim or len(array) != total}  # by all samples
 
     def chunks() -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-        for start in range(0, total, CHUNK):
-            part = {name: np.asarray(array[start : start + CHUNK]) for name, array in data.items()}
-            for batch in cut(part, ports, recovered[0], None):
-                known = system_rows([run_on(session, batch)], names, system.m)
-                yield (
-                    known,
-                    np.concatenate([by_sample(batch[name], len(known)) for name in recovered], axis=1).astype(
-                        np.float64
-                    ),
-                )
+        for start in range(0, total, rows):
+            part = {name: array if name in shared else array[start : start + rows] for name, array in data.items()}
+            seen = None if kept is None else kept.get(start)
+            found = []
+            for index, batch in enumerate(cut(part, ports, recovered[0], None)):
+                known = system_rows([run_on(session, batch)], names, system.m) if seen is None else seen[index]
+                found.append(known)
+                parts = [by_sample(batch[name], len(known)) for name in recovered]
+                yield known, np.concatenate(parts, axis=1).astype(np.float64)
+            if kept is not None:
+                kept[start] = found
 
     try:
         return fit(chunks, conditional=conditional)
     except ValueError as error:
         raise UsageError(f"No prior can be fitted to the data: {error}.") from error
+
+
+def _chunk(ports: Sequence[Port], main: str, n: int) -> int:
+    """How many samples of `n` numbers are read at once: whole batches, where the model takes a fixed number."""
+    first = next(port.shape[0] for port in ports if port.name == main) if n else 1
+    batch = first if isinstance(first, int) else 1
+    return max(1, min(CHUNK, CHUNK_NUMBERS // max(n, 1)) // batch) * batch
 
 
 def run_on(session: Session, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -220,8 +243,23 @@ def system_rows(found: Sequence[Mapping[str, NDArray[Any]]], names: Sequence[str
     return np.concatenate(parts).astype(np.float64)
 
 
-def _spread(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+def _spread(rows: NDArray[np.float64], unit: float) -> NDArray[np.float64]:
+    """The units of the equations: standard deviations, of few samples drawn towards their geometric mean.
+
+    Of four samples one is off by a factor of ten easily, which makes equations ill-conditioned that are not. An
+    output that does not move, to the rounding `unit` of its type, tells nothing: in units of its own it would weigh
+    most of all, and hide the residuals of the others.
+    """
     rows = rows[np.isfinite(rows).all(axis=1)]
-    spread = np.std(rows, axis=0) if len(rows) > 1 else np.ones(rows.shape[1])
-    widest = float(np.max(spread, initial=0.0))
-    return np.maximum(spread, LEAST_SPREAD * widest) if widest > 0 else np.ones(rows.shape[1])
+    if len(rows) < 2:
+        return np.ones(rows.shape[1])
+    spread = np.std(rows, axis=0)
+    moves = spread > 4 * unit * np.max(np.abs(rows), axis=0)
+    if not moves.any():
+        return np.ones(rows.shape[1])
+    widest = float(spread[moves].max())
+    logarithm = np.log(np.maximum(spread[moves], LEAST_SPREAD * widest))
+    weight = len(rows) / (len(rows) + FEW)
+    found = np.full(rows.shape[1], widest)
+    found[moves] = np.exp(weight * logarithm + (1 - weight) * logarithm.mean())
+    return found

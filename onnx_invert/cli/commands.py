@@ -154,7 +154,10 @@ def invert(
         ),
     ] = None,
     opset: Annotated[
-        int | None, typer.Option("--opset", metavar="N", help="Opset of the inverse, 13 to 23; 17 by default.")
+        int | None,
+        typer.Option(
+            "--opset", metavar="N", help="Opset of the inverse, 13 to 23; 17 by default. Copied nodes are converted."
+        ),
     ] = None,
     data: Data = None,
     samples: Samples = None,

@@ -10,11 +10,12 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_invert.arrays import load
 from onnx_invert.errors import FileError, UsageError
 from onnx_invert.graph.atomic import check_target, replacing
 from onnx_invert.report.images import as_images, shades
 from onnx_invert.runtime import Session
-from onnx_invert.samples import load, match
+from onnx_invert.samples import match
 
 _MOST_IMAGES = 400
 

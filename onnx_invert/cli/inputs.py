@@ -24,6 +24,6 @@ def bound(text: str) -> float | NDArray[Any]:
         pass
     if not text.endswith(".npy"):
         raise UsageError(f"--bounds {text}: it is neither a number nor an .npy file.")
-    from onnx_invert.samples import load
+    from onnx_invert.arrays import load
 
     return np.asarray(load(Path(text))[""])

@@ -31,6 +31,7 @@ def raise_opset(source: Source, opset: int, nodes: Iterable[ir.Node] | None = No
         model.opset_imports[""] = opset
         return False
     proto, weights = without_weights(model)
+    proto.ir_version = max(proto.ir_version, 4)  # before, the converter wants weights among the inputs
     try:
         converted = onnx.version_converter.convert_version(proto, opset)
         model = ir.serde.deserialize_model(converted)

@@ -1,12 +1,10 @@
 """What is plausible for x, fitted to data: x = m(y) + w A with w ~ N(0, I), m constant or a regression on y.
 
-The data come in chunks and may be larger than memory: every pass adds up sums and products alone. Strengths are
-chosen by the data: the ridge of the regression by generalised cross-validation, the shrinkage of the covariance by
-Ledoit and Wolf's formula. The covariance is that of the leave-one-out residuals, since a regression's own residuals
-are too small by what it has fitted.
-Source: G. Golub, M. Heath & G. Wahba, Generalized cross-validation, Technometrics 21, 1979; O. Ledoit & M. Wolf, A
-well-conditioned estimator for large-dimensional covariance matrices, J. Multivariate Anal. 88, 2004; A. Rahimi &
-B. Recht, Random features for large-scale kernel machines, 2007.
+The data come in chunks and may be larger than memory: every pass adds up sums and products alone. The strength of
+the ridge is chosen by the data, by generalised cross-validation. A Aᵀ is the covariance (covariance.py) of the
+leave-one-out residuals, since a regression's own residuals are too small by what it has fitted.
+Source: G. Golub, M. Heath & G. Wahba, Generalized cross-validation, Technometrics 21, 1979; A. Rahimi & B. Recht,
+Random features for large-scale kernel machines, 2007.
 """
 
 from __future__ import annotations
@@ -16,17 +14,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from onnx_invert.numerics.covariance import MOST_NUMBERS, Array, Root, root
+
 Chunks = Callable[[], Iterable[tuple[Array, Array]]]
 """Called once a pass: pairs of known numbers (rows, m) and unknown ones (rows, n)."""
 
 MOST_FEATURES = 512
 """Random features at most, and never more than an eighth of the samples."""
 
-LARGEST_COVARIANCE = 4096
-"""n up to which the whole covariance is formed: 128 MB."""
+LARGEST_REGRESSION = 4 * MOST_NUMBERS
+"""Of any matrix of the regression: half a gigabyte. Random features are left out above a quarter of it."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +49,10 @@ class Regression:
 
 @dataclass(frozen=True)
 class Prior:
-    """x = mean + [regression of y] + w @ factor; factor (r, n), its rows orthogonal."""
+    """x = mean + [regression of y] + w A, with A the factor."""
 
     mean: Array
-    factor: Array
+    factor: Root
     regression: Regression | None = None
 
     def expected(self, y: Array) -> Array:
@@ -69,13 +67,13 @@ def fit(chunks: Chunks, *, conditional: bool) -> Prior:
     """Fit the prior to pairs of known and unknown numbers; without `conditional` the known ones do not matter.
 
     Raises:
-        ValueError: fewer than two samples, numbers that are not finite, more unknowns than can be held.
+        ValueError: fewer than two samples, numbers that are not finite, a regression too large to be held.
     """
     if not conditional:
         count, mean = _mean(chunks)
-        return Prior(mean, _factor(_covariance(((x - mean, 1.0) for _, x in chunks()), mean.size), count))
+        return Prior(mean, root(lambda: (x - mean for _, x in chunks()), mean.size))
     count, mean = _mean(chunks)
-    blank = _blank(chunks, count)
+    blank = _blank(chunks, count, mean.size)
     gram, cross, feature_mean = _products(chunks, blank, mean)
     values, vectors = scipy.linalg.eigh(gram)
     values = np.maximum(values, 0.0)
@@ -87,15 +85,14 @@ def fit(chunks: Chunks, *, conditional: bool) -> Prior:
     offset = mean - feature_mean @ weights
     regression = Regression(blank.center, blank.scale, weights[:m], blank.directions, blank.offsets, weights[m:])
 
-    def residuals() -> Iterable[tuple[Array, Array]]:
+    def residuals() -> Iterable[Array]:
         for y, x in chunks():
             features = blank.features(y) - feature_mean
             leverage = np.sum(np.square(features @ vectors) / (values + ridge), axis=1) + 1 / count
             left = (x - mean) - features @ weights
-            yield left, (1 / np.maximum(1 - leverage, 1 / count))[:, None]
+            yield left / np.maximum(1 - leverage, 1 / count)[:, None]
 
-    covariance = _covariance(residuals(), mean.size)
-    return Prior(offset, _factor(covariance, count), regression)
+    return Prior(offset, root(residuals, mean.size), regression)
 
 
 def _mean(chunks: Chunks) -> tuple[int, Array]:
@@ -107,12 +104,10 @@ def _mean(chunks: Chunks) -> tuple[int, Array]:
         total = total + x.sum(axis=0)
     if count < 2:
         raise ValueError(f"it has {count} samples, and at least two are needed")
-    if total.size > LARGEST_COVARIANCE:
-        raise ValueError(f"it has {total.size} numbers a sample; priors are fitted for up to {LARGEST_COVARIANCE}")
     return count, total / count
 
 
-def _blank(chunks: Chunks, count: int) -> Regression:
+def _blank(chunks: Chunks, count: int, n: int) -> Regression:
     """The features: their weights are not fitted yet."""
     total, squares = np.zeros(()), np.zeros(())
     for y, _ in chunks():
@@ -123,7 +118,10 @@ def _blank(chunks: Chunks, count: int) -> Regression:
     scale = np.sqrt(squares / count)
     scale = np.where(scale > 0, scale, 1.0)
     m = center.size
-    p = min(MOST_FEATURES, count // 8)
+    if m * max(m, n) > LARGEST_REGRESSION:
+        size = 8 * m * max(m, n) / 2**30
+        raise ValueError(f"a regression of {n} numbers on {m} takes matrices of {size:.1f} GB, a gaussian prior none")
+    p = max(0, min(MOST_FEATURES, count // 8, MOST_NUMBERS // n - m))
     rng = np.random.default_rng(m)
     directions = rng.standard_normal((m, p)) / np.sqrt(m)
     empty = np.zeros((0, 0))
@@ -159,29 +157,3 @@ def _ridge(values: Array, turned: Array, total: float, count: int) -> float:
         if freedom > 0 and max(residual, 0.0) / freedom**2 < least:
             best, least = float(ridge), max(residual, 0.0) / freedom**2
     return best
-
-
-def _covariance(rows: Iterable[tuple[Array, Array | float]], n: int) -> tuple[Array, float]:
-    """Σ xᵀx / count of scaled rows, with the sum of ‖x‖⁴ that the shrinkage needs."""
-    total, fourth, count = np.zeros((n, n)), 0.0, 0
-    for left, factor in rows:
-        scaled = left * factor
-        total += scaled.T @ scaled
-        fourth += float(np.sum(np.square(np.sum(np.square(scaled), axis=1))))
-        count += len(scaled)
-    return total / count, fourth / count
-
-
-def _factor(covariance: tuple[Array, float], count: int) -> Array:
-    """A with AᵀA the covariance shrunk towards a multiple of the identity, so that no direction is ruled out."""
-    matrix, fourth = covariance
-    n = len(matrix)
-    average = float(np.trace(matrix)) / n
-    square = float(np.sum(np.square(matrix)))
-    apart = max(square - n * average**2, np.finfo(float).tiny)
-    spread = max(fourth - square, 0.0) / count
-    shrinkage = min(1.0, spread / apart)
-    values, vectors = scipy.linalg.eigh(matrix)
-    values = (1 - shrinkage) * np.maximum(values, 0.0) + shrinkage * average
-    kept = values > values.max(initial=0.0) * n * np.finfo(float).eps
-    return np.asarray(np.sqrt(values[kept])[:, None] * vectors[:, kept].T)

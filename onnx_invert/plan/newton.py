@@ -121,6 +121,11 @@ class NewtonPlan:
         return self.ends
 
     @property
+    def copies(self) -> bool:
+        """True if the inverse runs nodes of the model forwards."""
+        return True
+
+    @property
     def condition(self) -> float | None:
         """None: it changes from point to point."""
         return None

@@ -67,6 +67,11 @@ class Plan:
         release_weights(self.problem, self.paths)
 
     @property
+    def copies(self) -> bool:
+        """True if the inverse runs nodes of the model forwards."""
+        return any(isinstance(stage.fact, Paired) for path in self.paths for stage in path.stages)
+
+    @property
     def condition(self) -> float:
         """The product of the stages' conditions on the worst path; infinite if an activation saturates."""
         with np.errstate(over="ignore"):

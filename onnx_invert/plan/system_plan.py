@@ -91,6 +91,11 @@ class SystemPlan:
         return {value.name or "": box for value in self.problem.known}
 
     @property
+    def copies(self) -> bool:
+        """True if the inverse may runs nodes of the model forwards."""
+        return True
+
+    @property
     def condition(self) -> float:
         """The largest condition number of a step; infinite if an activation saturates."""
         return max((stage.condition for stage in self.stages), default=1.0)

@@ -44,7 +44,7 @@ def test_an_affine_decoder_is_the_gaussian_prior(opset):
     rng = np.random.default_rng(6)
     data = (rng.standard_normal((4000, 12)) @ A + MEAN).astype(np.float32)
     gaussian = onnx_invert.numerics.prior.fit(lambda: [(data[:, :4], data.astype(float))], conditional=False)
-    same = affine(gaussian.factor, gaussian.mean, opset=opset)
+    same = affine(gaussian.factor.rows, gaussian.mean, opset=opset)
     y = run(linear, x=data[:50])[0]
     by_data = invert(linear, prior=data, prior_kind="gaussian").model
     inversion = invert(linear, prior=same)

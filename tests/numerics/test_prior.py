@@ -19,7 +19,9 @@ def whole(y=Y, x=X):
 def test_the_covariance_is_ledoit_and_wolfs():
     prior = fit(whole(), conditional=False)
     np.testing.assert_allclose(prior.mean, X.mean(axis=0))
-    np.testing.assert_allclose(prior.factor.T @ prior.factor, LedoitWolf().fit(X).covariance_, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        prior.factor.rows.T @ prior.factor.rows, LedoitWolf().fit(X).covariance_, rtol=1e-9, atol=1e-12
+    )
 
 
 def test_chunks_change_nothing():
@@ -28,7 +30,10 @@ def test_chunks_change_nothing():
         one, many = fit(whole(), conditional=conditional), fit(lambda: iter(pieces), conditional=conditional)
         np.testing.assert_allclose(one.expected(Y), many.expected(Y), rtol=1e-6, atol=1e-6)
         np.testing.assert_allclose(
-            one.factor.T @ one.factor, many.factor.T @ many.factor, rtol=1e-6, atol=1e-6 * np.square(one.factor).sum()
+            one.factor.rows.T @ one.factor.rows,
+            many.factor.rows.T @ many.factor.rows,
+            rtol=1e-6,
+            atol=1e-6 * np.square(one.factor.rows).sum(),
         )
 
 
@@ -57,7 +62,7 @@ def test_left_out_residuals_are_those_of_fits_without_the_sample():
         kept = np.arange(40) != i
         model = Ridge(alpha=strength).fit(features[kept], small_x[kept])
         left.append(small_x[i] - model.predict(features[i : i + 1])[0])
-    trace = np.trace(prior.factor.T @ prior.factor)
+    trace = np.trace(prior.factor.rows.T @ prior.factor.rows)
     assert trace == pytest.approx(np.mean(np.sum(np.square(left), axis=1)), rel=0.02)
 
 
@@ -65,7 +70,7 @@ def test_every_direction_can_move():
     flat = X.copy()
     flat[:, 4] = 1.0
     few = fit(whole(Y[:5], flat[:5]), conditional=False)
-    assert np.linalg.matrix_rank(few.factor) == 12
+    assert np.linalg.matrix_rank(few.factor.rows) == 12
 
 
 @pytest.mark.parametrize(
@@ -73,7 +78,6 @@ def test_every_direction_can_move():
     [
         (X[:1], "1 samples"),
         (np.where(X > 7, np.nan, X), "not finite"),
-        (np.zeros((3, 5000)), "5000 numbers"),
     ],
 )
 def test_bad_data(x, message):

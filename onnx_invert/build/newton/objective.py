@@ -1,6 +1,7 @@
 """The equations that are solved: F(v) = t, v the coordinates of the unknown, and their derivatives at a point.
 
 start = h0 + v B           the front: prior and first affine layers in one; or v itself
+start = h0 + σ v + v PᵀP   a prior of many numbers: B is symmetric, and only P is there
 start = clip(start)        where x has bounds
 F(v)  = f(start) / scale   the rest of the model, each output in units of its own spread
 """
@@ -28,7 +29,8 @@ class Coordinates:
     """start = origin + v @ basis; with bounds then held in [low, high] and taken through the front, @ weight + shift.
 
     All are tensors of the graph around. `size` is r, the length of v; `origin` (N, k) or (1, k), None for 0; `basis`
-    (r, k), None for the identity; `weight` (k, l) and `shift` (1, l) come after the bounds.
+    (r, k), None for the identity; `weight` (k, l) and `shift` (1, l) come after the bounds. With `least` σ above 0
+    the basis is σ I + PᵀP instead, r = k: `basis` is P and `turned` Pᵀ.
     """
 
     size: int
@@ -38,10 +40,12 @@ class Coordinates:
     high: ir.Value | None = None
     weight: ir.Value | None = None
     shift: ir.Value | None = None
+    least: float = 0.0
+    turned: ir.Value | None = None
 
     def free(self, e: Emitter, v: ir.Value) -> ir.Value:
         """Before the bounds."""
-        value = v if self.basis is None else e.op("MatMul", v, self.basis)
+        value = self._along(e, v)
         return value if self.origin is None else e.op("Add", value, self.origin)
 
     def held(self, e: Emitter, v: ir.Value) -> ir.Value:
@@ -68,7 +72,7 @@ class Coordinates:
 
     def push(self, e: Emitter, tangent: ir.Value, inside: ir.Value | None) -> ir.Value:
         """Tangents of v to those of start."""
-        value = tangent if self.basis is None else e.op("MatMul", tangent, self.basis)
+        value = self._along(e, tangent)
         if inside is not None:
             value = e.op("Mul", value, inside)
         return value if self.weight is None else e.op("MatMul", value, self.weight)
@@ -80,11 +84,20 @@ class Coordinates:
             value = e.op("MatMul", value, e.op("Transpose", second(e, self.weight), perm=[1, 0]))
         if inside is not None:
             value = e.op("Mul", value, inside)
-        return (
-            value
-            if self.basis is None
-            else e.op("MatMul", value, e.op("Transpose", second(e, self.basis), perm=[1, 0]))
-        )
+        if self.basis is None:
+            return value
+        if self.turned is not None:
+            return self._along(e, value)  # symmetric
+        return e.op("MatMul", value, e.op("Transpose", second(e, self.basis), perm=[1, 0]))
+
+    def _along(self, e: Emitter, v: ir.Value) -> ir.Value:
+        """v @ basis, (…, r) → (…, k)."""
+        if self.basis is None:
+            return v
+        if self.turned is None:
+            return e.op("MatMul", v, self.basis)
+        inner = e.op("MatMul", e.op("MatMul", v, self.turned), self.basis)
+        return e.op("Add", inner, e.op("Mul", v, self.least))
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from onnx_invert.build.newton.iteration import Restarts
 from onnx_invert.build.newton.objective import Coordinates
 from onnx_invert.graph.emit import Emitter
+from onnx_invert.numerics.covariance import Root
 from onnx_invert.numerics.prior import Prior
 from onnx_invert.plan.newton import System
+from onnx_invert.rules.differential import second
 
 Array = NDArray[np.float64]
 
@@ -37,7 +39,7 @@ SOFT, FAST, SLOW = 0.5, 0.8, 0.9
 class Unknowns:
     """`coordinates` are v's (N, r). `origin` (1, n) or (N, n) as a tensor, None for 0; `middle` (n) the same if it is
     one for all samples. `back` (r, n) and `forth` (n, r) are None for the identity; `reach` is None, or with bounds
-    and no prior their ends, within which v lies."""
+    and no prior their ends, within which v lies. `root` stands for both where the basis is σ I + PᵀP."""
 
     coordinates: Coordinates
     origin: ir.Value | None
@@ -45,10 +47,11 @@ class Unknowns:
     back: ir.Value | None
     forth: Array | None
     reach: tuple[Array, Array] | None = None
+    root: Root | None = None
 
     def decode(self, e: Emitter, v: ir.Value) -> ir.Value:
         """x (N, n)."""
-        if self.coordinates.low is not None:
+        if self.coordinates.low is not None or self.root is not None:
             return self.coordinates.held(e, v)
         x = v if self.back is None else e.op("MatMul", v, self.back)
         return x if self.origin is None else e.op("Add", x, self.origin)
@@ -56,7 +59,19 @@ class Unknowns:
     def encode(self, e: Emitter, x: ir.Value) -> ir.Value:
         """v (N, r)."""
         away = x if self.origin is None else e.op("Sub", x, self.origin)
+        if self.root is not None:
+            return self._undone(e, away)
         return away if self.forth is None else e.op("MatMul", away, e.constant(self.forth, "forth"))
+
+    def _undone(self, e: Emitter, away: ir.Value) -> ir.Value:
+        """away (σ I + PᵀP)⁻¹, as `Root.back` has it."""
+        assert self.root is not None
+        assert self.coordinates.turned is not None
+        assert self.coordinates.basis is not None
+        sigma = self.root.least
+        shares = 1 / (sigma * (sigma + np.sum(np.square(self.root.rows), axis=1)))
+        along = e.op("Mul", e.op("MatMul", away, self.coordinates.turned), e.constant(shares[None, :], "shares"))
+        return e.op("Sub", e.op("Mul", away, 1 / sigma), e.op("MatMul", along, self.coordinates.basis))
 
     def of(self, e: Emitter, rows: ir.Value) -> Unknowns:
         """The same for some of the samples alone, whose indices are `rows` (K)."""
@@ -80,11 +95,11 @@ class Unknowns:
         # Both phases, the second alone with soft kinks, both with soft kinks, the second with kinks soft for long.
         second, soft = turns % 2 == 1, np.where(turns % 4 == 0, 0.0, SOFT)
         fade = np.where(turns % 4 == 3, SLOW, FAST)
-        if start is None or self.middle is None:
+        if start is None or self.middle is None or self.root is not None:
             return Restarts(self._anywhere(r, count), second, None, soft, fade)
         centered = self._in_coordinates(start)
         rng = np.random.default_rng(r)
-        offsets = rng.standard_normal((count, len(centered.factor))) @ centered.factor
+        offsets = centered.factor.after(rng.standard_normal((count, centered.factor.size)))
         offsets[:1] = 0.0
         return Restarts(offsets, second, expected(e, centered, known), soft, fade)
 
@@ -95,7 +110,7 @@ class Unknowns:
         regression = start.regression
         if regression is not None:
             regression = replace(regression, linear=regression.linear @ forth, weights=regression.weights @ forth)
-        return Prior((start.mean - self.middle) @ forth, start.factor @ forth, regression)
+        return Prior((start.mean - self.middle) @ forth, Root(start.factor.rows @ forth), regression)
 
     def _anywhere(self, size: int, count: int) -> Array:
         """Normal numbers, or anywhere within the bounds."""
@@ -126,36 +141,40 @@ def unknowns_of(
     if prior is not None:
         origin, factor = expected(e, prior, known), prior.factor
         middle = prior.mean if prior.regression is None else None
-    # The rows of the factor are orthogonal.
-    forth = None if factor is None else factor.T / np.sum(np.square(factor), axis=1)
+    basis, turned, least = None, None, 0.0 if factor is None else factor.least
+    if factor is not None and (bounds is not None or front is None):
+        basis = e.constant(factor.rows, "factor")
+        turned = e.op("Transpose", second(e, basis), perm=[1, 0]) if least else None
+    whole = factor if least else None
+    forth = None if factor is None or least else factor.back(np.eye(n))
+    free = Coordinates(n if factor is None else factor.size, origin, basis, least=least, turned=turned)
     if bounds is not None:
         low, high = bounds
         if origin is None:
             middle = np.clip(np.zeros(n), low, high)
             origin = e.constant(middle[None, :], "origin")
-        bounded = Coordinates(
-            size=n if factor is None else len(factor),
+        bounded = replace(
+            free,
             origin=origin,
-            basis=None if factor is None else e.constant(factor, "factor"),
             low=e.constant(low[None, :], "low"),
             high=e.constant(high[None, :], "high"),
             weight=None if front is None else e.constant(front.weight, "weight"),
             shift=None if front is None else e.constant(front.shift[None, :], "shift"),
         )
-        return Unknowns(bounded, origin, middle, None, forth, bounds if prior is None else None)
+        return Unknowns(bounded, origin, middle, None, forth, bounds if prior is None else None, whole)
     if front is None:
-        basis = None if factor is None else e.constant(factor, "factor")
-        free = Coordinates(n if factor is None else len(factor), origin, basis)
-        return Unknowns(free, origin, middle, basis, forth)
-    reached = front.weight if factor is None else factor @ front.weight
+        return Unknowns(free, origin, middle, basis, forth, root=whole)
+    reached = front.weight if factor is None else factor.before(front.weight)
     left, values, right = np.linalg.svd(reached, full_matrices=False)
     kept = values > values.max(initial=0.0) * max(reached.shape) * np.finfo(np.float64).eps
     span = left[:, kept]
     shift = e.constant(front.shift[None, :], "shift")
     start = shift if origin is None else e.op("Add", e.op("MatMul", origin, e.constant(front.weight, "weight")), shift)
-    basis = e.constant(values[kept, None] * right[kept], "basis")
-    back = e.constant(span.T if factor is None else span.T @ factor, "back")
-    coordinates = Coordinates(int(np.count_nonzero(kept)), start, basis)
+    reduced = e.constant(values[kept, None] * right[kept], "basis")
+    back = e.constant(span.T if factor is None else factor.after(span.T), "back")
+    coordinates = Coordinates(int(np.count_nonzero(kept)), start, reduced)
+    if whole is not None:  # symmetric, as its inverse is
+        return Unknowns(coordinates, origin, middle, back, whole.back(span.T).T)
     return Unknowns(coordinates, origin, middle, back, span if forth is None else forth @ span)
 
 

@@ -1,0 +1,327 @@
+"""The solver against descent on the input and against inverses that solve nothing, on the digit networks.
+
+    python benchmarks/solver.py [--networks NAME]… [--batches 1 256] [--limit S] [--threads N] [--markdown FILE]
+
+For each network and batch: this inverse in onnxruntime, without and with a prior; Adam and L-BFGS on the input in
+torch and in Keras, from the mean of the training digits; the layer-by-layer inverse; a decoder trained from y to x
+(tests/data/newton). All in one process, with the same number of threads, in turn; what solves nothing within the
+limit is run once. Adam's rate and halving time and L-BFGS's history, and whether it takes the samples together or one
+by one, are chosen on the very problem that is timed: each setting is tried for a quarter of the limit, and the best
+shown.
+
+Seconds are until every sample of the batch has a relative residual of 1e-6, without building, tracing and a first
+run. All x are judged by onnxruntime's f, at 1.5e-6, since frameworks round differently. The last table has the peak
+memory of a fresh process each, beyond what the imports, the model and one evaluation of f take.
+
+Neither torch nor TensorFlow is among the project's dependencies, nor in its lock file: to see their columns, install
+the project into an environment of its own with them (pip install . mlxtend torch tensorflow). What is not installed
+is left out and named. All of it takes up to three quarters of an hour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np  # noqa: E402
+from digits import load_digits  # noqa: E402
+from solvers.in_onnx import inverse, layer_by_layer, session, single  # noqa: E402
+from solvers.problem import Array, Outcome, Problem, Solver, one_by_one  # noqa: E402
+
+TOLERANCE, JUDGED = 1e-6, 1.5e-6
+RATES, HALVES = (0.3, 0.1, 0.03, 0.01), (0, 300)
+HISTORIES = (10, 50)
+NETWORKS = {
+    path.stem: path
+    for folder, names in {
+        "models": ("mnist_mlp", "mnist_relu", "seed_mlp", "mnist_lenet", "mnist_residual"),
+        "tests/data/newton": ("mnist_tanh", "mnist_wide"),
+    }.items()
+    for path in (ROOT / folder / f"{name}.onnx" for name in names)
+}
+DECODERS = {f"mnist_{name}": ROOT / "tests/data/newton" / f"decoder_{name}.onnx" for name in ("mlp", "lenet")}
+OURS, PRIOR = "ours", "ours, prior"
+TORCH = {"torch Adam": "adam", "torch L-BFGS": "lbfgs"}
+KERAS = {"Keras Adam": "adam", "Keras L-BFGS": "lbfgs"}
+ALL = (OURS, PRIOR, *TORCH, *KERAS, "layer by layer", "decoder")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was measured of one way on one problem: the median time, and the x's of the last run."""
+
+    seconds: float
+    solved: int
+    residual: float
+    error: float
+    samples: int
+    setting: str = ""
+
+    def time(self) -> str:
+        """Seconds, and how many samples were solved where not all were."""
+        if self.solved == self.samples:
+            return _seconds(self.seconds)
+        return f"{self.solved} of {self.samples} in {_seconds(self.seconds)}"
+
+
+class Bench:
+    """All ways on all problems."""
+
+    def __init__(self, threads: int, limit: float, repeat: int) -> None:
+        self._digits = load_digits()
+        self._threads, self._limit, self._repeat = threads, limit, repeat
+        self._frameworks = {name: module for name in ("torch", "keras") if (module := _framework(name, threads))}
+        # The test digits lie sorted by class; this way a batch holds all of them in turn.
+        self._x = self._digits.x_test.reshape(10, -1, 784).swapaxes(0, 1).reshape(-1, 784)
+
+    def problem(self, network: str, batch: int) -> Problem:
+        """The logits of test digits, to be solved from the mean digit."""
+        opened = session(NETWORKS[network], self._threads)
+        start = np.tile(self._digits.x_train.mean(axis=0), (batch, 1))
+        return Problem(NETWORKS[network], start, _infer(opened, self._x[:batch]), TOLERANCE)
+
+    def run(self, network: str, batch: int, names: tuple[str, ...] = ALL) -> dict[str, Figures]:
+        """Tune, then time all in turn."""
+        problem = self.problem(network, batch)
+        self._same(problem, network)
+        ways = {name: way for name in names if (way := self.way(name, network, problem))}
+        found: dict[str, list[Outcome]] = {name: [] for name in ways}
+        for turn in range(self._repeat):
+            for name, (solve, _) in ways.items():
+                if turn == 0 or found[name][0].seconds < min(2.0, self._limit):
+                    found[name].append(solve(problem, self._limit))
+        figures = {}
+        for name, outcomes in found.items():
+            seconds = median(outcome.seconds for outcome in outcomes)
+            figures[name] = self._judge(problem, outcomes[-1].x, seconds, ways[name][1])
+            print(f"{network} {batch} {name} {ways[name][1]}: {figures[name]}", file=sys.stderr, flush=True)
+        return figures
+
+    def way(self, name: str, network: str, problem: Problem) -> tuple[Solver, str] | None:
+        """The way of that name with its setting; None where there is none."""
+        path = NETWORKS[network]
+        if name in {OURS, PRIOR}:
+            prior = self._digits.x_train if name == PRIOR else None
+            return inverse(path, self._digits.x_train[:256], self._threads, prior), ""
+        if name == "layer by layer":
+            layered = layer_by_layer(path, self._threads)
+            return None if layered is None else (layered, "")
+        if name == "decoder":
+            return (single(DECODERS[network], self._threads), "") if network in DECODERS else None
+        framework = "torch" if name in TORCH else "keras"
+        if framework not in self._frameworks:
+            return None
+        return self._tuned(self._settings(framework, (TORCH | KERAS)[name], len(problem.y)), problem)
+
+    def _settings(self, framework: str, method: str, batch: int) -> Iterator[tuple[str, Solver]]:
+        solve: Callable[..., Outcome] = getattr(self._frameworks[framework], method)
+        if method == "adam":
+            for rate in RATES:
+                for half in HALVES:
+                    yield (
+                        f"rate {rate}" + (f", halved every {half}" if half else ""),
+                        partial(solve, rate=rate, half=half),
+                    )
+            return
+        for history in HISTORIES:
+            together = partial(solve, history=history)
+            yield f"history {history}", together
+            if batch > 1 and framework == "torch":  # in Keras every shape would be traced again
+                yield f"history {history}, one by one", one_by_one(together)
+
+    def _tuned(self, settings: Iterator[tuple[str, Solver]], problem: Problem) -> tuple[Solver, str]:
+        """The setting that solves most samples, the fastest of those that solve all; slower ones are cut off.
+
+        Each has a quarter of the limit; of those that solve as many the one with the least residual goes on.
+        """
+        best: tuple[tuple[int, float], Solver, str] | None = None
+        limit = self._limit / 4
+        for setting, solve in settings:
+            outcome = solve(problem, limit)
+            figures = self._judge(problem, outcome.x, outcome.seconds, setting)
+            whole = figures.solved == figures.samples
+            rank = (-figures.solved, outcome.seconds if whole else figures.residual)
+            if best is None or rank < best[0]:
+                best = rank, solve, setting
+                limit = outcome.seconds if whole else limit
+        assert best is not None
+        return best[1], best[2]
+
+    def _judge(self, problem: Problem, x: Array, seconds: float, setting: str) -> Figures:
+        reached = _infer(session(problem.model, self._threads), x).astype(np.float64)
+        residuals = np.linalg.norm(reached - problem.y, axis=1) / problem.norm
+        error = float(np.mean(np.square(x.astype(np.float64) - self._x[: len(x)])))
+        return Figures(seconds, int(np.sum(residuals <= JUDGED)), float(np.median(residuals)), error, len(x), setting)
+
+    def _same(self, problem: Problem, network: str) -> None:
+        """The frameworks' networks are the same function."""
+        x = self._x[: len(problem.y)]
+        for name, module in self._frameworks.items():
+            apart = float(np.abs(module.forward(problem, x) - problem.y).max() / np.abs(problem.y).max())
+            if apart > 1e-5:
+                raise SystemExit(
+                    f"{network} in {name} is off by {apart:.1e}: the comparison would be of two networks."
+                )
+
+    def memory(self, name: str, network: str, batch: int) -> float:
+        """Peak MiB of solving once, beyond what the process held when f had run; for a fresh process."""
+        problem = self.problem(network, batch)
+        made = self.way(name, network, problem) if name not in TORCH | KERAS else None
+        if made is None:
+            framework = "torch" if name in TORCH else "keras"
+            ((setting, solve), *_) = self._settings(framework, (TORCH | KERAS)[name], 1)
+            made = solve, setting
+            self._frameworks[framework].forward(problem, self._x[:batch])
+        before = _resident("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew from here
+        made[0](problem, min(self._limit, 10.0))
+        return (_resident("VmHWM") - before) / 1024
+
+
+def _framework(name: str, threads: int) -> object | None:
+    """The module that solves in it, or None where it is not installed."""
+    if importlib.util.find_spec({"keras": "tensorflow"}.get(name, name)) is None:
+        return None
+    module = importlib.import_module(f"solvers.in_{name}")
+    module.threads(threads)
+    return module
+
+
+def _infer(opened: object, x: Array) -> Array:
+    (y, *_) = opened.run(None, {opened.get_inputs()[0].name: x})  # type: ignore[attr-defined]
+    return y
+
+
+def _resident(entry: str) -> int:
+    """KiB, of Linux's account of this process."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(entry):
+            return int(line.split()[1])
+    raise SystemExit(f"no {entry} in /proc/self/status")
+
+
+def _seconds(seconds: float) -> str:
+    return f"{1000 * seconds:.2g} ms" if seconds < 0.1 else f"{seconds:.3g} s"
+
+
+def table(header: list[str], rows: list[list[str]]) -> list[str]:
+    """Markdown."""
+    return [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
+
+
+def targets(found: dict[tuple[str, int], dict[str, Figures]]) -> list[str]:
+    """What the solver is to reach, and whether it does."""
+    lines = []
+    large, small = found.get(("mnist_mlp", 256)), found.get(("mnist_mlp", 1))
+    if large is not None:
+        ours = large[OURS]
+        for name, least in (("torch L-BFGS", 10), ("torch Adam", 100)):
+            if name not in large:
+                continue
+            ratio, all_there = large[name].seconds / ours.seconds, large[name].solved == large[name].samples
+            met = ours.solved == ours.samples and ratio >= least
+            lines.append(
+                f"- 256 samples of mnist_mlp at least {least} times as fast as {name}: {_met(met)}, "
+                f"{'' if all_there else 'more than '}{ratio:.0f} times"
+            )
+    if small is not None:
+        lines.append(f"- one sample below 5 ms: {_met(small[OURS].seconds < 0.005)}, {_seconds(small[OURS].seconds)}")
+    return lines
+
+
+def _met(met: bool) -> str:
+    return "met" if met else "not met"
+
+
+def report(found: dict[tuple[str, int], dict[str, Figures]], options: argparse.Namespace) -> list[str]:
+    """The tables."""
+    present = [name for name in ALL if any(name in figures for figures in found.values())]
+    times = [
+        [network, str(batch), *(figures[name].time() if name in figures else "–" for name in present)]
+        for (network, batch), figures in found.items()
+    ]
+    largest = max(options.batches)
+    errors = [
+        [network, *(f"{f[n].error:.3g} ({f[n].residual:.0e})" if n in f else "–" for n in present)]
+        for (network, batch), f in found.items()
+        if batch == largest
+    ]
+    load = os.getloadavg()[0]
+    return [
+        f"{options.threads} threads each; at most {options.limit:g} s a run; load {load:.1f} at the end.",
+        "",
+        *table(["network", "batch", *present], times),
+        "",
+        f"Mean squared error per pixel to the true digit, and (median relative residual), {largest} samples:",
+        "",
+        *table(["network", *present], errors),
+        "",
+        "Best settings: "
+        + "; ".join(
+            f"{network} {batch}: " + ", ".join(f"{name} {f.setting}" for name, f in figures.items() if f.setting)
+            for (network, batch), figures in found.items()
+            if any(f.setting for f in figures.values())
+        )
+        + ".",
+    ]
+
+
+def peaks(options: argparse.Namespace, present: list[str]) -> list[str]:
+    """The memory table, each figure from a fresh process."""
+    network, batch = options.networks[0], max(options.batches)
+    row = []
+    for name in present:
+        command = [sys.executable, __file__, "--peak", name, "--networks", network, "--batches", str(batch)]
+        command += ["--threads", str(options.threads), "--limit", str(options.limit)]
+        row.append(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip())
+    return ["", f"Peak memory in MiB, {network}, {batch} samples:", "", *table(present, [row])]
+
+
+def main() -> None:
+    """Measure and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 256])
+    parser.add_argument("--limit", type=float, default=20.0, help="seconds of one run at most (20)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of each (all processors)")
+    parser.add_argument("--repeat", type=int, default=5, help="runs of what takes below two seconds (5)")
+    parser.add_argument("--markdown", type=Path)
+    parser.add_argument("--peak", choices=ALL, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if os.environ.get("OMP_NUM_THREADS") != str(options.threads):  # numpy and scipy read it when they are imported
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | {"OMP_NUM_THREADS": str(options.threads)})
+    bench = Bench(options.threads, options.limit, options.repeat)
+    if options.peak is not None:
+        print(f"{bench.memory(options.peak, options.networks[0], options.batches[0]):.0f}")
+        return
+    found = {(network, batch): bench.run(network, batch) for network in options.networks for batch in options.batches}
+    lines = report(found, options)
+    first = next(iter(found.values()))
+    with contextlib.suppress(PermissionError, FileNotFoundError):  # only where /proc is Linux's
+        lines += peaks(options, list(first))
+    lines += ["", *targets(found)]
+    missing = [
+        name for name, file in {"torch": "torch", "Keras": "tensorflow"}.items() if not importlib.util.find_spec(file)
+    ]
+    if missing:
+        lines += ["", f"Not installed here: {', '.join(missing)}."]
+    print("\n".join(lines))
+    if options.markdown is not None:
+        options.markdown.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

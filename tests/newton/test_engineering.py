@@ -1,0 +1,116 @@
+"""Inverse kinematics and surrogates: several inputs and outputs, scalers, priors, and bounds for each element."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from arms import ELBOW, PLANAR, PUMA, arm, reach
+from solving import residuals, run
+
+from onnx_invert import Guarantee, invert
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+from train_surrogates import BOREHOLE_HIGH, BOREHOLE_LOW, borehole
+
+DATA = Path(__file__).parents[1] / "data" / "newton"
+
+
+def joints(links, count, seed=0):
+    return np.random.default_rng(seed).uniform(-1.5, 1.5, (count, len(links))).astype(np.float32)
+
+
+@pytest.mark.parametrize("links", [PLANAR, ELBOW, PUMA], ids=["planar", "elbow", "puma"])
+def test_the_hand_reaches_every_position(links):
+    """Not the same angles: an arm bends two ways."""
+    model, q = arm(links), joints(links, 64)
+    inversion = invert(model, data=q)
+    assert inversion.guarantee in {Guarantee.RIGHT, Guarantee.GENERALIZED}
+    assert inversion.round_trip.unsolved <= 1
+    (position,) = run(model, q=q)
+    (found,) = run(inversion.model, position=position)
+    off = np.linalg.norm(reach(links, found)[:, :3, 3] - position, axis=1)
+    assert np.sum(off > 1e-5) <= 1
+
+
+def test_a_pose_of_two_outputs():
+    """Position and rotation, twelve equations for three angles, which come back; constant entries do not weigh."""
+    for links in (PLANAR, ELBOW):
+        model, q = arm(links, rotation=True), joints(links, 64)
+        inversion = invert(model, data=q)
+        assert inversion.guarantee is Guarantee.LEFT
+        assert inversion.round_trip.unsolved == 0
+        position, rotation = run(model, q=q)
+        np.testing.assert_allclose(run(inversion.model, position=position, rotation=rotation)[0], q, atol=1e-4)
+
+
+def test_one_output_of_two_with_a_prior():
+    model, q = arm(PUMA, rotation=True), joints(PUMA, 464)
+    inversion = invert(model, known=["position"], prior=q[64:], data=q[:64])
+    assert inversion.guarantee is Guarantee.RIGHT
+    assert [value.name for value in inversion.model.graph.input] == ["position"]
+    found = run(inversion.model, position=run(model, q=q[:64])[0])[0]
+    assert np.abs(reach(PUMA, found)[:, :3, 3] - reach(PUMA, q[:64])[:, :3, 3]).max() < 1e-5
+    assert np.mean(np.square(found - q[:64])) < 1.2 * np.var(q)
+
+
+@pytest.mark.parametrize("recover", [["q0", "q1", "q2"], ["q1", "q2"]], ids=["all", "two"])
+def test_a_joint_is_an_input(recover):
+    model, q = arm(ELBOW, split=True), joints(ELBOW, 64)
+    feeds = {f"q{i}": q[:, i : i + 1] for i in range(3)}
+    inversion = invert(model, recover=recover, data=feeds, residual=True)
+    assert [value.name for value in inversion.model.graph.output] == [*recover, "residual"]
+    given = {name: feeds[name] for name in feeds if name not in recover}
+    *found, told = run(inversion.model, position=run(model, **feeds)[0], **given)
+    again = run(model, **given, **dict(zip(recover, found, strict=True)))[0]
+    measured = residuals(again, run(model, **feeds)[0])
+    np.testing.assert_allclose(told, measured, atol=1e-6)
+    unsolved = np.sum(measured > 1e-5)
+    assert unsolved <= 4
+    assert (inversion.guarantee is Guarantee.APPROXIMATE) == (inversion.round_trip.unsolved > 0)
+
+
+def test_joints_keep_their_limits():
+    low, high = np.array([-1.6, -1.7, -1.8]), np.array([1.6, 1.7, 1.8])
+    model, q = arm(ELBOW, rotation=True), joints(ELBOW, 64)
+    inversion = invert(model, data=q, bounds=(low, high))
+    assert inversion.round_trip.unsolved == 0
+    position, rotation = run(model, q=q)
+    np.testing.assert_allclose(run(inversion.model, position=position, rotation=rotation)[0], q, atol=1e-4)
+    far = run(inversion.model, position=position + 1, rotation=rotation)[0]
+    assert np.all((far >= low - 1e-6) & (far <= high + 1e-6))
+
+
+@pytest.mark.parametrize("prior", [None, "gaussian", "conditional"])
+@pytest.mark.parametrize("bounded", [False, True])
+def test_a_surrogate_of_eight_scales(prior, bounded):
+    """Ranges from 0.1 to 52,545, one output: the family of designs is cut at a plausible one, or within its ranges."""
+    path = DATA / "surrogate_borehole.onnx"
+    rng = np.random.default_rng(1)
+    x = rng.uniform(BOREHOLE_LOW, BOREHOLE_HIGH, (300, 8)).astype(np.float32)
+    options = {"bounds": (BOREHOLE_LOW, BOREHOLE_HIGH)} if bounded else {}
+    if prior is not None:
+        options |= {"prior": x[50:], "prior_kind": prior}
+    inversion = invert(path, data=x[:50], method="newton", **options)
+    assert inversion.guarantee is Guarantee.RIGHT
+    assert inversion.round_trip.unsolved == 0
+    y = run(path, X=x[:50])[0]
+    found = run(inversion.model, variable=y)[0].astype(np.float64)
+    scale = BOREHOLE_HIGH - BOREHOLE_LOW
+    if bounded:
+        assert np.all((found >= BOREHOLE_LOW - 1e-6 * scale) & (found <= BOREHOLE_HIGH + 1e-6 * scale))
+    if bounded or prior:
+        # The surrogate is good where it was trained, so the flow itself is the one that was asked for.
+        assert np.abs(borehole(found) - y).max() < 0.25
+    if prior:
+        assert np.sqrt(np.mean(np.square((found - x[:50]) / scale))) < 0.35
+
+
+def test_an_arm_that_a_network_has_learnt():
+    path = DATA / "surrogate_arm.onnx"
+    q = np.random.default_rng(2).uniform([-2.0, 0.1, 0.2], [2.0, 1.5, 2.2], (464, 3)).astype(np.float32)
+    inversion = invert(path, prior=q[64:], data=q[:64])
+    assert inversion.guarantee is Guarantee.RIGHT
+    assert inversion.round_trip.unsolved == 0
+    found = run(inversion.model, variable=run(path, X=q[:64])[0])[0]
+    assert np.median(np.abs(found - q[:64])) < 1e-4
