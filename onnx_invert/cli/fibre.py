@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
+from onnx_invert.arrays import load
 from onnx_invert.cli.console import console, shown
 from onnx_invert.cli.inference import sheet, write_npz
 from onnx_invert.errors import FibreError, FileError, UsageError
 from onnx_invert.fibres.fibre import Fibre, Points, open_networks
 from onnx_invert.graph.atomic import check_target, replacing
-from onnx_invert.samples import load, match
+from onnx_invert.samples import match
 
 
 def run(

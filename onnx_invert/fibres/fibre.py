@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_invert.arrays import load
 from onnx_invert.comparison import made_for
 from onnx_invert.errors import FibreError, FileError, UsageError
 from onnx_invert.fibres.networks import Networks, Rows
 from onnx_invert.fibres.proposals import Blind, Neighbours, Proposals, Recorded, Source, data_rows
 from onnx_invert.lossless import is_pair
 from onnx_invert.numerics.manifold import Array, identity, project
-from onnx_invert.samples import load
 
 Path_ = str | os.PathLike[str]
 Data = Path_ | NDArray[Any] | Mapping[str, NDArray[Any]]
