@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from onnx_invert._version import __version__
 
 if TYPE_CHECKING:
-    from onnx_invert.api import Inversion, explain, explain_lossless, invert
+    from onnx_invert.api import explain, explain_lossless, invert
     from onnx_invert.comparison import Check, check
     from onnx_invert.differentiation import jacobian
     from onnx_invert.errors import (
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from onnx_invert.fibres.fibre import Fibre, Points, fibre
+    from onnx_invert.inversion import Inversion
     from onnx_invert.leakage import leaks
     from onnx_invert.plan.guarantee import Guarantee
     from onnx_invert.plan.plan import Plan
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from onnx_invert.rules import RuleSet, default_rules
 
 _HOMES = {
-    "Inversion": "api",
+    "Inversion": "inversion",
     "explain": "api",
     "explain_lossless": "api",
     "invert": "api",

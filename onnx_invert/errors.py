@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from onnx_invert.api import Inversion
     from onnx_invert.fibres.fibre import Points
+    from onnx_invert.inversion import Inversion
 
 
 class OnnxInvertError(Exception):

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from onnx_invert._version import __version__
+from onnx_invert.cli.options import (
+    Data,
+    Known,
+    Method,
+    Model,
+    Quiet,
+    Recover,
+    Report,
+    Rtol,
+    Samples,
+    check_graph,
+    check_targets,
+)
 
 app = typer.Typer(
     add_completion=False,
@@ -20,53 +32,6 @@ app = typer.Typer(
     "Exit codes: 0 written and verified; 1 verification failed; 2 usage, file or model error; 3 not invertible; "
     "101 a bug.",
 )
-
-
-def _finite(value: float | None) -> float | None:
-    if value is not None and not math.isfinite(value):
-        raise typer.BadParameter(f"{value} is no finite number.")
-    return value
-
-
-Model = Annotated[
-    Path, typer.Argument(metavar="MODEL", help="The network: .onnx; .keras or SavedModel with TensorFlow.")
-]
-Recover = Annotated[
-    list[str] | None,
-    typer.Option("--recover", metavar="INPUT", help="Input to recover; the others stay inputs. May be repeated."),
-]
-Known = Annotated[
-    list[str] | None,
-    typer.Option("--from", metavar="OUTPUT", help="Output to recover from; all by default. May be repeated."),
-]
-Data = Annotated[
-    Path | None,
-    typer.Option("--data", metavar="X.npy|X.npz", help="Inputs of the model to verify on; drawn by default."),
-]
-Samples = Annotated[
-    int | None,
-    typer.Option("--samples", min=1, metavar="N", help="Samples to draw (256), or to use of the data (all)."),
-]
-Rtol = Annotated[
-    float | None,
-    typer.Option(
-        "--rtol",
-        min=0.0,
-        metavar="R",
-        callback=_finite,
-        help="Relative tolerance; by default it follows from type and condition.",
-    ),
-]
-Method = Annotated[
-    str,
-    typer.Option(
-        "--method",
-        metavar="M",
-        help="closed-form, newton (solves f(x) = y inside the graph), or auto: closed form where one keeps a promise.",
-    ),
-]
-Report = Annotated[Path | None, typer.Option("--report", metavar="R.json", help="Write a report.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the last line only.")]
 
 
 def _version(wanted: bool) -> None:
@@ -177,7 +142,7 @@ def invert(
     if output is None and not dry_run:
         raise UsageError("Where should the inverse go? Give -o INVERSE, or --dry-run to write nothing.")
     target = None if dry_run else output
-    _check_targets(target, report, model, data, prior, *([] if target is None else [lossless]))
+    check_targets(target, report, model, data, prior, *([] if target is None else [lossless]))
     failure: VerificationError | None = None
     with render.progress(quiet) as progress:
         try:
@@ -241,7 +206,7 @@ def check(
     from onnx_invert.comparison import check as measure
     from onnx_invert.report import document
 
-    _check_targets(None, report, model, inverse, data)
+    check_targets(None, report, model, inverse, data)
     result = measure(model, inverse, data=data, samples=samples, rtol=rtol)
     if report is not None:
         document.write(result.report, report)
@@ -305,13 +270,13 @@ def explain(
             raise UsageError("--data measures the network itself, of which --prior and --method say nothing.")
         if graph is not None:
             raise UsageError("--graph draws the plan, which --data does not make: leave one of them out.")
-        _check_targets(None, report, model, data, chart)
+        check_targets(None, report, model, data, chart)
         leaks.show(
             model, data, recover=recover or (), known=known or (), samples=samples, report=report, picture=chart
         )
         return
     if graph is not None:
-        _check_graph(graph, model, prior)
+        check_graph(graph, model, prior)
     with render.progress(False) as progress:
         plan = api.explain(
             model, recover=recover or (), known=known or (), method=method, prior=prior, progress=progress
@@ -412,30 +377,3 @@ def ops(
     from onnx_invert.cli import catalogue
 
     catalogue.show(op)
-
-
-def _check_targets(output: Path | None, report: Path | None, model: Path, *others: Path | None) -> None:
-    """What cannot be written, or is read by this call, is refused before the work, not after."""
-    from onnx_invert.errors import FileError
-    from onnx_invert.graph.atomic import check_target
-
-    read = [other for other in others if other is not None]
-    if output is not None:
-        check_target(output, model, read)
-    if report is None:
-        return
-    if report.suffix != ".json":
-        raise FileError(f"The report {str(report)!r} should end in .json: that is what is written.")
-    check_target(report, model, [*read, *([] if output is None else [output])], what="report")
-
-
-def _check_graph(graph: Path, model: Path, prior: Path | None) -> None:
-    """As for a report; and what draws it has to be installed."""
-    from onnx_invert.errors import FileError
-    from onnx_invert.graph.atomic import check_target
-    from onnx_invert.report.drawing.layout import check_installed
-
-    if graph.suffix.lower() != ".svg":
-        raise FileError(f"The graph {str(graph)!r} should end in .svg: that is what is written.")
-    check_target(graph, model, [] if prior is None else [prior], what="graph")
-    check_installed()

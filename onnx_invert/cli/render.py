@@ -11,9 +11,9 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from onnx_invert.api import Inversion
 from onnx_invert.cli.console import console, shown
 from onnx_invert.comparison import Check
+from onnx_invert.inversion import Inversion
 from onnx_invert.lossless import LosslessPair
 from onnx_invert.plan.choice import AnyPlan
 from onnx_invert.plan.guarantee import Guarantee

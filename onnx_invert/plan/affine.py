@@ -9,7 +9,8 @@ import onnx_ir as ir
 
 from onnx_invert.plan.evaluation import run
 from onnx_invert.plan.stages import Stage, measure
-from onnx_invert.plan.system import Edge, System, several
+from onnx_invert.plan.steps import Edge
+from onnx_invert.plan.system import System, several
 from onnx_invert.rules.facts import Diagonal, Fact, Matrix, Rearrangement
 from onnx_invert.rules.moving import moves
 from onnx_invert.rules.node import FLOATS

@@ -11,8 +11,8 @@ from onnx_invert.plan.affine import is_affine
 from onnx_invert.plan.cuts import cuts
 from onnx_invert.plan.evaluation import run
 from onnx_invert.plan.monotone import domain_of
-from onnx_invert.plan.steps import Block, Mask, Root, Scale, Step, Undo
-from onnx_invert.plan.system import Edge, System
+from onnx_invert.plan.steps import Block, Edge, Mask, Root, Scale, Step, Undo
+from onnx_invert.plan.system import System
 from onnx_invert.rules.facts import Diagonal, Rearrangement
 
 

@@ -15,7 +15,8 @@ import onnx_ir as ir
 import scipy.linalg
 from numpy.typing import NDArray
 
-from onnx_invert.plan.system import Edge, System
+from onnx_invert.plan.steps import Edge
+from onnx_invert.plan.system import System
 from onnx_invert.rules.dependence import ELEMENTWISE
 from onnx_invert.rules.facts import NoInverse
 

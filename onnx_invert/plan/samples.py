@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import onnx_ir as ir
 
-from onnx_invert.plan.system import Concrete
+from onnx_invert.plan.concrete import Concrete
 from onnx_invert.rules.dependence import flow
 from onnx_invert.rules.moving import Labels
 from onnx_invert.rules.static import UnsizedError

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from onnx_invert.plan.moves import Form
 from onnx_invert.plan.stages import Stage
 
+Edge = tuple[ir.Node, int]
+"""A node, and the place of one of its operands."""
+
 Mask = NDArray[np.bool_]
 
 
@@ -130,7 +133,7 @@ class Tear(Block):
     """
 
     s: ir.Value
-    frozen: tuple[tuple[ir.Node, int], ...]
+    frozen: tuple[Edge, ...]
     inner: Sequence[Step]
     head: tuple[ir.Node, ...]
     rises: bool
@@ -147,7 +150,7 @@ class Sweep(Block):
     """
 
     before: ir.Value
-    frozen: tuple[tuple[ir.Node, int], ...]
+    frozen: tuple[Edge, ...]
     inner: Sequence[Step]
     rounds: int | None
     contraction: float | None = None

@@ -9,92 +9,43 @@ known; one whose rule solves for an operand is undone where its output and its o
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from heapq import heappop, heappush
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
-from onnx_invert.plan.evaluation import evaluate
+from onnx_invert.plan.concrete import Concrete
+from onnx_invert.plan.knowledge import Knowledge
 from onnx_invert.plan.moves import Form, InPlace, Pick, Whole, forms_of
 from onnx_invert.plan.stages import Stage, is_drawn, measure
-from onnx_invert.plan.steps import Forward, Mask, Place, Step, Undo
+from onnx_invert.plan.steps import Edge, Forward, Mask, Place, Step, Undo
 from onnx_invert.rules import RuleSet
 from onnx_invert.rules.arithmetic import by_mask
-from onnx_invert.rules.dependence import ELEMENTWISE, SEVERAL, flow, places
+from onnx_invert.rules.dependence import ELEMENTWISE, places
 from onnx_invert.rules.facts import Diagonal, Elementwise, Fact, Matrix, NoInverse, Paired, Repeat
 from onnx_invert.rules.moving import Labels, moves
 from onnx_invert.rules.node import FLOATS, NodeView
 from onnx_invert.rules.static import UnsizedError
 
-Edge = tuple[ir.Node, int]
-
 POOR = 10.0
 """The condition number from which on a matrix is undone only when nothing else is left: it costs a digit."""
 
-_JOINS = ELEMENTWISE - {"Mul", "Where"}
-"""Operations that need something of every operand, whatever the constants are."""
 
+@dataclass(kw_only=True)
+class System(Knowledge):
+    """Equations, what is known so far, and the `steps` that found it.
 
-@dataclass
-class Concrete:
-    """The model's nodes as they are at sizes that are all known."""
-
-    nodes: dict[str, ir.Node]
-    shapes: dict[str, tuple[int, ...]]
-    graph: ir.Graph | None = None
-    _drawn: dict[str, NDArray[np.generic]] | None = None
-
-    def sample(self, opset: int) -> dict[str, NDArray[np.generic]]:
-        """Every tensor where the inputs are drawn from N(0, 1) (1 for what is no float), computed once.
-
-        Empty where onnx's reference evaluator does not run the model.
-        """
-        if self._drawn is None:
-            self._drawn = evaluate(self.graph, opset) if self.graph is not None else {}
-        return self._drawn
-
-    @staticmethod
-    def of(graph: ir.Graph) -> Concrete:
-        """Read off a copy of the model whose sizes are numbers."""
-        values = [*graph.inputs, *graph.initializers.values(), *(o for node in graph for o in node.outputs)]
-        return Concrete(
-            {node.name or "": node for node in graph},
-            {
-                value.name or "": tuple(dim for dim in value.shape.dims if isinstance(dim, int))
-                for value in values
-                if value.shape is not None and value.shape.is_static()
-            },
-            graph,
-        )
-
-
-@dataclass
-class System:
-    """Equations, and what is known so far. `known` has a mask for every tensor that is not known altogether.
-
-    `nodes` are the equations in running order. `frozen` operands are taken for known, `unknowns` are the tensors that
-    are not known to begin with, `zeros` the elements that a constant makes 0 whatever the unknown is. `blocked` says
-    of known tensors why the block before them was not solved. All masks have
-    the sizes of `concrete`; a tensor may be known in part only if the part is the same along every axis whose size
-    is not fixed.
+    `refused` says of operands why their node is not undone for them, `blocked` of known tensors why the block before
+    them was not solved.
     """
 
-    concrete: Concrete
     rules: RuleSet
     opset: int
-    nodes: Sequence[ir.Node]
-    known: dict[ir.Value, Mask]
-    frozen: frozenset[Edge] = frozenset()
-    unknowns: frozenset[ir.Value] = frozenset()
     steps: list[Step] = field(default_factory=list)
-    used: dict[ir.Value, Mask] = field(default_factory=dict)
     refused: dict[Edge, NoInverse] = field(default_factory=dict)
     blocked: dict[ir.Value, NoInverse] = field(default_factory=dict)
-    zeros: dict[ir.Value, Mask] = field(default_factory=dict)
     _stages: dict[Edge, tuple[Stage, ...] | None] = field(default_factory=dict)
     _late: dict[Edge, float] = field(default_factory=dict)
     _places: dict[Edge, list[Labels] | None] = field(default_factory=dict)
@@ -104,59 +55,9 @@ class System:
         concrete: Concrete, rules: RuleSet, opset: int, nodes: Sequence[ir.Node], unknown: Iterable[ir.Value]
     ) -> System:
         """Equations of `nodes`, of which their outputs and `unknown` are not known yet."""
-        system = System(concrete, rules, opset, nodes, {})
-        for value in (*unknown, *(output for node in nodes for output in node.outputs)):
-            shape = concrete.shapes.get(value.name or "")
-            system.known[value] = np.zeros(shape if shape is not None else (), bool)
-        system.unknowns = frozenset(system.known)
-        for node in nodes:
-            zero = system._zero(node)
-            if zero is not None and zero.any():
-                system.zeros[node.outputs[0]] = zero
+        system = System(concrete=concrete, rules=rules, opset=opset, nodes=nodes)
+        system.start(unknown)
         return system
-
-    def _zero(self, node: ir.Node) -> Mask | None:
-        """The elements of a product that a constant 0 makes 0, whatever the unknown is."""
-        shape = self.concrete.shapes.get(node.outputs[0].name or "")
-        if shape is None or node.op_type not in {"Mul", "Add", "Sub", "Identity", "Neg"}:
-            return None
-        parts = []
-        for value in node.inputs:
-            if value is None:
-                return None
-            if value.const_value is not None:
-                parts.append(np.broadcast_to(value.const_value.numpy() == 0, shape))
-            else:
-                found = self.zeros.get(value)
-                parts.append(np.zeros(shape, bool) if found is None else np.broadcast_to(found, shape))
-        together = np.logical_or if node.op_type == "Mul" else np.logical_and
-        return np.asarray(together.reduce(parts), bool)
-
-    @cached_property
-    def end(self) -> int:
-        """Behind the last node of which an operand may still be unknown."""
-        return len(self.nodes)
-
-    @cached_property
-    def position(self) -> dict[ir.Node, int]:
-        """Where each node stands in the running order."""
-        return {node: index for index, node in enumerate(self.nodes)}
-
-    def mask(self, value: ir.Value) -> Mask | None:
-        """Which elements are known; None for all."""
-        return self.known.get(value)
-
-    def learn(self, value: ir.Value, mask: Mask) -> None:
-        """Take elements for known."""
-        merged = self.known[value] | mask
-        if merged.all():
-            del self.known[value]
-        else:
-            self.known[value] = merged
-
-    def is_known(self, value: ir.Value) -> bool:
-        """Whether all elements are."""
-        return value not in self.known
 
     def run(self, wanted: Iterable[ir.Value] = (), grown: ir.Value | None = None) -> None:
         """Spread what is known until nothing more follows. Each node is tried when one of its tensors has grown.
@@ -210,48 +111,6 @@ class System:
             return []
         return [value] if self._undo(node, place, value, poor=condition) else []
 
-    def uniform(self, value: ir.Value, mask: Mask) -> bool:
-        """Whether a mask is the same along every axis whose size is not fixed."""
-        if value.shape is None or len(value.shape) != mask.ndim:
-            return bool(mask.all())
-        for axis, dim in enumerate(value.shape):
-            if not isinstance(dim, int) and not np.array_equal(
-                mask, np.broadcast_to(mask.take([0], axis), mask.shape)
-            ):
-                return False
-        return True
-
-    def labels(self, node: ir.Node, of: Callable[[ir.Value], Labels | None]) -> list[Labels]:
-        """Labels of a node's outputs from those of its operands.
-
-        Raises:
-            UnsizedError: an output's size is not known.
-        """
-        twin = self.concrete.nodes.get(node.name or "")
-        if twin is None:
-            return [np.zeros(self.concrete.shapes.get(o.name or "", ()), np.int64) for o in node.outputs]
-        for value in node.inputs:
-            if value in self.unknowns and (value.name or "") not in self.concrete.shapes:
-                raise UnsizedError(value.name)
-        parts = [
-            None if value is None or (node, place) in self.frozen else of(value)
-            for place, value in enumerate(node.inputs)
-        ]
-        made = flow(twin, parts)
-        zero = self.zeros.get(node.outputs[0])
-        return made if zero is None else [np.where(zero, 0, made[0]), *made[1:]]
-
-    def redundant(self) -> list[ir.Node]:
-        """The equations that were not needed, once everything is known: they hold for some y only."""
-        left = []
-        for node in self.nodes:
-            for output in node.outputs:
-                used = self.used.get(output)
-                if (output.uses() or output.is_graph_output()) and (used is None or not used.all()):
-                    left.append(node)
-                    break
-        return left
-
     def _try(self, node: ir.Node) -> list[ir.Value]:
         """Every step that a node allows now; the tensors of which more is known then."""
         if is_drawn(node):
@@ -270,13 +129,13 @@ class System:
     def _forward(self, node: ir.Node) -> list[ir.Value]:
         if all(self.is_known(output) for output in node.outputs):
             return []
-        if self._hopeless(node):
+        if self.hopeless(node):
             return []
-        if all(self._taken(node, place) for place in range(len(node.inputs))):
+        if all(self.taken(node, place) for place in range(len(node.inputs))):
             made = [np.zeros((), np.int64) for _ in node.outputs]
         else:
             try:
-                made = self.labels(node, self._ignorance)
+                made = self.labels(node, self.ignorance)
             except UnsizedError:
                 return []
         in_parts = node.op_type in ELEMENTWISE or moves(node)
@@ -303,18 +162,6 @@ class System:
         self.steps.append(Forward(node, tuple(masks), forms))
         return [output for output, _ in grown]
 
-    def _hopeless(self, node: ir.Node) -> bool:
-        """Whether plainly nothing of a node's output is known: of an operand nothing is, and no 0 takes its place."""
-        if node.op_type not in _JOINS:
-            return False
-        if self.zeros.get(node.outputs[0]) is not None:
-            return False
-        return any(
-            (mask := self.mask(value)) is not None and not mask.any() and (node, place) not in self.frozen
-            for place, value in enumerate(node.inputs)
-            if value is not None
-        )
-
     def _read(self, node: ir.Node, masks: Sequence[Mask]) -> dict[int, list[Form]] | None:
         """Where the elements of the outputs lie in the operands, if that says all of what is known of them."""
         forms: dict[int, list[Form]] = {}
@@ -326,26 +173,13 @@ class System:
             shape = self.concrete.shapes.get(value.name or "")
             if sources is None or shape is None:
                 continue
-            mask = self.mask(value) if not self._taken(node, place) else None
+            mask = self.mask(value) if not self.taken(node, place) else None
             found = forms_of(node, place, sources, shape, mask, once=False)
             if found is None or not all(isinstance(form, Pick | InPlace) for form in found):
                 return None
             forms[place] = found
             covered = [cover | (source > 0) for cover, source in zip(covered, sources, strict=True)]
         return forms if all(np.all(cover >= mask) for cover, mask in zip(covered, masks, strict=True)) else None
-
-    def _taken(self, node: ir.Node, place: int) -> bool:
-        value = node.inputs[place]
-        return value is None or (node, place) in self.frozen or self.is_known(value)
-
-    def _ignorance(self, value: ir.Value) -> Labels | None:
-        mask = self.mask(value)
-        return None if mask is None else np.where(mask, 0, SEVERAL)
-
-    def use(self, output: ir.Value, mask: Mask) -> None:
-        """Mark equations, elements of an output, as used."""
-        before = self.used.get(output)
-        self.used[output] = mask.copy() if before is None else before | mask
 
     def _outputs(self, node: ir.Node, place: int) -> list[Labels] | None:
         edge = (node, place)
@@ -407,7 +241,7 @@ class System:
         others = [
             (at, other)
             for at, other in enumerate(node.inputs)
-            if at != place and other is not None and not self._taken(node, at)
+            if at != place and other is not None and not self.taken(node, at)
         ]
         before = self.known[value]
         if before.any() and node.op_type not in ELEMENTWISE:

@@ -11,13 +11,14 @@ import onnx_ir as ir
 
 from onnx_invert.errors import Blocker, ModelError, NotInvertibleError
 from onnx_invert.plan.blocks import solve, stuck
+from onnx_invert.plan.concrete import Concrete
 from onnx_invert.plan.equations import equations
 from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.plan.plan import Row
 from onnx_invert.plan.problem import Problem, describe
 from onnx_invert.plan.stages import Stage, not_available
 from onnx_invert.plan.steps import Affine, Forward, Place, Root, Scale, Step, Sweep, Tear, Undo
-from onnx_invert.plan.system import Concrete, System
+from onnx_invert.plan.system import System
 from onnx_invert.rules import RuleSet
 from onnx_invert.rules.facts import Paired
 from onnx_invert.rules.interval import REALS, Interval

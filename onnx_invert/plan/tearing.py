@@ -27,8 +27,8 @@ from onnx_invert.plan.carry import by_sample, carried, in_place, numbers
 from onnx_invert.plan.equations import upstream
 from onnx_invert.plan.evaluation import run
 from onnx_invert.plan.inner import inner_steps
-from onnx_invert.plan.steps import Tear
-from onnx_invert.plan.system import Edge, System
+from onnx_invert.plan.steps import Edge, Tear
+from onnx_invert.plan.system import System
 from onnx_invert.rules.facts import NoInverse
 from onnx_invert.rules.node import FLOATS
 

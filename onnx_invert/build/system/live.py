@@ -17,8 +17,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_invert.build.system.pieces import Mask, Piece
+from onnx_invert.plan.concrete import Concrete
 from onnx_invert.plan.steps import Block, Place, Undo
-from onnx_invert.plan.system import Concrete
 from onnx_invert.rules.dependence import flow, places
 from onnx_invert.rules.facts import Paired
 from onnx_invert.rules.moving import Labels, moves

@@ -20,11 +20,11 @@ from onnx_invert.build.system.tear import scale, tear
 from onnx_invert.build.tape import again
 from onnx_invert.errors import ModelError
 from onnx_invert.graph.emit import Emitter
+from onnx_invert.plan.concrete import Concrete
 from onnx_invert.plan.equations import upstream
 from onnx_invert.plan.moves import Flat, InPlace, Pick, Turned, Whole
 from onnx_invert.plan.stages import Path, Stage
-from onnx_invert.plan.steps import Affine, Forward, Place, Root, Scale, Step, Sweep, Tear, Undo
-from onnx_invert.plan.system import Concrete, Edge
+from onnx_invert.plan.steps import Affine, Edge, Forward, Place, Root, Scale, Step, Sweep, Tear, Undo
 from onnx_invert.rules.facts import Rearrangement
 from onnx_invert.rules.node import FLOATS
 

@@ -1,0 +1,161 @@
+"""What is known of the tensors of a model, element by element, and what follows from that alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_invert.plan.concrete import Concrete
+from onnx_invert.plan.steps import Edge, Mask
+from onnx_invert.rules.dependence import ELEMENTWISE, SEVERAL, flow
+from onnx_invert.rules.moving import Labels
+from onnx_invert.rules.static import UnsizedError
+
+_JOINS = ELEMENTWISE - {"Mul", "Where"}
+"""Operations that need something of every operand, whatever the constants are."""
+
+
+@dataclass
+class Knowledge:
+    """What is known so far. `known` has a mask for every tensor that is not known altogether.
+
+    `nodes` are the equations in running order. `frozen` operands are taken for known, `unknowns` are the tensors that
+    are not known to begin with, `zeros` the elements that a constant makes 0 whatever the unknown is. `used` are the
+    equations, elements of outputs, that gave something. All masks have the sizes of `concrete`; a tensor may be known
+    in part only if the part is the same along every axis whose size is not fixed.
+    """
+
+    concrete: Concrete
+    nodes: Sequence[ir.Node]
+    known: dict[ir.Value, Mask] = field(default_factory=dict)
+    frozen: frozenset[Edge] = frozenset()
+    unknowns: frozenset[ir.Value] = frozenset()
+    used: dict[ir.Value, Mask] = field(default_factory=dict)
+    zeros: dict[ir.Value, Mask] = field(default_factory=dict)
+
+    def start(self, unknown: Iterable[ir.Value]) -> None:
+        """Nothing is known of `unknown`, nor of what the nodes make."""
+        for value in (*unknown, *(output for node in self.nodes for output in node.outputs)):
+            shape = self.concrete.shapes.get(value.name or "")
+            self.known[value] = np.zeros(shape if shape is not None else (), bool)
+        self.unknowns = frozenset(self.known)
+        for node in self.nodes:
+            zero = self._zero(node)
+            if zero is not None and zero.any():
+                self.zeros[node.outputs[0]] = zero
+
+    @cached_property
+    def end(self) -> int:
+        """Behind the last node of which an operand may still be unknown."""
+        return len(self.nodes)
+
+    @cached_property
+    def position(self) -> dict[ir.Node, int]:
+        """Where each node stands in the running order."""
+        return {node: index for index, node in enumerate(self.nodes)}
+
+    def mask(self, value: ir.Value) -> Mask | None:
+        """Which elements are known; None for all."""
+        return self.known.get(value)
+
+    def learn(self, value: ir.Value, mask: Mask) -> None:
+        """Take elements for known."""
+        merged = self.known[value] | mask
+        if merged.all():
+            del self.known[value]
+        else:
+            self.known[value] = merged
+
+    def is_known(self, value: ir.Value) -> bool:
+        """Whether all elements are."""
+        return value not in self.known
+
+    def uniform(self, value: ir.Value, mask: Mask) -> bool:
+        """Whether a mask is the same along every axis whose size is not fixed."""
+        if value.shape is None or len(value.shape) != mask.ndim:
+            return bool(mask.all())
+        for axis, dim in enumerate(value.shape):
+            if not isinstance(dim, int) and not np.array_equal(
+                mask, np.broadcast_to(mask.take([0], axis), mask.shape)
+            ):
+                return False
+        return True
+
+    def labels(self, node: ir.Node, of: Callable[[ir.Value], Labels | None]) -> list[Labels]:
+        """Labels of a node's outputs from those of its operands.
+
+        Raises:
+            UnsizedError: an output's size is not known.
+        """
+        twin = self.concrete.nodes.get(node.name or "")
+        if twin is None:
+            return [np.zeros(self.concrete.shapes.get(o.name or "", ()), np.int64) for o in node.outputs]
+        for value in node.inputs:
+            if value in self.unknowns and (value.name or "") not in self.concrete.shapes:
+                raise UnsizedError(value.name)
+        parts = [
+            None if value is None or (node, place) in self.frozen else of(value)
+            for place, value in enumerate(node.inputs)
+        ]
+        made = flow(twin, parts)
+        zero = self.zeros.get(node.outputs[0])
+        return made if zero is None else [np.where(zero, 0, made[0]), *made[1:]]
+
+    def redundant(self) -> list[ir.Node]:
+        """The equations that were not needed, once everything is known: they hold for some y only."""
+        left = []
+        for node in self.nodes:
+            for output in node.outputs:
+                used = self.used.get(output)
+                if (output.uses() or output.is_graph_output()) and (used is None or not used.all()):
+                    left.append(node)
+                    break
+        return left
+
+    def taken(self, node: ir.Node, place: int) -> bool:
+        """Whether an operand is known, or taken for known."""
+        value = node.inputs[place]
+        return value is None or (node, place) in self.frozen or self.is_known(value)
+
+    def ignorance(self, value: ir.Value) -> Labels | None:
+        """Labels that are not 0 where elements are not known; None where all are."""
+        mask = self.mask(value)
+        return None if mask is None else np.where(mask, 0, SEVERAL)
+
+    def use(self, output: ir.Value, mask: Mask) -> None:
+        """Mark equations, elements of an output, as used."""
+        before = self.used.get(output)
+        self.used[output] = mask.copy() if before is None else before | mask
+
+    def hopeless(self, node: ir.Node) -> bool:
+        """Whether plainly nothing of a node's output is known: of an operand nothing is, and no 0 takes its place."""
+        if node.op_type not in _JOINS:
+            return False
+        if self.zeros.get(node.outputs[0]) is not None:
+            return False
+        return any(
+            (mask := self.mask(value)) is not None and not mask.any() and (node, place) not in self.frozen
+            for place, value in enumerate(node.inputs)
+            if value is not None
+        )
+
+    def _zero(self, node: ir.Node) -> Mask | None:
+        """The elements of a product that a constant 0 makes 0, whatever the unknown is."""
+        shape = self.concrete.shapes.get(node.outputs[0].name or "")
+        if shape is None or node.op_type not in {"Mul", "Add", "Sub", "Identity", "Neg"}:
+            return None
+        parts = []
+        for value in node.inputs:
+            if value is None:
+                return None
+            if value.const_value is not None:
+                parts.append(np.broadcast_to(value.const_value.numpy() == 0, shape))
+            else:
+                found = self.zeros.get(value)
+                parts.append(np.zeros(shape, bool) if found is None else np.broadcast_to(found, shape))
+        together = np.logical_or if node.op_type == "Mul" else np.logical_and
+        return np.asarray(together.reduce(parts), bool)
