@@ -20,6 +20,7 @@ from onnx_invert.cli.options import (
     Samples,
     check_graph,
     check_targets,
+    finite,
 )
 
 app = typer.Typer(
@@ -66,7 +67,7 @@ def invert(
         typer.Option(
             "--tolerance",
             metavar="R",
-            callback=_finite,
+            callback=finite,
             help="Relative residual at which Newton takes a sample for solved; 32 eps by default.",
         ),
     ] = None,
@@ -334,18 +335,18 @@ def fibre(
     unbounded: Annotated[bool, typer.Option("--unbounded", help="Let x leave its range over the data.")] = False,
     spread: Annotated[
         float,
-        typer.Option("--spread", metavar="S", callback=_finite, help="Factor on the deviation of draws."),
+        typer.Option("--spread", metavar="S", callback=finite, help="Factor on the deviation of draws."),
     ] = 1.0,
     apart: Annotated[
         float,
-        typer.Option("--apart", min=0.0, metavar="D", callback=_finite, help="Least mean |x − x′| of any two inputs."),
+        typer.Option("--apart", min=0.0, metavar="D", callback=finite, help="Least mean |x − x′| of any two inputs."),
     ] = 0.0,
     tolerance: Annotated[
         float,
         typer.Option(
             "--tolerance",
             metavar="R",
-            callback=_finite,
+            callback=finite,
             help="max |f(x) − y| that passes, beside the largest |y|.",
         ),
     ] = 1e-5,

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 
-def _finite(value: float | None) -> float | None:
+def finite(value: float | None) -> float | None:
+    """The value of an option that no infinity, nor anything that is no number, may be."""
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value} is no finite number.")
     return value
@@ -40,7 +41,7 @@ Rtol = Annotated[
         "--rtol",
         min=0.0,
         metavar="R",
-        callback=_finite,
+        callback=finite,
         help="Relative tolerance; by default it follows from type and condition.",
     ),
 ]
