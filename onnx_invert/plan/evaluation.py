@@ -68,7 +68,9 @@ class Part:
             ],
             [onnx.helper.make_empty_tensor_value_info(name) for name in wanted],
         )
-        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
+        versions = {"": opset} | {node.domain: _version(node) for node in nodes if node.domain not in {"", "ai.onnx"}}
+        opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in versions.items()]
+        model = onnx.helper.make_model(graph, opset_imports=opsets)
         self._evaluator: ReferenceEvaluator | None
         try:
             self._evaluator = ReferenceEvaluator(model)
@@ -85,6 +87,10 @@ class Part:
         except Exception:  # sizes that do not fit, indices outside: nothing is known then
             return None
         return {name: np.asarray(array) for name, array in zip(self._wanted, arrays, strict=True)}
+
+
+def _version(node: ir.Node) -> int:
+    return node.version or (node.graph.opset_imports.get(node.domain, 1) if node.graph is not None else 1)
 
 
 def _proto(node: ir.Node) -> onnx.NodeProto:

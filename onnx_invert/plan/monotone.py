@@ -25,17 +25,18 @@ REACH = 4.0
 
 
 def domain_of(system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node], mask: Mask) -> Domain | None:
-    """The domain of the elements in `mask`; all numbers where it could not be tried.
+    """The domain of the elements in `mask`.
 
-    None if some element of y rises and falls on it, or if the domain is not the same for all samples.
+    None if some element of y rises and falls on it, if the domain is not the same for all samples, or if nothing could
+    be tried: nothing is promised then.
     """
     tried = _Trial.of(system, x, y, nodes, mask)
     if tried is None:
-        return REALS
+        return None
     function, reach = tried.plain, tried.reach
     curve = [function(point) for point in np.linspace(-reach, reach, POINTS)]
     if any(values is None for values in curve):
-        return REALS
+        return None
     values = np.stack([v for v in curve if v is not None])
     if np.isfinite(values).all():
         slack = 1e-4 * np.max(np.abs(values), axis=0)
@@ -134,8 +135,8 @@ def _lookups(nodes: Sequence[ir.Node], inner: Collection[str | None]) -> dict[st
         data, index = node.inputs[0], node.inputs[1]
         axis = node.attributes.get("axis")
         size = data.shape[axis.as_int() if axis is not None else 0] if data is not None and data.shape else None
-        # Held indices are Max(Min(index, …), …): what counts is where they pointed before.
-        for op_type in ("Max", "Min"):
+        # Held indices are Clip(index, …) or Max(Min(index, …), …): what counts is where they pointed before.
+        for op_type in ("Clip", "Max", "Min"):
             maker = index.producer() if index is not None else None
             if maker is not None and maker.op_type == op_type and maker.inputs[0] is not None:
                 index = maker.inputs[0]

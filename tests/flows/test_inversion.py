@@ -10,7 +10,7 @@ import jsonschema
 import numpy as np
 import onnxruntime as ort
 import pytest
-from differences import log_det
+from central_differences import log_det
 from flow_cases import FlowCase, flow_cases
 
 import onnx_invert

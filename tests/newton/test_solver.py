@@ -60,11 +60,6 @@ def test_a_closed_form_is_preferred():
     assert newton(model).report["method"] == "newton"
 
 
-def test_a_closed_form_does_not_drop_the_residual_in_silence():
-    with pytest.raises(UsageError, match="--residual"):
-        invert(layers(normal(6, 4), "LeakyRelu", width=6), residual=True)
-
-
 def test_options_that_a_closed_form_does_not_use_say_so(tmp_path, capfd):
     model = layers(normal(6, 4), "LeakyRelu", width=6)
     with pytest.warns(UserWarning, match="--tolerance: the inverse is a closed form"):
