@@ -179,9 +179,11 @@ def _rounds(
     A sweep finds what needs no element that is left by any other way than `direct`, itself included.
     """
     left = ids
+    # What comes by `direct` has labels of its own, so that it does not pass for what comes by another way.
+    own = np.where(ids > 0, ids + ids.max(), 0)
     for count in range(1, _MOST_ROUNDS):
-        labels = through(system, x, y, nodes, left, frozen=direct)
-        found = left > 0 if labels is None else (left > 0) & (labels == 0)
+        labels = through(system, x, y, nodes, left, frozen=direct, instead=own)
+        found = (left > 0) & (False if labels is None else labels == own)
         if not found.any():
             return None
         left = np.where(found, 0, left)
