@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from onnx_invert.errors import ModelError
 from onnx_invert.graph.checks import first_line
+from onnx_invert.graph.indices import HELD
 from onnx_invert.graph.normalise import normalise, restored, without_weights
 from onnx_invert.graph.opsets import same_at
 from onnx_invert.graph.read import Source
@@ -30,6 +31,7 @@ def raise_opset(source: Source, opset: int, nodes: Iterable[ir.Node] | None = No
     if all(same_at(node, before, opset) for node in (model.graph if nodes is None else nodes)):
         model.opset_imports[""] = opset
         return False
+    held = {node.outputs[0].name for node in model.graph if node.meta.get(HELD)}
     proto, weights = without_weights(model)
     proto.ir_version = max(proto.ir_version, 4)  # before, the converter wants weights among the inputs
     try:
@@ -43,4 +45,7 @@ def raise_opset(source: Source, opset: int, nodes: Iterable[ir.Node] | None = No
     restored(model, weights)
     source.model = model
     normalise(source)
+    for node in source.model.graph:
+        if node.outputs[0].name in held:  # the converter keeps names, but no notes
+            node.meta[HELD] = True
     return True

@@ -28,7 +28,7 @@ _WHOLE = frozenset({ir.DataType.INT64, ir.DataType.INT32})
 _LOOK_ALIKE = frozenset({"Shape", "Size", "NonZero", "ArgMax", "ArgMin", "TopK"})
 """Operations that make whole numbers of another kind."""
 
-_HELD = "held"
+HELD = "held"
 """Notes on a node that what it makes lies within an axis."""
 
 
@@ -98,7 +98,7 @@ def hold(graph: ir.Graph, node: ir.Node, place: int) -> None:
     if not axes or data is None or data.shape is None or index is None:
         return
     maker = index.producer()
-    if maker is not None and maker.meta.get(_HELD):
+    if maker is not None and maker.meta.get(HELD):
         return
     dtype = (index.dtype or ir.DataType.INT64).numpy()
     dims = [data.shape[axis] for axis in axes]
@@ -118,7 +118,7 @@ def hold(graph: ir.Graph, node: ir.Node, place: int) -> None:
         held.type, held.shape = index.type, index.shape
         made = held.producer()
         assert made is not None
-        made.meta[_HELD] = True
+        made.meta[HELD] = True
         node.replace_input_with(place, held)
 
 

@@ -27,7 +27,7 @@ from onnx_invert.plan.cuts import cuts, facing, is_chain
 from onnx_invert.plan.inner import in_place_block, inner_steps, stretch
 from onnx_invert.plan.lipschitz import lipschitz
 from onnx_invert.plan.steps import Affine, Root, Scale, Sweep, Tear
-from onnx_invert.plan.system import System
+from onnx_invert.plan.system import Edge, System
 from onnx_invert.plan.tearing import torn
 from onnx_invert.rules.facts import NoInverse
 from onnx_invert.rules.moving import Labels
@@ -128,12 +128,10 @@ def _block(system: System, x: ir.Value, y: ir.Value, nodes: list[ir.Node]) -> So
         return None
     if in_place(labels, ids):
         return in_place_block(system, x, y, nodes, wanted)
-    return torn(system, x, y, nodes) or _sweep(system, x, y, nodes, ids, labels)
+    return torn(system, x, y, nodes) or _sweep(system, x, y, nodes, ids)
 
 
-def _sweep(
-    system: System, x: ir.Value, y: ir.Value, nodes: list[ir.Node], ids: Labels, labels: Labels
-) -> Sweep | None:
+def _sweep(system: System, x: ir.Value, y: ir.Value, nodes: list[ir.Node], ids: Labels) -> Sweep | None:
     edges = [(node, place) for node in nodes for place, value in enumerate(node.inputs) if value is x]
     edges = [edge for edge in edges if edge not in system.frozen]
     mixing = []
@@ -148,7 +146,7 @@ def _sweep(
     rest = through(system, x, y, nodes, ids, frozen=mixing)
     if rest is None or not in_place(rest, ids):
         return None
-    rounds = _rounds(system, x, y, nodes, ids, labels)
+    rounds = _rounds(system, x, y, nodes, ids, [edge for edge in edges if edge not in mixing])
     inner = inner_steps(system, x, y, nodes, mixing)
     if inner is None:
         return None
@@ -173,20 +171,24 @@ def _sweep(
     return Sweep(tuple(nodes), x, y, ids > 0, before, tuple(mixing), tuple(inner), rounds, bound, apart)
 
 
-def _rounds(system: System, x: ir.Value, y: ir.Value, nodes: list[ir.Node], ids: Labels, labels: Labels) -> int | None:
-    """After how many sweeps every element is found, if each sweep finds some; None if one finds none."""
+def _rounds(
+    system: System, x: ir.Value, y: ir.Value, nodes: list[ir.Node], ids: Labels, direct: Sequence[Edge]
+) -> int | None:
+    """After how many sweeps every element is found, if each sweep finds some; None if one finds none.
+
+    A sweep finds what needs no element that is left by any other way than `direct`, itself included.
+    """
     left = ids
+    # What comes by `direct` has labels of its own, so that it does not pass for what comes by another way.
+    own = np.where(ids > 0, ids + ids.max(), 0)
     for count in range(1, _MOST_ROUNDS):
-        found = (labels > 0) & (labels == left)
+        labels = through(system, x, y, nodes, left, frozen=direct, instead=own)
+        found = (left > 0) & (False if labels is None else labels == own)
         if not found.any():
             return None
         left = np.where(found, 0, left)
         if not left.any():
             return count
-        following = through(system, x, y, nodes, left)
-        if following is None:
-            return None
-        labels = following
     return None
 
 

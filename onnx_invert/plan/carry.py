@@ -14,10 +14,19 @@ from onnx_invert.rules.static import UnsizedError
 
 
 def through(
-    system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node], ids: Labels, frozen: Sequence[Edge] = ()
+    system: System,
+    x: ir.Value,
+    y: ir.Value,
+    nodes: Sequence[ir.Node],
+    ids: Labels,
+    frozen: Sequence[Edge] = (),
+    instead: Labels | None = None,
 ) -> Labels | None:
-    """The labels that those of x leave on y, which has its sizes, 0 where y is not known; None where they cannot."""
-    labels = carried(system, {x: ids}, y, nodes, frozen)
+    """The labels that those of x leave on y, which has its sizes, 0 where y is not known; None where they cannot.
+
+    The operands `frozen` are known, or have the labels `instead`.
+    """
+    labels = carried(system, {x: ids}, y, nodes, frozen, instead)
     if labels is None or labels.shape != ids.shape:
         return None
     mask = system.mask(y)
@@ -30,6 +39,7 @@ def carried(
     y: ir.Value,
     nodes: Sequence[ir.Node],
     frozen: Sequence[Edge] = (),
+    instead: Labels | None = None,
 ) -> Labels | None:
     """The labels that those of `start` leave on y, known or not; None where they leave none."""
     found = dict(start)
@@ -40,7 +50,7 @@ def carried(
         else:
             held = {}
         try:
-            made = system.labels(node, lambda value, held=held: None if value in held else found.get(value))  # type: ignore[misc]
+            made = system.labels(node, lambda value, held=held: instead if value in held else found.get(value))  # type: ignore[misc]
         except UnsizedError:
             return None
         found.update((o, label) for o, label in zip(node.outputs, made, strict=True) if label.any())

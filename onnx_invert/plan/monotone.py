@@ -18,6 +18,7 @@ from onnx_invert.plan.evaluation import Part
 from onnx_invert.plan.interval import search
 from onnx_invert.plan.steps import REALS, Domain, Mask
 from onnx_invert.plan.system import System
+from onnx_invert.rules.static import before_held
 
 POINTS = 41
 REACH = 4.0
@@ -33,7 +34,7 @@ def domain_of(system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node]
     tried = _Trial.of(system, x, y, nodes, mask)
     if tried is None:
         return None
-    function, reach = tried.plain, tried.reach
+    function, reach = tried.looking_up if tried.lookups else tried.plain, tried.reach
     curve = [function(point) for point in np.linspace(-reach, reach, POINTS)]
     if any(values is None for values in curve):
         return None
@@ -50,8 +51,9 @@ def domain_of(system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node]
     else:
         monotone = False
     free = [axis for axis, dim in enumerate(x.shape or ()) if not isinstance(dim, int)]
-    found = search(tried.looking_up, reach, mask, free) if tried.lookups else None
-    found = search(function, reach, mask, free) if found is None else found
+    found = search(function, reach, mask, free)
+    if found is None and tried.lookups:
+        found = search(tried.plain, reach, mask, free)
     # A function that only saturates has no end there: a bracket may go on.
     return REALS if found is None and monotone else found
 
@@ -135,11 +137,8 @@ def _lookups(nodes: Sequence[ir.Node], inner: Collection[str | None]) -> dict[st
         data, index = node.inputs[0], node.inputs[1]
         axis = node.attributes.get("axis")
         size = data.shape[axis.as_int() if axis is not None else 0] if data is not None and data.shape else None
-        # Held indices are Clip(index, …) or Max(Min(index, …), …): what counts is where they pointed before.
-        for op_type in ("Clip", "Max", "Min"):
-            maker = index.producer() if index is not None else None
-            if maker is not None and maker.op_type == op_type and maker.inputs[0] is not None:
-                index = maker.inputs[0]
+        # What counts is where they pointed before they were held. A model that holds its own has no end there.
+        index = before_held(index)
         if index is not None and index.name in inner and isinstance(size, int):
             found[index.name or ""] = min(size, found.get(index.name or "", size))
     return found

@@ -6,6 +6,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnx_invert.graph.indices import HELD
+
 
 class UnsizedError(Exception):
     """The shape of an output is known only once its values are."""
@@ -37,6 +39,12 @@ def constant(node: ir.Node, place: int) -> NDArray[np.generic] | None:
     """An operand's value; None if there is no such operand, or it is not constant."""
     value = node.inputs[place] if place < len(node.inputs) else None
     return None if value is None or value.const_value is None else value.const_value.numpy()
+
+
+def before_held(index: ir.Value | None) -> ir.Value | None:
+    """An index as the model computes it, if what it is now is that index held within one axis; else itself."""
+    maker = index.producer() if index is not None else None
+    return maker.inputs[0] if maker is not None and maker.meta.get(HELD) else index
 
 
 def integer(node: ir.Node, name: str, default: int) -> int:

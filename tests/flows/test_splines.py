@@ -108,3 +108,71 @@ def test_a_y_that_is_reached_nowhere_gives_no_nan(dtype: type[np.floating]) -> N
     (x,) = _session(made.model).run(["x"], {"y": y})
     assert np.isfinite(x).all()
     assert x[0, 0] + np.sin(x[0, 0]) / 2 == pytest.approx(1, rel=1e-5)
+
+
+def test_a_straight_line_ends_where_its_table_does() -> None:
+    """Held within the table, the index gives straight lines at both ends: they are none of the model's."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 18]> g (float[N,2] x) => (float[N,2] y)
+        <float[4] height = {0, 1, 3, 3.5}, float[4] slope = {1, 2, 0.5, 4}>
+        { c = Floor(x)  i = Cast<to=7>(c)  a = Gather(height, i)  b = Gather(slope, i)
+          s = Sub(x, c)  r = Mul(b, s)  y = Add(a, r) }"""
+    )
+    (root,) = [step for step in _plan(model).flat if isinstance(step, Root)]
+    assert str(root.domain).startswith("[0, 4]")
+    x = np.random.default_rng(0).uniform(0.01, 3.99, (50, 2)).astype(np.float32)
+    made = onnx_invert.invert(model, data=x)
+    assert made.guarantee is onnx_invert.Guarantee.LEFT
+    y = np.array([[8.0, 100.0], [-1.0, 7.4]], np.float32)
+    (back,) = _session(made.model).run(["x"], {"y": y})
+    assert (back >= 0).all()
+    assert (back < 4).all()  # onnxruntime does not run the model at the end
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_no_end_is_taken_for_a_root_where_y_is_large(dtype: type[np.floating]) -> None:
+    """x √x + tanh x on [0, ∞)."""
+    kind = "float" if dtype is np.float32 else "double"
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 9, opset_import: ["" : 18]> g ({kind}[N,1] x) => ({kind}[N,1] y)
+        {{ a = Sqrt(x)  b = Mul(a, x)  c = Tanh(x)  y = Add(b, c) }}"""
+    )
+    x = (10.0 ** np.arange(-2, 13)).astype(dtype)[:, None]
+    made = onnx_invert.invert(model, method="closed-form", data=x)
+    (y,) = _session(model).run(["y"], {"x": x})
+    inverse = _session(made.model)
+    back = [inverse.run(["x"], {"y": row[None]})[0][0] for row in y]  # the search goes on for all as long as for one
+    np.testing.assert_allclose(back, x, rtol=8 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_a_y_near_the_largest_number_gives_no_nan(dtype: type[np.floating]) -> None:
+    """x + tanh x is x ± 1 there."""
+    kind = {np.float16: "float16", np.float32: "float", np.float64: "double"}[dtype]
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 9, opset_import: ["" : 18]> g ({kind}[N,2] x) => ({kind}[N,2] y)
+        {{ a = Tanh(x)  y = Add(x, a) }}"""
+    )
+    made = onnx_invert.invert(model, method="closed-form")
+    y = np.array([[0.9, -0.9], [0.7, 0.6]], dtype) * np.finfo(dtype).max
+    (x,) = _session(made.model).run(["x"], {"y": y})
+    np.testing.assert_allclose(x, y, rtol=2 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("opset", [11, 12])
+@pytest.mark.parametrize("whole", ["int32", "int64"])
+def test_tables_of_old_opsets(opset: int, whole: str) -> None:
+    """Indices stay held once the model is raised; inputs that it does not run on do not stop the comparison."""
+    to = 6 if whole == "int32" else 7
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 6, opset_import: ["" : {opset}]> g (float[N,2] x) => (float[N,2] y)
+        <float[4] height = {{0, 1, 3, 3.5}}, float[4] slope = {{1, 2, 0.5, 4}}>
+        {{ c = Floor(x)  i = Cast<to={to}>(c)  a = Gather(height, i)  b = Gather(slope, i)
+          s = Sub(x, c)  t = Unsqueeze<axes=[2]>(s)  u = Squeeze<axes=[2]>(t)  r = Mul(b, u)  y = Add(a, r) }}"""
+    )
+    x = np.random.default_rng(0).uniform(0.01, 3.99, (50, 2)).astype(np.float32)
+    made = onnx_invert.invert(model, data=x)
+    assert made.guarantee is onnx_invert.Guarantee.LEFT
+    (back,) = _session(made.model).run(["x"], {"y": np.array([[8.0, 7.4]], np.float32)})
+    assert back[0, 0] < 4
+    assert back[0, 1] == pytest.approx(3.975)

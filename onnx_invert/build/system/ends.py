@@ -1,7 +1,8 @@
 """The ends of the domain that a root is searched in.
 
 φ is never asked at an end: it may be infinite there, or jump, and rounding may carry x beyond. It is taken to lie
-below y at the lower end and above it at the upper one (rising), so that a y that it does not reach leads to an end.
+below y at the lower end and above it at the upper one (rising), so that a y that it does not reach leads to an end;
+and further from y than anywhere else, so that no end is taken for a root, nor for the better side of a bracket.
 """
 
 from __future__ import annotations
@@ -45,11 +46,12 @@ class Ends:
         return x if self.high is None else b.op("Min", x, self.high)
 
     def settled(self, b: Emitter, x: ir.Value, value: ir.Value) -> ir.Value:
-        """`value` of a rising function at x; −1 at the lower end, 1 at the upper one."""
+        """`value` of a rising function at x; far below 0 at the lower end, far above at the upper one."""
+        far = float(np.finfo(b.dtype.numpy()).max)
         if self.low is not None:
-            value = b.op("Where", b.op("Not", b.op("Greater", x, self.low)), b.scalar(-1.0), value)
+            value = b.op("Where", b.op("Not", b.op("Greater", x, self.low)), b.scalar(-far), value)
         if self.high is not None:
-            value = b.op("Where", b.op("Not", b.op("Less", x, self.high)), b.scalar(1.0), value)
+            value = b.op("Where", b.op("Not", b.op("Less", x, self.high)), b.scalar(far), value)
         return value
 
     def kept(self, b: Emitter, one: ir.Value, other: ir.Value) -> ir.Value | None:

@@ -82,7 +82,9 @@ def root_of(
     if ends.length is not None:
         size = e.op("Max", size, ends.length)
     middle = ends.hold(e, centre)
-    low, high = ends.hold(e, e.op("Sub", middle, size)), ends.hold(e, e.op("Add", middle, size))
+    top = float(np.finfo(e.dtype.numpy()).max)  # of a y near it, half as much again is infinite
+    low = ends.hold(e, e.op("Max", e.op("Sub", middle, size), -top))
+    high = ends.hold(e, e.op("Min", e.op("Add", middle, size), top))
     if ends.there:
         # Inside, where the function is defined.
         quarter = e.op("Mul", e.op("Sub", high, low), 0.25)

@@ -1,0 +1,41 @@
+"""What counts as triangular: how many sweeps find every element, and what no number of them does."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnxruntime as ort
+import pytest
+
+import onnx_invert
+from onnx_invert.errors import NotInvertibleError
+from onnx_invert.plan.steps import Sweep
+
+
+def _model(weight: str, direction: str) -> onnx.ModelProto:
+    """y = x + d · tanh(x w)."""
+    return onnx.parser.parse_model(
+        f"""<ir_version: 9, opset_import: ["" : 18]> g (double[N,3] x) => (double[N,3] y)
+        <double[3,3] w = {{{weight}}}, double[3] d = {{{direction}}}>
+        {{ s = MatMul(x, w)  h = Tanh(s)  q = Mul(h, d)  y = Add(x, q) }}"""
+    )
+
+
+def test_a_strictly_triangular_matrix_is_found_row_by_row() -> None:
+    model = _model("0, 3, -2, 0, 0, 5, 0, 0, 0", "1, 2, 3")
+    made = onnx_invert.invert(model)
+    (step,) = (step for step in made.plan.steps if isinstance(step, Sweep))
+    assert step.rounds == 3
+    x = np.random.default_rng(0).standard_normal((20, 3))
+    (y,) = ort.InferenceSession(model.SerializeToString()).run(["y"], {"x": x})
+    (back,) = ort.InferenceSession(made.model.SerializeToString()).run(["x"], {"y": y})
+    np.testing.assert_allclose(back, x, atol=1e-12)
+
+
+@pytest.mark.parametrize("diagonal", ["3", "-3"])
+def test_an_element_that_its_own_sweep_holds_is_not_found(diagonal: str) -> None:
+    """y₁ = x₁ + d₁ tanh x₁ follows from x₁ alone; but a sweep that holds x₁ in tanh has it in the limit, if at all."""
+    model = _model("1, 3, -2, 0, 0, 5, 0, 0, 0", f"{diagonal}, 2, 3")
+    with pytest.raises(NotInvertibleError):
+        onnx_invert.explain(model, method="closed-form")
