@@ -216,7 +216,10 @@ def _fit(plan: NewtonPlan, data: Mapping[str, NDArray[Any]], *, conditional: boo
                 kept[start] = found
 
     try:
-        return fit(chunks, conditional=conditional)
+        found = fit(chunks, conditional=conditional)
+        if not found.factor.size:
+            raise ValueError("its samples are all the same, or follow from y alone")
+        return found
     except ValueError as error:
         raise UsageError(f"No prior can be fitted to the data: {error}.") from error
 

@@ -220,7 +220,8 @@ def invert(
         render.inversion(inversion)
     if failure is not None:
         render.message(f"error: {failure}")
-    failed = inversion.round_trip is not None and not inversion.round_trip.passed
+    trips = (inversion.round_trip, None if inversion.lossless is None else inversion.lossless.measured)
+    failed = failure is not None or any(trip is not None and not trip.passed for trip in trips)
     render.last_line(inversion, failed=failed)
     if failed:
         raise typer.Exit(1)  # with --force too: it was written, but it was not verified
