@@ -177,7 +177,8 @@ def invert(
     if output is None and not dry_run:
         raise UsageError("Where should the inverse go? Give -o INVERSE, or --dry-run to write nothing.")
     target = None if dry_run else output
-    _check_targets(target, report, model, data, prior, *([] if target is None else [lossless]))
+    ends = [Path(end) for end in bounds or () if end.endswith(".npy")]
+    _check_targets(target, report, model, data, prior, *ends, *([] if target is None else [lossless]))
     failure: VerificationError | None = None
     with render.progress(quiet) as progress:
         try:

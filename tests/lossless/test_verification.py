@@ -58,8 +58,19 @@ def test_neither_file_replaces_what_is_read(option, model, tmp_path, capsys):
     assert (tmp_path / "x.npy").read_bytes() == before
 
 
+def test_bounds_are_not_replaced(model, capsys):
+    np.save("low.npy", np.zeros(8))
+    assert call("model.onnx", "-o", "low.npy", "--bounds", "low.npy", "1") == 2
+    assert "would overwrite another file" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
-    ("x", "message"), [(np.ones((30, 8), np.float32), "all the same"), (np.array(3, np.float32), "one number")]
+    ("x", "message"),
+    [
+        (np.ones((30, 8), np.float32), "all the same"),
+        (np.full((30, 8), 0.1, np.float32), "all the same"),
+        (np.array(3, np.float32), "one number"),
+    ],
 )
 def test_a_prior_of_nothing(x, message, model):
     with pytest.raises(onnx_invert.UsageError, match=message):
