@@ -42,7 +42,7 @@ from onnx_invert.runtime import Session
 from onnx_invert.samples import cut, ports_of
 from onnx_invert.separation import mixing
 from onnx_invert.solving import Choices, decoded
-from onnx_invert.stating import failure_text, metadata_of, relabel, report_of
+from onnx_invert.stating import failure_text, metadata_of, pair_failure_text, relabel, report_of
 from onnx_invert.verify import Pair
 from onnx_invert.verify import verify as measure
 
@@ -135,17 +135,15 @@ def invert(
         decoder = open_model(prior, stack) if is_decoder(prior) else None
         target = Path(output) if output is not None else None
         beside = None if isinstance(lossless, bool) else Path(lossless)
-        if beside is not None:
-            if target is None:
-                raise UsageError("lossless is a path, and the inverse has none: both are written, or neither.")
-            check_target(
-                beside, Path(model) if isinstance(model, str | os.PathLike) else None, [*source.files, target]
-            )
+        if beside is not None and target is None:
+            raise UsageError("lossless is a path, and the inverse has none: both are written, or neither.")
         if target is not None:
             read = [file for part in (source, decoder) if part is not None for file in part.files]
-            if decoder is not None and decoder.path is not None:
-                read.append(decoder.path)
-            check_target(target, Path(model) if isinstance(model, str | os.PathLike) else None, read)
+            read += [Path(file) for file in (data, prior) if isinstance(file, str | os.PathLike)]
+            path = Path(model) if isinstance(model, str | os.PathLike) else None
+            check_target(target, path, read)
+            if beside is not None:
+                check_target(beside, path, [*read, target])
         raising = lossless is False
         plan = make_plan(
             source, recover, known, rules or default_rules(), method, progress, decoder, log_det, opset, raising
@@ -250,7 +248,8 @@ def invert(
             report["lossless"] = pair_of.report
         result = Inversion(plan, guarantee, measured, report, None, kept, tuple(notes), pair_of)
         if failed and measured is not None and not force:
-            raise VerificationError(failure_text(plan, measured), result)
+            text = failure_text(plan, measured) if not measured.passed or back is None else pair_failure_text(back)
+            raise VerificationError(text, result)
         if guarantee is not plan.guarantee:
             relabel(file.path, kept, guarantee)
         if target is not None:

@@ -123,6 +123,8 @@ class _Measuring:
         self._ports = ports_of(problem.inputs)
         self._names = [value.name or "" for value in problem.recovered]
         self._main = next(port for port in self._ports if port.name == self._names[0])
+        if flat := [name for name in self._names if not data[name].ndim]:
+            raise UsageError(f"The data for {flat[0]!r} is one number: samples lie along a first axis.")
         self._count = min(len(data[self._names[0]]), samples or len(data[self._names[0]]))
         if self._main.shape and data[self._names[0]].ndim == self._main.rank and not self._main.has_batch:
             self._count -= self._count % int(self._main.shape[0])  # whole batches alone are run
@@ -133,6 +135,8 @@ class _Measuring:
 
     def leaks(self, name: str, found: list[Layer], shown: list[Layer]) -> Leaks:
         """Every layer measured."""
+        if not shown:
+            raise UsageError("There is nothing to measure: no layer does more than move numbers.")
         numbers, skipped = self._probe(shown)
         size = sum(numbers[value] for value in self._problem.recovered)
         project = Sketch(size, LARGEST // 4) if size > LARGEST else None
@@ -146,8 +150,10 @@ class _Measuring:
             skipped |= bad
             if self._progress is not None:
                 self._progress("layers", len(results), len(measured))
-        rows = tuple(self._rows(found, shown, numbers, results))
         left_out = tuple((layer.node.name or "", why) for layer, why in skipped.items())
+        if not results:
+            raise UsageError("\n  ".join(["No layer can be measured:", *_reasons(left_out)]))
+        rows = tuple(self._rows(found, shown, numbers, results))
         fitted = int((~self._held).sum())
         return Leaks(
             name,
@@ -330,6 +336,11 @@ def _notes(rows: Sequence[Leak], fitted: int, numbers: int, left_out: Sequence[t
         yield f"layers of more than {WIDEST} numbers were projected at random: they explain at least this"
     if numbers > LARGEST:
         yield f"x was projected from {numbers} numbers to {LARGEST // 4}: shares hold to some per cent"
+    yield from _reasons(left_out)
+
+
+def _reasons(left_out: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """Which layers were left out, by reason."""
     reasons: dict[str, list[str]] = {}
     for name, why in left_out:
         reasons.setdefault(why, []).append(name)

@@ -254,7 +254,7 @@ def measure(
     count: int = 256,
     rtol: float | None = None,
 ) -> Return:
-    """g⁺(f⁺(x)) against x on samples, drawn where there are none.
+    """g⁺(f⁺(x)) against x on samples, drawn where there are none. Those on which f is not finite are left out.
 
     Raises:
         ModelError: a file cannot be run, or the network is finite on no sample.
@@ -269,10 +269,14 @@ def measure(
         feeds = {**outputs, **{name: batch[name] for name in batch if name in g.names}}
         found = g.run({name: array for name, array in feeds.items() if name in g.names or name in g.optional})
         rows = len(batch[main.name]) if main.has_batch else 1
-        worst, share = np.zeros(rows), np.zeros(rows)
+        seen = [by_sample(array, rows) for array in (*(batch[n] for n in recovered), *(outputs[n] for n in known))]
+        finite = np.logical_and.reduce([np.isfinite(array).all(axis=1) for array in seen])
+        worst, share = np.zeros(finite.sum()), np.zeros(finite.sum())
+        if not finite.any():
+            continue
         for name in recovered:
-            true = by_sample(batch[name], rows).astype(np.float64)
-            error = np.max(np.abs(by_sample(found[name], rows) - true), axis=1, initial=0.0)
+            true = by_sample(batch[name], rows)[finite].astype(np.float64)
+            error = np.max(np.abs(by_sample(found[name], rows)[finite] - true), axis=1, initial=0.0)
             size = np.max(np.abs(true), axis=1, initial=0.0)
             # A sample of zeros is held to the others' size.
             floor = float(np.median(size)) or 1.0
@@ -280,6 +284,8 @@ def measure(
             share = np.maximum(share, error / np.maximum(size, 1e-3 * floor))
         absolute.append(worst)
         relative.append(np.where(np.isfinite(share), share, np.inf))
+    if not absolute:
+        raise ModelError("The model returns NaN or infinity on all samples: give realistic inputs with --data.")
     return Return(np.concatenate(absolute), np.concatenate(relative), tolerance)
 
 

@@ -123,6 +123,11 @@ def arrays_of(data: Data | None, problem: Problem, stack: ExitStack) -> dict[str
 
 def some_of(data: Mapping[str, NDArray[Any]], plan: AnyPlan, count: int) -> dict[str, NDArray[Any]]:
     """Samples of a prior's data to verify on, evenly spread: inputs that are drawn would be none it was fitted to."""
-    total = len(data[plan.problem.recovered[0].name or ""])
+    name = plan.problem.recovered[0].name or ""
+    if not data[name].ndim:
+        raise UsageError(f"The data for {name!r} is one number: samples lie along a first axis.")
+    total = len(data[name])
     rows = np.unique(np.linspace(0, total - 1, min(count, total)).astype(int))
-    return {name: np.asarray(array[rows]) if len(array) == total else array for name, array in data.items()}
+    return {
+        name: np.asarray(array[rows]) if array.ndim and len(array) == total else array for name, array in data.items()
+    }

@@ -13,6 +13,7 @@ from onnx_invert._version import __version__
 from onnx_invert.build.newton.inverse import Options
 from onnx_invert.graph.read import Source
 from onnx_invert.graph.write import restate
+from onnx_invert.lossless import Return
 from onnx_invert.plan.choice import AnyPlan
 from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.plan.newton import NewtonPlan
@@ -108,6 +109,16 @@ def failure_text(plan: AnyPlan, measured: RoundTrip) -> str:
         f"--rtol {round_up(measured.needed)}, or --force to write it as approximate"
     )
     return "\n".join(lines)
+
+
+def pair_failure_text(back: Return) -> str:
+    """Why the verification of a lossless pair failed."""
+    bad = int(np.sum(~(back.relative <= back.tolerance)))
+    return (
+        f"x does not come back from y and the latents: {bad} of {back.relative.size} samples are off by more than "
+        f"{back.tolerance:.2g} of the largest |x|, the worst by {back.relative.max():.2g}.\n"
+        "  try  realistic inputs with --data, a float64 model, a larger --rtol, or --force to write it as approximate"
+    )
 
 
 def _listed(counts: Mapping[str, int]) -> str:

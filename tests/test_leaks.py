@@ -234,6 +234,25 @@ def test_other_inputs_are_given():
     assert 0.3 < row.explained < 0.6
 
 
+def test_several_inputs_count_together():
+    """x is both; c = Concat(a, b) is dominated by neither, and what is behind one of them by that one."""
+    a, b = (RNG.standard_normal((80, width)).astype(np.float32) for width in (3, 5))
+    model = text("n = Neg(b) c = Concat<axis = 1>(a, n) y = Neg(c)", "float[N,3] a, float[N,5] b", "float[N,8] y")
+    found = onnx_invert.leaks(model, {"a": a, "b": b}, recover=["a", "b"])
+    assert [(row.op, row.dimensions) for row in found.rows] == [("Neg", 5), ("Concat", 8), ("Neg", 8)]
+    assert found.rows[-1].explained > 0.999
+    share = np.var(b[split(80)[1]], axis=0).sum() / (np.var(np.hstack([a, b])[split(80)[1]], axis=0).sum())
+    assert abs(found.rows[0].explained - share) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("body", "message"), [("y = Identity(x)", "does more than move numbers"), ("y = Log(x)", "not finite on the data")]
+)
+def test_nothing_to_measure(body, message):
+    with pytest.raises(onnx_invert.UsageError, match=message):
+        onnx_invert.leaks(text(body, outputs="float[N,8] y"), -np.ones((20, 8), np.float32) * np.arange(20)[:, None])
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -241,6 +260,7 @@ def test_other_inputs_are_given():
         (np.zeros((5, 8), np.float32), "10 are needed"),
         (np.full((50, 8), np.nan, np.float32), "NaN"),
         (np.zeros((50, 9), np.float32), "the model takes"),
+        (np.array(3, np.float32), "one number"),
     ],
 )
 def test_data_that_will_not_do(data, message):

@@ -143,7 +143,8 @@ def invert(
     if output is None and not dry_run:
         raise UsageError("Where should the inverse go? Give -o INVERSE, or --dry-run to write nothing.")
     target = None if dry_run else output
-    check_targets(target, report, model, data, prior, *([] if target is None else [lossless]))
+    ends = [Path(end) for end in bounds or () if end.endswith(".npy")]
+    check_targets(target, report, model, data, prior, *ends, *([] if target is None else [lossless]))
     failure: VerificationError | None = None
     with render.progress(quiet) as progress:
         try:
@@ -186,7 +187,8 @@ def invert(
         render.inversion(inversion)
     if failure is not None:
         render.message(f"error: {failure}")
-    failed = inversion.round_trip is not None and not inversion.round_trip.passed
+    trips = (inversion.round_trip, None if inversion.lossless is None else inversion.lossless.measured)
+    failed = failure is not None or any(trip is not None and not trip.passed for trip in trips)
     render.last_line(inversion, failed=failed)
     if failed:
         raise typer.Exit(1)  # with --force too: it was written, but it was not verified

@@ -103,8 +103,11 @@ class Networks:
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise UsageError(f"The array for {name!r} holds NaN or infinity: no x gives that.")
             feeds[name] = array
-        taken = {name: array for name, array in feeds.items() if name in self.g.names}
-        return Rows(self, {**feeds, **self.g.check(taken)})
+        taken = self.g.check({name: array for name, array in feeds.items() if name in self.g.names})
+        for name, array in taken.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():  # it was given in a wider type
+                raise UsageError(f"The array for {name!r} has numbers that {array.dtype} does not hold.")
+        return Rows(self, {**feeds, **taken})
 
 
 def _flags(text: str, size: int) -> NDArray[np.bool_]:

@@ -39,7 +39,7 @@ class Layer:
 def layers(problem: Problem) -> list[Layer]:
     """Every tensor on the way from the recovered inputs to the known outputs, in running order."""
     found: dict[ir.Value, Layer] = {}
-    depth: dict[ir.Value | None, int] = {None: 0, **dict.fromkeys(problem.recovered, 0)}
+    depth: dict[ir.Value | None, int] = {None: 0, **dict.fromkeys(problem.recovered, 1)}
     above: dict[ir.Value, ir.Value | None] = dict.fromkeys(problem.recovered)
     wanted = set(upstream(problem.known))
 

@@ -244,6 +244,7 @@ def test_arrays_that_are_no_y():
     for y, message in (
         (np.zeros((2, 3)), "2 samples"),
         (np.full((1, 3), np.inf), "NaN or infinity"),
+        (np.full((1, 3), 1e300), "float32 does not hold"),
         (np.zeros((1, 4)), "shape"),
         ({"z": np.zeros((1, 3))}, "No array for 'y'"),
     ):

@@ -48,6 +48,14 @@ def test_what_was_left_is_solved(seed, least, rescued, monkeypatch):
     assert np.all(now <= np.maximum(was * 1.01, SOLVED))
 
 
+def test_a_batch_of_nothing(rescued):
+    """As the plain inverse, the second loop takes it."""
+    for inverse in rescued.values():
+        m = inverse.graph.input[0].type.tensor_type.shape.dim[1].dim_value
+        (x,) = run(inverse, y=np.zeros((0, m), np.float32))
+        assert len(x) == 0
+
+
 def test_a_model_that_is_solved_has_no_second_loop(monkeypatch):
     model = layers(normal(6, 20) / 3, "Tanh", normal(20, 3, seed=1) / 4, width=6)
     inverse = invert(model, method="newton", verify=False, tolerance=SOLVED).model

@@ -65,7 +65,7 @@ class Solver:
     def rescue(self, known: ir.Value, x: ir.Value, error: ir.Value, start: Prior | None, *, apart: bool) -> ir.Value:
         """x (N, n) with the samples solved that were not, from where `error` (N, 1) says how far they are.
 
-        `apart` takes them out of the batch. Then sample 0 goes with them, so that there is one.
+        `apart` takes them out of the batch. Then sample 0 goes with them, so that there is one in any batch of some.
         """
         e = self.e
         unsolved = e.op("Greater", error, e.op("Mul", self._norm(known), self.solved * MARGIN))
@@ -75,8 +75,9 @@ class Solver:
         chosen = _indices(e, unsolved)
         everyone = _indices(e, e.op("Or", unsolved, e.op("Not", unsolved)))
         with e.scope(e.scope_name, ir.DataType.INT64):
-            taken = e.op("Concat", chosen, e.ints([0]), axis=0)
-            put = e.op("Concat", chosen, e.ints([-1]), axis=0)
+            first = e.op("Slice", everyone, e.ints([0]), e.ints([1]), e.ints([0]))
+            taken = e.op("Concat", chosen, first, axis=0)
+            put = e.op("Concat", chosen, e.op("Sub", first, e.ints([1])), axis=0)  # −1: nobody's row
             everyone = e.op("Unsqueeze", everyone, e.ints([1]))
         alone = replace(self, samples=e.unique("unsolved"), unknowns=self.unknowns.of(e, taken))
         found = alone._again(e.op("Gather", known, taken, axis=0), e.op("Gather", x, taken, axis=0), start)
