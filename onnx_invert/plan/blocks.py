@@ -26,8 +26,8 @@ from onnx_invert.plan.carry import by_sample, in_place, numbers, through
 from onnx_invert.plan.cuts import cuts, facing, is_chain
 from onnx_invert.plan.inner import in_place_block, inner_steps, stretch
 from onnx_invert.plan.lipschitz import lipschitz
-from onnx_invert.plan.steps import Affine, Root, Scale, Sweep, Tear
-from onnx_invert.plan.system import Edge, System
+from onnx_invert.plan.steps import Affine, Edge, Root, Scale, Sweep, Tear
+from onnx_invert.plan.system import System
 from onnx_invert.plan.tearing import torn
 from onnx_invert.rules.facts import NoInverse
 from onnx_invert.rules.moving import Labels
