@@ -29,8 +29,9 @@ RELU = "g (float[N,3] x) => (float[N,3] y) { y = Relu(x) }"
 def test_the_public_names():
     assert sorted(onnx_invert.__all__) == [
         "Blocker", "Check", "Fibre", "FibreError", "FileError", "Guarantee", "Inversion", "Leaks", "ModelError",
-        "NotInvertibleError", "OnnxInvertError", "Plan", "Points", "RuleSet", "UsageError", "VerificationError", "__version__", "check",
-        "default_rules", "draw", "explain", "explain_lossless", "fibre", "invert", "jacobian", "leaks",
+        "NotInvertibleError", "OnnxInvertError", "Plan", "Points", "RuleSet", "UsageError", "VerificationError",
+        "__version__", "check", "default_rules", "draw", "explain", "explain_lossless", "fibre", "invert", "jacobian",
+        "leaks",
     ]  # fmt: skip
     assert set(dir(onnx_invert)) == set(onnx_invert.__all__)
     for name in onnx_invert.__all__:
