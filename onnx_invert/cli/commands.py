@@ -253,7 +253,7 @@ def explain(
     """Print the plan of an inversion, or what each layer holds of x on --data; writes no model."""
     from onnx_invert import api
     from onnx_invert.cli import render
-    from onnx_invert.errors import UsageError
+    from onnx_invert.errors import FileError, UsageError
 
     if lossless:
         if chart or report or graph or prior is not None or method != "auto":
@@ -280,6 +280,8 @@ def explain(
         return
     if graph is not None:
         check_graph(graph, model, prior)
+    if prior is not None and not prior.exists():
+        raise FileError(f"There is no file {str(prior)!r}.")
     with render.progress(False) as progress:
         plan = api.explain(
             model, recover=recover or (), known=known or (), method=method, prior=prior, progress=progress

@@ -466,3 +466,10 @@ def test_a_good_output_survives_every_failure(call):
         save(make(), Path("m.onnx"))
         assert call("m.onnx", "-o", "g.onnx").code == code
         assert good.read_bytes() == before
+
+
+def test_explain_with_a_prior_that_is_not_there(call):
+    save(affine(), Path("m.onnx"))
+    done = call("explain", "m.onnx", "--prior", "none.npy")
+    assert done.code == 2
+    assert "There is no file 'none.npy'" in done.err
