@@ -61,13 +61,6 @@ class Coordinates:
     null: Array | None
     reflector: Reflector | None
 
-    @property
-    def forward_products(self) -> int:
-        """Multiplications a vector that z takes."""
-        if self.reflector is not None:
-            return self.reflector.blend.size + self.reflector.project.size
-        return 0 if self.null is None else self.null.size
-
 
 def coordinates(weight: NDArray[np.generic], cap: float | None = None) -> Coordinates:
     """The coordinates for a matrix W (K, M); directions fainter than 1 / `cap` of the strongest count as lost.

@@ -8,7 +8,6 @@ guarantee is what would hold if every system is solved, and is given only for th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +16,7 @@ import onnx_ir as ir
 
 from onnx_invert.errors import Blocker, ModelError, NotInvertibleError
 from onnx_invert.plan.batch import Batch, follow, joined
+from onnx_invert.plan.bottleneck import WIDE_TYPES, bottleneck, onto_end
 from onnx_invert.plan.decoder import Decoder
 from onnx_invert.plan.equations import Solve
 from onnx_invert.plan.front import Front, find_front
@@ -34,8 +34,6 @@ from onnx_invert.rules.node import FLOATS, NodeView
 
 LARGEST_DENSE = 256
 """Above this many equations and unknowns the Jacobian is not held: its products are taken instead."""
-
-WIDE_TYPES = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
 
 
 @dataclass(frozen=True)
@@ -219,7 +217,7 @@ def make_newton_plan(outer: Problem, rules: RuleSet, decoder: Decoder | None = N
     batch = follow(unknowns, tuple(dict.fromkeys((*problem.known, *wanted))), problem.opset)
     if blockers := joined(batch, blockers):
         raise NotInvertibleError(blockers)
-    cut = _bottleneck(whole, batch, _onto(problem, rules, whole))
+    cut = bottleneck(whole, batch, onto_end(problem, rules, whole))
     stages = [(unknowns, wanted)] if cut is None else [((cut,), wanted), (unknowns, (cut,))]
     systems = [_system(problem, rules, batch, x, t) for x, t in stages]
     whole_system = None if cut is None else _system(problem, rules, batch, unknowns, wanted, systems[-1].front)
@@ -345,58 +343,3 @@ def _flat_outputs(whole: Program) -> list[Blocker]:
         Blocker(node.name or "", node.op_type, "it is flat between jumps: nothing tells which way to change its input")
         for node in dict.fromkeys(stops.values())
     ]
-
-
-NORMALISATIONS = frozenset(
-    {"LayerNormalization", "InstanceNormalization", "GroupNormalization", "MeanVarianceNormalization"}
-)
-"""They take away the mean and the scale of what they normalise."""
-
-
-def _onto(problem: Problem, rules: RuleSet, whole: Program) -> ir.Value | None:
-    """The end of the affine beginning, if x reaches every value of it."""
-    if len(whole.unknowns) != 1:
-        return None
-    front = find_front(whole.unknowns[0], rules, problem.opset, frozenset(whole.wanted))
-    if front is None or np.linalg.matrix_rank(front.weight) < front.weight.shape[1]:
-        return None
-    return front.value
-
-
-def _bottleneck(whole: Program, batch: Batch, onto: ir.Value | None) -> ir.Value | None:
-    """The first of the narrowest tensors that every way from x to y leads through, if it is narrower than both.
-
-    What is found there has to be something that x can make. Before a normalisation y does not tell mean and scale,
-    so that it is cut there only at `onto`, a tensor of which x makes every value.
-    """
-    normalised = max((i for i, step in enumerate(whole.steps) if step.node.op_type in NORMALISATIONS), default=-1)
-    last: dict[ir.Value, int] = {}
-    made = set(whole.unknowns)
-    for index, step in enumerate(whole.steps):
-        last |= {value: index for value in step.node.inputs if value is not None and value in made}
-        made.update(step.node.outputs)
-    last |= dict.fromkeys(whole.wanted, len(whole.steps))
-    live = {value for value in whole.unknowns if value in last}
-    best: ir.Value | None = None
-    smallest = min(_size(batch, whole.unknowns), _size(batch, whole.wanted))
-    for index, step in enumerate(whole.steps):
-        live |= {value for value in step.node.outputs if value in last}
-        live = {value for value in live if last[value] > index}
-        if len(live) == 1:
-            (value,) = live
-            size = _size(batch, (value,))
-            determined = index >= normalised or value is onto
-            if value.dtype in WIDE_TYPES and 0 < size < smallest and determined:
-                best, smallest = value, size
-    return best
-
-
-def _size(batch: Batch, values: Sequence[ir.Value]) -> int:
-    """The numbers in one sample of all tensors together; 0 where a size, or where samples lie, is unknown."""
-    total = 0
-    for value in values:
-        try:
-            total += batch.layout(value).size if batch.is_known(value) else 0
-        except ModelError:
-            return 0
-    return total

@@ -107,6 +107,11 @@ class Pieces:
         return pick(e, value, axis, [int(i) for i in np.argsort(order)], len(order))
 
 
+def masked(value: ir.Value, mask: Mask) -> Piece:
+    """A tensor of which the elements in `mask` are known."""
+    return Piece(value) if mask.all() else Piece(value, mask=mask)
+
+
 def pick(e: Emitter, value: ir.Value, axis: int, index: Sequence[int], size: int) -> ir.Value:
     """The elements at `index` along an axis of this size."""
     if list(index) == list(range(size)):

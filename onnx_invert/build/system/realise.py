@@ -13,7 +13,8 @@ from onnx_invert.build.clamp import Probe
 from onnx_invert.build.inverse import Walk
 from onnx_invert.build.noise import Noise
 from onnx_invert.build.system.log_det import LogDet
-from onnx_invert.build.system.pieces import Mask, Piece, Pieces, pick
+from onnx_invert.build.system.moving import only, picked, placed
+from onnx_invert.build.system.pieces import Mask, Piece, Pieces, masked
 from onnx_invert.build.system.root import find_roots
 from onnx_invert.build.system.sweeps import sweep
 from onnx_invert.build.system.tear import scale, tear
@@ -22,10 +23,9 @@ from onnx_invert.errors import ModelError
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.plan.concrete import Concrete
 from onnx_invert.plan.equations import upstream
-from onnx_invert.plan.moves import Flat, InPlace, Pick, Turned, Whole
+from onnx_invert.plan.moves import InPlace, Pick
 from onnx_invert.plan.stages import Path, Stage
 from onnx_invert.plan.steps import Affine, Edge, Forward, Place, Root, Scale, Step, Sweep, Tear, Undo
-from onnx_invert.rules.facts import Rearrangement
 from onnx_invert.rules.node import FLOATS
 
 
@@ -81,16 +81,16 @@ class Realisation:
                 value = self._back(step.x, step.y, step.stages, step.mask)
                 self.put(step.x, Piece(value))
             case Root():
-                self.put(step.x, _masked(find_roots(self, step), step.mask))
+                self.put(step.x, masked(find_roots(self, step), step.mask))
             case Scale():
-                self.put(step.x, _masked(scale(self, step), step.mask))
+                self.put(step.x, masked(scale(self, step), step.mask))
             case Tear():
                 x, s = tear(self, step)
                 self.put(step.x, Piece(x))
                 if self.log_det is not None:
                     self.log_det.of_tear(self, step, s)
             case Sweep():
-                self.put(step.x, _masked(sweep(self, step), step.mask))
+                self.put(step.x, masked(sweep(self, step), step.mask))
         if self.log_det is not None and isinstance(step, Root | Scale | Sweep):
             self.log_det.of_block(self, step)
 
@@ -120,12 +120,12 @@ class Realisation:
     def read(self, value: ir.Value) -> ir.Value:
         """A tensor of the model; of one that is known in part, what is not known is anything."""
         if value in self.pieces:
-            with self._typed(value):
+            with self.typed(value):
                 return self.pieces[value].whole(self.e, self.mask_of)
         if self.outer is not None:
             return self.outer.read(value)
         if value in self.dependent:
-            with self._typed(value):
+            with self.typed(value):
                 # Nothing is known of it: an operand of a node of which some outputs are known all the same.
                 return self.e.op("Expand", self.e.scalar(0.0), self.sized(value))
         return self._known(value)
@@ -249,10 +249,10 @@ class Realisation:
                 assert source is not None
                 for form in forms:
                     assert isinstance(form, Pick | InPlace)
-                    self.put(node.outputs[form.output], self._picked(node, place, form))
+                    self.put(node.outputs[form.output], picked(self, node, place, form))
             return
         for output, made, mask in zip(node.outputs, self.evaluate(node), step.masks, strict=True):
-            self.put(output, _masked(made, mask))
+            self.put(output, masked(made, mask))
 
     def _whole(self, node: ir.Node) -> bool:
         """Whether a node that moves elements can run as it is: its operands are all there, its indices constant."""
@@ -267,99 +267,15 @@ class Realisation:
                 return False
         return True
 
-    def _picked(self, node: ir.Node, place: int, form: Pick | InPlace) -> Piece:
-        source = node.inputs[place]
-        assert source is not None
-        with self._typed(source), self.e.scope(node.name or ""):
-            if isinstance(form, InPlace):
-                value = self.operand(node, place)
-                assert value is not None
-                return Piece(value, mask=form.mask)
-            value = self._along(node, place, form.axis, form.here)
-            if form.squeezed:
-                return Piece(self.e.op("Squeeze", value, self.e.ints([form.axis])))
-            return Piece(value, form.axis, form.there)
-
-    def _along(self, node: ir.Node, place: int, axis: int, index: np.ndarray) -> ir.Value:
-        source = node.inputs[place]
-        assert source is not None
-        if source in self.pieces and (node, place) not in self.replaced:
-            return self.pieces[source].along(self.e, axis, index, self.mask_of)
-        value = self.operand(node, place)
-        assert value is not None
-        size = self.concrete.shapes[source.name or ""][axis]
-        return pick(self.e, value, axis, [int(i) for i in index], size)
-
     def move(self, step: Place) -> None:
         """Put the elements of a node's outputs back where they were."""
         node = step.node
         x = node.inputs[step.operand]
         assert x is not None
-        with self._typed(x), self.e.scope(node.name or ""):
+        with self.typed(x), self.e.scope(node.name or ""):
             for form in step.forms:
-                for piece in self._placed(step, form, x):
-                    self.put(x, self._only(piece, step.mask, x))
-
-    def _only(self, piece: Piece, mask: Mask, x: ir.Value) -> Piece:
-        """The piece without what was known before."""
-        covered = piece.covers(self.concrete.shapes[x.name or ""])
-        if np.all(mask | ~covered):
-            return piece
-        if piece.axis is None:
-            return Piece(piece.value, mask=covered & mask)
-        apart = Pieces(self.concrete.shapes[x.name or ""], [piece])
-        return Piece(apart.whole(self.e, self.mask_of), mask=covered & mask)
-
-    def _placed(self, step: Place, form: Turned | Whole | Pick | InPlace | Flat, x: ir.Value) -> list[Piece]:
-        e, node = self.e, step.node
-        match form:
-            case Turned():
-                return [self._turned(part, form.perm) for part in self._parts(node.outputs[0])]
-            case Whole():
-                if node.op_type in {"Identity", "Dropout"}:
-                    return self._parts(node.outputs[0])
-                return [_masked(self._walked(step, self.read(node.outputs[0])), step.mask)]
-            case InPlace():
-                return [Piece(self.read(node.outputs[form.output]), mask=form.mask & step.mask)]
-            case Pick():
-                y = node.outputs[form.output]
-                if form.squeezed:
-                    return [Piece(e.op("Unsqueeze", self.read(y), e.ints([form.axis])), form.axis, form.here)]
-                return [Piece(self._of_output(y, form.axis, form.there), form.axis, form.here)]
-            case Flat():
-                shape = self.concrete.shapes[x.name or ""]
-                inner = shape[1:] if form.by_sample else shape
-                count = shape[0] if form.by_sample else 1
-                sizes = self.concrete.shapes[node.outputs[form.output].name or ""]
-                row = int(np.prod(sizes[1:] if form.by_sample else sizes))
-                y = e.op("Reshape", self.read(node.outputs[form.output]), e.ints([-1, row]))
-                part = Piece(pick(e, y, 1, [int(i) for i in form.there], -1), 1, form.here)
-                flat = Pieces((count, int(np.prod(inner))), [part]).whole(e, self.mask_of)
-                target = [-1, *inner] if form.by_sample else list(inner)
-                return [_masked(e.op("Reshape", flat, e.ints(target)), step.mask)]
-
-    def _of_output(self, y: ir.Value, axis: int, index: np.ndarray) -> ir.Value:
-        if y in self.pieces:
-            return self.pieces[y].along(self.e, axis, index, self.mask_of)
-        size = self.concrete.shapes[y.name or ""][axis]
-        return pick(self.e, self.read(y), axis, [int(i) for i in index], size)
-
-    def _parts(self, value: ir.Value) -> list[Piece]:
-        return list(self.pieces[value].parts) if value in self.pieces else [Piece(self.read(value))]
-
-    def _turned(self, part: Piece, perm: tuple[int, ...]) -> Piece:
-        back = [int(i) for i in np.argsort(perm)]
-        value = self.e.op("Transpose", part.value, perm=back)
-        if part.mask is not None:
-            return Piece(value, mask=np.transpose(part.mask, back))
-        return Piece(value, None if part.axis is None else perm[part.axis], part.index)
-
-    def _walked(self, step: Place, y: ir.Value) -> ir.Value:
-        """The node undone by its rule: a rearrangement, which needs no numbers."""
-        for stage in reversed(step.stages):
-            assert isinstance(stage.fact, Rearrangement)
-            y = stage.fact.inverse(self.e, y)
-        return y
+                for piece in placed(self, step, form, x):
+                    self.put(x, only(self, piece, step.mask, x))
 
     def _undo(self, steps: list[Undo]) -> None:
         if not steps:
@@ -371,7 +287,7 @@ class Realisation:
         y = first.node.outputs[0]
         if self.log_det is not None:
             self.log_det.undone(first)
-        self.put(x, _masked(self._back(x, y, stages, last.mask), last.mask))
+        self.put(x, masked(self._back(x, y, stages, last.mask), last.mask))
 
     def _back(self, x: ir.Value, y: ir.Value, stages: Sequence[Stage], mask: Mask) -> ir.Value:
         """Undo stages that lead from `x` to `y`."""
@@ -381,7 +297,7 @@ class Realisation:
         for stage in reversed(stages):
             before = value
             value = self._walk().back(Path(x, y, (), [stage]), before)
-            with self._typed(x), self.e.scope(f"log_det/{stage.name}"):
+            with self.typed(x), self.e.scope(f"log_det/{stage.name}"):
                 self.log_det.of_stage(self, stage, value, before, x if len(mask.shape) else y, mask)
         return value
 
@@ -397,7 +313,7 @@ class Realisation:
                 small = line
         return self.e.truths(small)
 
-    def _typed(self, value: ir.Value) -> AbstractContextManager[None]:
+    def typed(self, value: ir.Value) -> AbstractContextManager[None]:
         """Numbers are of the type of a tensor."""
         return self.e.scope(self.e.scope_name, value.dtype or self.e.dtype)
 
@@ -416,7 +332,3 @@ class _Settled:
             or value in r.ports
             or getattr(value, "const_value", None) is not None
         )
-
-
-def _masked(value: ir.Value, mask: Mask) -> Piece:
-    return Piece(value) if mask.all() else Piece(value, mask=mask)
