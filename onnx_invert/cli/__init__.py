@@ -8,8 +8,11 @@ import io
 import os
 import signal
 import sys
+import time
 import warnings
+from _thread import get_ident, start_new_thread
 from collections.abc import Iterator
+from importlib.machinery import ExtensionFileLoader
 from types import FrameType
 
 COMMANDS = ("invert", "check", "explain", "run", "fibre", "ops")
@@ -17,6 +20,9 @@ COMMANDS = ("invert", "check", "explain", "run", "fibre", "ops")
 EXIT_USAGE, EXIT_BUG, EXIT_SIGNAL = 2, 101, 128
 
 _ASCII = {"→": "->", "×": "x", "·": "*", "−": "-", "≤": "<=", "∞": "inf", "…": "...", "⁺": "+", "₁": "1", "₂": "2"}
+
+_WAIT = 0.01
+"""Seconds after which a signal that waits is looked at again."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -110,9 +116,25 @@ def _failed(error: Exception) -> int:
 
 @contextlib.contextmanager
 def _interruptible(received: list[int]) -> Iterator[None]:
-    """Make Ctrl-C, a supervisor's signal and a closed terminal raise KeyboardInterrupt, and note which it was."""
+    """Make Ctrl-C, a supervisor's signal and a closed terminal raise KeyboardInterrupt, and note which it was.
+
+    While a compiled module sets itself up the signal waits: what is raised there would end the process in C++.
+    """
+    inside, here = True, get_ident()
+
+    def again(number: int) -> None:
+        time.sleep(_WAIT)
+        if not inside:
+            return
+        if hasattr(signal, "pthread_kill"):
+            signal.pthread_kill(here, number)  # it wakes the thread, whatever that waits for
+        else:
+            signal.raise_signal(number)
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        if _loads_compiled(frame):
+            start_new_thread(again, (number,))
+            return
         received.append(number)
         raise Interrupted
 
@@ -125,8 +147,20 @@ def _interruptible(received: list[int]) -> Iterator[None]:
     try:
         yield
     finally:
+        inside = False
         for number, action in before.items():
             signal.signal(number, action)
+
+
+def _loads_compiled(frame: FrameType | None) -> bool:
+    """Whether Python runs in the set-up of a compiled module."""
+    while frame is not None:
+        if frame.f_code.co_name in {"create_module", "exec_module"} and isinstance(
+            frame.f_locals.get("self"), ExtensionFileLoader
+        ):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _prepare_streams() -> None:

@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+import types
+from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
 
 import pytest
 from small_models import affine, save
 
-from onnx_invert.cli import inference
+from onnx_invert.cli import _interruptible, inference
 from onnx_invert.graph import atomic, write
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
@@ -153,6 +155,25 @@ def test_signals_that_are_ignored_stay_so(call, monkeypatch):
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+class Compiled(ExtensionFileLoader):
+    """Sets a module up, with a signal on the way."""
+
+    def exec_module(self, module):
+        signal.raise_signal(signal.SIGINT)
+        module.complete = True
+
+
+def test_a_compiled_module_is_set_up_before_a_signal_counts():
+    """An exception inside of it would end the process: C++ lets none through there."""
+    module, received = types.ModuleType("compiled"), []
+    with pytest.raises(KeyboardInterrupt), _interruptible(received):
+        Compiled("compiled", "compiled.so").exec_module(module)
+        assert module.complete
+        assert received == []
+        time.sleep(10)
+    assert received == [signal.SIGINT]
 
 
 def test_handlers_are_put_back(call):
