@@ -13,6 +13,7 @@ from onnx_invert.plan.evaluation import run
 from onnx_invert.plan.monotone import domain_of
 from onnx_invert.plan.steps import Block, Edge, Mask, Root, Scale, Step, Undo
 from onnx_invert.plan.system import System
+from onnx_invert.plan.unseen import unseen_fills
 from onnx_invert.rules.facts import Diagonal, Rearrangement
 
 
@@ -23,7 +24,9 @@ def in_place_block(
     if is_affine(system, x, nodes, system.frozen, known=True) and _scales(system, x, y, nodes, mask):
         return Scale(tuple(nodes), x, y, mask)
     domain = domain_of(system, x, y, nodes, mask)
-    return None if domain is None else Root(tuple(nodes), x, y, mask, domain)
+    if domain is None:
+        return None
+    return Root(tuple(nodes), x, y, mask, domain, unseen_fills(system, x, y, nodes))
 
 
 def inner_steps(

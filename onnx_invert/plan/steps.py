@@ -113,9 +113,13 @@ REALS = Domain()
 
 @dataclass(frozen=True)
 class Root(Block):
-    """Element i of y follows from element i of x alone: a root for every element, all at once, in `domain`."""
+    """Element i of y follows from element i of x alone: a root for every element, all at once, in `domain`.
+
+    `unseen` are the Where nodes of which nobody sees whether they take their second operand or their third.
+    """
 
     domain: Domain = REALS
+    unseen: frozenset[ir.Node] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ without using derivatives, Advances in Engineering Software 28 (1997).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,14 +19,13 @@ import onnx_ir as ir
 from onnx_invert.build.clamp import Probe
 from onnx_invert.build.newton.loop import iterate
 from onnx_invert.build.system.ends import Ends
-from onnx_invert.build.system.pieces import Piece
+from onnx_invert.build.system.function import Function, function_of
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.plan.steps import Root
 
 if TYPE_CHECKING:
     from onnx_invert.build.system.realise import Realisation
 
-Function = Callable[[Emitter, ir.Value], ir.Value]
 Shape = Sequence[int | str]
 
 GROWTH = 4.0
@@ -44,8 +43,11 @@ def find_roots(r: Realisation, step: Root) -> ir.Value:
     e, dtype = r.e, step.x.dtype or r.e.dtype
     with e.scope(f"root/{step.name}", dtype):
         target = r.read(step.y)
-        r.settle(step.nodes, step.x)
-        function = _function(r, step, target)
+        image = function_of(r, step)
+
+        def function(b: Emitter, x: ir.Value) -> ir.Value:
+            return b.op("Sub", image(b, x), target)
+
         shape = [dim if isinstance(dim, int) else str(dim.value) for dim in step.x.shape or ()]
         live = e.constant(step.mask.any(axis=_same_axes(step), keepdims=True).astype(dtype.numpy()), "live")
         ends = Ends.of(e, step.domain)
@@ -109,21 +111,6 @@ def root_of(
         missed = e.op("Or", missed, e.op("And", kept, e.op("Not", solved)))
     x = e.op("Where", e.op("Less", e.op("Abs", f2), e.op("Abs", f1)), x2, x1)
     return x, e.op("Mul", e.op("Cast", missed, to=int(e.dtype)), live)
-
-
-def _function(r: Realisation, step: Root, target: ir.Value) -> Function:
-    """φ(x) − y, as nodes of an emitter."""
-
-    def residual(e: Emitter, x: ir.Value) -> ir.Value:
-        inside = r.inside(e, step.name, {})
-        inside.put(step.x, Piece(x))
-        for node in step.nodes:
-            for output, made in zip(node.outputs, inside.evaluate(node), strict=True):
-                inside.put(output, Piece(made))
-        made = inside.read(step.y)
-        return e.op("Sub", made, target)
-
-    return residual
 
 
 def _bracket(

@@ -1,0 +1,49 @@
+"""φ of a block whose elements follow each from its own: once for each trial of x, and what needs no x beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from onnx_invert.build.system.pieces import Piece
+from onnx_invert.graph.emit import Emitter
+from onnx_invert.plan.steps import Root
+
+if TYPE_CHECKING:
+    from onnx_invert.build.system.realise import Realisation
+
+Function = Callable[[Emitter, ir.Value], ir.Value]
+
+
+def function_of(r: Realisation, step: Root) -> Function:
+    """φ as nodes of an emitter, from x to y, both in the model's own shapes.
+
+    What a fill hides from x (`step.unseen`), and all that follows from it alone, runs here, outside of any loop.
+    """
+    r.settle(step.nodes, step.x)
+    before = r.inside(r.e, step.name, {})
+    moving = {step.x}
+    left = []
+    for node in step.nodes:
+        if node in step.unseen:
+            source = node.inputs[1]
+            assert source is not None
+            before.put(node.outputs[0], Piece(r.read(source)))
+        elif any(value in moving for value in node.inputs):
+            moving.update(node.outputs)
+            left.append(node)
+        else:
+            for output, made in zip(node.outputs, before.evaluate(node), strict=True):
+                before.put(output, Piece(made))
+
+    def function(e: Emitter, x: ir.Value) -> ir.Value:
+        inside = before.inside(e, step.name, {})
+        inside.put(step.x, Piece(x))
+        for node in left:
+            for output, made in zip(node.outputs, inside.evaluate(node), strict=True):
+                inside.put(output, Piece(made))
+        return inside.read(step.y)
+
+    return function
