@@ -10,7 +10,6 @@ import pytest
 from flow_cases import flow_cases
 
 import onnx_invert
-from flow_cases import flow_cases
 from onnx_invert.plan.steps import Root
 
 HEAD = "g (float[N,3] x, float[N,3] c) => (float[N,3] y) <float one = {1}, float two = {2}, float zero = {0}>"
@@ -25,7 +24,8 @@ SEEN = {
         t = Mul(x, two) y = Where(k, q, t)
     """,
     "it comes by the third operand": """
-        a = Mul(c, c) m = Less(x, one) p = Where(m, a, zero) e = Exp(p) h = Div(x, two) t = Mul(x, e) y = Where(m, h, t)
+        a = Mul(c, c) m = Less(x, one) p = Where(m, a, zero) e = Exp(p) h = Div(x, two) t = Mul(x, e)
+        y = Where(m, h, t)
     """,
 }
 
