@@ -328,13 +328,13 @@ def _expand(node: NodeView, operands: list[State | None]) -> State:
     return places[0][1].on(places[0][1].axis + len(y) - rank)
 
 
-_POINTWISE = (
+POINTWISE = (
     *("Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Cast", "Ceil", "Celu", "Clip", "Cos"),
     *("Cosh", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf"),
     *("IsNaN", "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid"),
     *("Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu"),
 )
-_MEETING = (
+MEETING = (
     *("Add", "And", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Greater", "GreaterOrEqual", "Less"),
     *("LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor"),
 )
@@ -347,8 +347,8 @@ _WINDOWS = (
 )
 
 RULES: dict[tuple[str, str], Follow] = {
-    **{("", op): _stays for op in _POINTWISE},
-    **{("", op): _broadcast for op in _MEETING},
+    **{("", op): _stays for op in POINTWISE},
+    **{("", op): _broadcast for op in MEETING},
     **{("", op): _reduce for op in _REDUCING},
     **{("", op): _windows for op in _WINDOWS},
     **{("", op): _extreme for op in ("ArgMax", "ArgMin")},

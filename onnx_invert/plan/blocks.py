@@ -20,11 +20,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from onnx_invert.plan.affine import multiplied_out
 from onnx_invert.plan.carry import by_sample, in_place, numbers, through
 from onnx_invert.plan.cuts import cuts, facing, is_chain
 from onnx_invert.plan.inner import in_place_block, inner_steps, stretch
+from onnx_invert.plan.lanes import Cut
 from onnx_invert.plan.lipschitz import lipschitz
 from onnx_invert.plan.steps import Affine, Edge, Root, Scale, Sweep, Tear
 from onnx_invert.plan.system import System
@@ -146,12 +148,14 @@ def _sweep(system: System, x: ir.Value, y: ir.Value, nodes: list[ir.Node], ids: 
     rest = through(system, x, y, nodes, ids, frozen=mixing)
     if rest is None or not in_place(rest, ids):
         return None
-    rounds = _rounds(system, x, y, nodes, ids, [edge for edge in edges if edge not in mixing])
+    order = _rounds(system, x, y, nodes, ids, [edge for edge in edges if edge not in mixing])
     inner = inner_steps(system, x, y, nodes, mixing)
     if inner is None:
         return None
-    bound = None
-    if rounds is None:
+    bound, cut = None, None
+    if order is not None:
+        cut = Cut.of(system.concrete, inner, order, system.frozen | frozenset(mixing), system.opset)
+    else:
         # What solves for x may stretch again: y = x/2 + g(x) is one only where g's constant is below 1/2.
         grown = stretch(inner)
         found = None if grown is None else lipschitz(system, x, y, nodes, mixing)
@@ -168,27 +172,30 @@ def _sweep(system: System, x: ir.Value, y: ir.Value, nodes: list[ir.Node], ids: 
             return None
     apart = by_sample(system, x, y, nodes)
     before = ir.Value(name=f"{x.name}/before", shape=x.shape, type=x.type)
-    return Sweep(tuple(nodes), x, y, ids > 0, before, tuple(mixing), tuple(inner), rounds, bound, apart)
+    rounds = None if order is None else int(order.max()) + 1
+    return Sweep(tuple(nodes), x, y, ids > 0, before, tuple(mixing), tuple(inner), rounds, bound, apart, cut)
 
 
 def _rounds(
     system: System, x: ir.Value, y: ir.Value, nodes: list[ir.Node], ids: Labels, direct: Sequence[Edge]
-) -> int | None:
-    """After how many sweeps every element is found, if each sweep finds some; None if one finds none.
+) -> NDArray[np.int64] | None:
+    """Which sweep finds each element, −1 where none is to, if each sweep finds some; None if one finds none.
 
     A sweep finds what needs no element that is left by any other way than `direct`, itself included.
     """
     left = ids
     # What comes by `direct` has labels of its own, so that it does not pass for what comes by another way.
     own = np.where(ids > 0, ids + ids.max(), 0)
-    for count in range(1, _MOST_ROUNDS):
+    order = np.full(ids.shape, -1)
+    for count in range(_MOST_ROUNDS):
         labels = through(system, x, y, nodes, left, frozen=direct, instead=own)
         found = (left > 0) & (False if labels is None else labels == own)
         if not found.any():
             return None
+        order[found] = count
         left = np.where(found, 0, left)
         if not left.any():
-            return count
+            return order
     return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 
 from onnx_invert.plan.moves import Form
 from onnx_invert.plan.stages import Stage
+
+if TYPE_CHECKING:
+    from onnx_invert.plan.lanes import Cut
 
 Edge = tuple[ir.Node, int]
 """A node, and the place of one of its operands."""
@@ -150,7 +154,7 @@ class Sweep(Block):
 
     `inner` solves for x with those known. After `rounds` sweeps x is exact, element after element; None where
     the map is a contraction instead, with the factor `contraction` below 1. `by_sample` says that no sample, along
-    the first axis, depends on another.
+    the first axis, depends on another. With a `cut` each sweep runs on the elements that it finds, and no others.
     """
 
     before: ir.Value
@@ -159,6 +163,7 @@ class Sweep(Block):
     rounds: int | None
     contraction: float | None = None
     by_sample: bool = False
+    cut: Cut | None = None
 
 
 Step = Forward | Place | Undo | Affine | Root | Scale | Tear | Sweep

@@ -11,6 +11,9 @@ from onnx_invert.graph.emit import Emitter
 Body = Callable[[Emitter, list[ir.Value]], tuple[list[ir.Value], ir.Value]]
 """From the state to the next one, and a tensor that is above 1/2 somewhere while the iteration is to go on."""
 
+Counted = Callable[[Emitter, list[ir.Value], ir.Value], tuple[list[ir.Value], ir.Value]]
+"""The same, told the number of the step, an int64 from 0."""
+
 
 def iterate(
     e: Emitter,
@@ -21,21 +24,38 @@ def iterate(
     most: int,
     unroll: bool,
 ) -> list[ir.Value]:
-    """Run `body` up to `most` times; the last state. `shapes` are those of the state, for runtimes that need them.
+    """Run `body` up to `most` times; the last state. `shapes` are those of the state, for runtimes that need them."""
+
+    def uncounted(b: Emitter, state: list[ir.Value], _count: ir.Value) -> tuple[list[ir.Value], ir.Value]:
+        return body(b, state)
+
+    return count_through(e, initial, shapes, uncounted, most=most, unroll=unroll)
+
+
+def count_through(
+    e: Emitter,
+    initial: Sequence[ir.Value],
+    shapes: Sequence[Sequence[int | str]],
+    body: Counted,
+    *,
+    most: int,
+    unroll: bool,
+) -> list[ir.Value]:
+    """As `iterate`, of a body that takes the number of the step, too.
 
     The Loop has a trip count and a condition that a node of its body makes; its states go through an Identity on
     both sides, because some runtimes confuse a state with a tensor that the body captures.
     """
     if unroll:
         values = list(initial)
-        for _ in range(most):
-            values, _busy = body(e, values)
+        for count in range(most):
+            values, _busy = body(e, values, e.count(count))
         return values
     inner = e.body()
     step = ir.Value(name=e.unique("step"), shape=ir.Shape([]), type=ir.TensorType(ir.DataType.INT64))
     go = ir.Value(name=e.unique("go"), shape=ir.Shape([]), type=ir.TensorType(ir.DataType.BOOL))
     ports = [_like(e, value, shape, "state") for value, shape in zip(initial, shapes, strict=True)]
-    after, busy = body(inner, list(ports))
+    after, busy = body(inner, list(ports), step)
     busy = inner.op("ReduceMax", busy, keepdims=0)
     again = inner.op("Greater", busy, 0.5)
     again.shape = ir.Shape([])
@@ -62,4 +82,4 @@ def _like(e: Emitter, value: ir.Value, shape: Sequence[int | str], name: str) ->
     return ir.Value(name=e.unique(name), shape=ir.Shape(shape), type=ir.TensorType(value.dtype or e.dtype))
 
 
-__all__ = ["Body", "iterate"]
+__all__ = ["Body", "Counted", "count_through", "iterate"]

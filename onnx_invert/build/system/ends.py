@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
+from onnx_invert.build.system.selection import Selection
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.plan.steps import Domain
 
@@ -25,13 +27,17 @@ class Ends:
     length: ir.Value | None = None
 
     @staticmethod
-    def of(e: Emitter, domain: Domain) -> Ends:
-        """As constants of the emitter's type."""
-        low, high = (None if end is None else e.constant(end, "end") for end in (domain.low, domain.high))
+    def of(e: Emitter, domain: Domain, selection: Selection | None = None) -> Ends:
+        """As constants of the emitter's type, cut down to a selection of the elements if there is one."""
+
+        def held(array: NDArray[np.floating]) -> ir.Value:
+            return e.constant(array, "end") if selection is None else selection.constant(e, array)
+
+        low, high = (None if end is None else held(end) for end in (domain.low, domain.high))
         length = None
         if domain.low is not None and domain.high is not None:
             whole = np.asarray(domain.high) - np.asarray(domain.low)
-            length = e.constant(np.where(np.isfinite(whole), whole, 0.0), "length")
+            length = held(np.where(np.isfinite(whole), whole, 0.0))
         return Ends(low, high, length)
 
     @property

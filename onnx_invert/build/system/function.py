@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from onnx_invert.build.system.pieces import Piece
+from onnx_invert.build.system.selection import Selection
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.plan.steps import Root
 
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 Function = Callable[[Emitter, ir.Value], ir.Value]
 
 
-def function_of(r: Realisation, step: Root) -> Function:
-    """φ as nodes of an emitter, from x to y, both in the model's own shapes.
+def function_of(r: Realisation, step: Root, selection: Selection | None = None) -> Function:
+    """φ as nodes of an emitter, from x to y, both in the model's own shapes, or cut down to some lanes.
 
     What a fill hides from x (`step.unseen`), and all that follows from it alone, runs here, outside of any loop.
     """
@@ -31,18 +32,22 @@ def function_of(r: Realisation, step: Root) -> Function:
             source = node.inputs[1]
             assert source is not None
             before.put(node.outputs[0], Piece(r.read(source)))
-        elif any(value in moving for value in node.inputs):
+        elif any(value in moving and (node, place) not in r.replaced for place, value in enumerate(node.inputs)):
             moving.update(node.outputs)
             left.append(node)
         else:
             for output, made in zip(node.outputs, before.evaluate(node), strict=True):
                 before.put(output, Piece(made))
 
+    replaced = {} if selection is None else selection.replaced(before, left)
+
     def function(e: Emitter, x: ir.Value) -> ir.Value:
-        inside = before.inside(e, step.name, {})
+        inside = before.inside(e, step.name, replaced)
         inside.put(step.x, Piece(x))
         for node in left:
             for output, made in zip(node.outputs, inside.evaluate(node), strict=True):
+                if selection is not None:
+                    selection.shape(output, made)
                 inside.put(output, Piece(made))
         return inside.read(step.y)
 

@@ -20,8 +20,9 @@ from onnx_invert.build.clamp import Probe
 from onnx_invert.build.newton.loop import iterate
 from onnx_invert.build.system.ends import Ends
 from onnx_invert.build.system.function import Function, function_of
+from onnx_invert.build.system.selection import Selection
 from onnx_invert.graph.emit import Emitter
-from onnx_invert.plan.steps import Root
+from onnx_invert.plan.steps import Block, Root
 
 if TYPE_CHECKING:
     from onnx_invert.build.system.realise import Realisation
@@ -40,25 +41,42 @@ NARROWINGS = 60
 
 def find_roots(r: Realisation, step: Root) -> ir.Value:
     """x in the elements of `step.mask`, anything elsewhere. A y that φ does not reach gives the nearer end."""
+    x, missed = roots(r, step)
+    if r.outer is None:
+        r.probes.append(probe(step, missed))
+    return x
+
+
+def probe(step: Block, missed: ir.Value) -> Probe:
+    """What counts the elements where `missed` is 1."""
+    return Probe(step.name, missed.name or "", None, np.asarray(0.5), None)
+
+
+def roots(r: Realisation, step: Root, selection: Selection | None = None) -> tuple[ir.Value, ir.Value]:
+    """x as by `find_roots`, of all elements or of a selection, and 1 where y is not reached."""
     e, dtype = r.e, step.x.dtype or r.e.dtype
     with e.scope(f"root/{step.name}", dtype):
         target = r.read(step.y)
-        image = function_of(r, step)
+        image = function_of(r, step, selection)
+        shape = [dim if isinstance(dim, int) else str(dim.value) for dim in step.x.shape or ()]
+        if selection is None:
+            live = e.constant(step.mask.any(axis=_same_axes(step), keepdims=True).astype(dtype.numpy()), "live")
+            ends = Ends.of(e, step.domain)
+        else:
+            target = selection.pick(e, target, selection.place)
+            live = e.constant(np.ones([1] * len(shape)), "live")
+            ends = Ends.of(e, step.domain, selection)
+            shape[selection.place.axis] = selection.width
 
         def function(b: Emitter, x: ir.Value) -> ir.Value:
             return b.op("Sub", image(b, x), target)
 
-        shape = [dim if isinstance(dim, int) else str(dim.value) for dim in step.x.shape or ()]
-        live = e.constant(step.mask.any(axis=_same_axes(step), keepdims=True).astype(dtype.numpy()), "live")
-        ends = Ends.of(e, step.domain)
         rounding = e.op("Mul", e.op("Abs", target), float(np.finfo(dtype.numpy()).eps))
         x, missed = root_of(e, function, target, live, shape, unroll=r.unroll is not None, ends=ends, noise=rounding)
-        if r.outer is None:
-            r.probes.append(Probe(step.name, missed.name or "", None, np.asarray(0.5), None))
         if step.domain.period is not None:
             turns = e.op("Round", e.op("Div", x, step.domain.period))
             x = e.op("Sub", x, e.op("Mul", turns, step.domain.period))
-        return x
+        return x, missed
 
 
 def root_of(

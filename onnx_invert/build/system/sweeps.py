@@ -18,10 +18,12 @@ import onnx_ir as ir
 
 from onnx_invert.build.newton.iteration import length
 from onnx_invert.build.newton.linear import solve
-from onnx_invert.build.newton.loop import iterate
-from onnx_invert.build.system.pieces import Piece
+from onnx_invert.build.newton.loop import count_through, iterate
+from onnx_invert.build.system.pieces import Piece, masked
+from onnx_invert.build.system.root import probe, roots
+from onnx_invert.build.system.selection import Selection
 from onnx_invert.graph.emit import Emitter
-from onnx_invert.plan.steps import Sweep
+from onnx_invert.plan.steps import Root, Sweep
 
 if TYPE_CHECKING:
     from onnx_invert.build.system.realise import Realisation
@@ -52,27 +54,49 @@ def sweep(r: Realisation, step: Sweep) -> ir.Value:
         shape = [dim if isinstance(dim, int) else str(dim.value) for dim in step.x.shape or ()]
         eps = float(np.finfo(dtype.numpy()).eps)
 
-        def once(b: Emitter, before: ir.Value) -> ir.Value:
+        last = step.inner[-1]
+
+        def once(
+            b: Emitter, before: ir.Value, missed: ir.Value | None, selection: Selection | None = None
+        ) -> list[ir.Value]:
+            """x after one sweep, and where a root was not reached, if it ends in one."""
             inside = r.inside(b, step.name, dict.fromkeys(step.frozen, before))
             if known is not None:
                 inside.put(step.x, Piece(known, mask=~step.mask))
-            inside.run(step.inner)
+            if missed is None or not isinstance(last, Root):
+                inside.run(step.inner)
+                with b.scope(b.scope_name, dtype):
+                    return [_finite(b, inside.read(step.x))]
+            inside.run(step.inner[:-1])
+            x, without = roots(inside, last, selection)
             with b.scope(b.scope_name, dtype):
-                return _finite(b, inside.read(step.x))
+                x = _finite(b, x)
+                if selection is not None:
+                    return [selection.spread(b, x, before), selection.spread(b, without, missed)]
+                inside.put(step.x, masked(x, last.mask))
+                return [inside.read(step.x), without]
 
         most = sweeps(step, eps)
         unroll = r.unroll is not None or (step.rounds is not None and step.rounds <= WRITTEN_OUT)
         sizes = [dim for dim in shape[1:] if isinstance(dim, int)]
         if step.contraction and step.by_sample and not unroll and shape and len(sizes) + 1 == len(shape):
-            return _accelerated(e, once, start, shape[0], sizes, step.contraction, most)
+            return _accelerated(e, lambda b, x: once(b, x, None)[0], start, shape[0], sizes, step.contraction, most)
+        begin = [start, e.op("Mul", start, 0.0)] if isinstance(last, Root) else [start]
 
-        def body(b: Emitter, state: list[ir.Value]) -> tuple[list[ir.Value], ir.Value]:
-            after = once(b, state[0])
-            moved = b.op("Abs", b.op("Sub", after, state[0]))
-            slack = b.op("Mul", b.op("Abs", after), 2 * eps)
-            return [after], b.op("Cast", b.op("Greater", moved, slack), to=int(dtype))
+        def body(b: Emitter, state: list[ir.Value], count: ir.Value) -> tuple[list[ir.Value], ir.Value]:
+            missed = state[1] if len(state) > 1 else None
+            if step.cut is not None:
+                # Each sweep finds what no other does.
+                left = b.op("Less", count, b.count(most - 1))
+                return once(b, state[0], missed, Selection.of(b, step.cut, count)), b.op("Cast", left, to=int(dtype))
+            after = once(b, state[0], missed)
+            moved = b.op("Abs", b.op("Sub", after[0], state[0]))
+            slack = b.op("Mul", b.op("Abs", after[0]), 2 * eps)
+            return after, b.op("Cast", b.op("Greater", moved, slack), to=int(dtype))
 
-        (x,) = iterate(e, [start], [shape], body, most=most, unroll=unroll)
+        x, *missed = count_through(e, begin, [shape] * len(begin), body, most=most, unroll=unroll)
+        if missed and r.outer is None:
+            r.probes.append(probe(step, missed[0]))
         return x
 
 

@@ -1,0 +1,121 @@
+"""The lanes of one sweep: operands cut down to them, and what was found put back where it belongs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_invert.graph.emit import Emitter
+from onnx_invert.plan.batch_rules import Place
+from onnx_invert.plan.lanes import Cut, written
+from onnx_invert.plan.steps import Edge
+
+if TYPE_CHECKING:
+    from onnx_invert.build.system.realise import Realisation
+
+
+@dataclass(frozen=True)
+class Selection:
+    """`index` (width,) are the lanes, `places` (D,) where each lane is among them, `found` (D,) which they are."""
+
+    cut: Cut
+    index: ir.Value
+    places: ir.Value
+    found: ir.Value
+
+    @staticmethod
+    def of(e: Emitter, cut: Cut, count: ir.Value) -> Selection:
+        """Those of the sweep `count`, a number that counts from 0."""
+
+        def row(table: ir.Value) -> ir.Value:
+            return e.op("Gather", table, count, axis=0)
+
+        with e.scope(e.scope_name, ir.DataType.INT64):
+            index, places = (row(e.constant(array, "lanes")) for array in (cut.rounds.lanes, cut.rounds.places))
+        with e.scope(e.scope_name, ir.DataType.BOOL):
+            return Selection(cut, index, places, row(e.truths(cut.rounds.found)))
+
+    @property
+    def width(self) -> int:
+        """How many lanes there are."""
+        return int(self.cut.rounds.lanes.shape[1])
+
+    @property
+    def place(self) -> Place:
+        """Where the lanes are in x and in y."""
+        return Place(self.cut.rounds.axis)
+
+    def pick(self, e: Emitter, value: ir.Value, place: Place) -> ir.Value:
+        """The lanes of a tensor that has all of them."""
+        axis = place.axis
+        if place.outer == place.inner == 1:
+            return self._gather(e, value, axis)
+        rest = [dim for dim in list(value.shape or ())[axis + 1 :] if isinstance(dim, int)]
+        lead = [0] * axis
+        apart = _like(value, e.op("Reshape", value, e.ints([*lead, -1, self.cut.lanes.count, place.inner, *rest])))
+        return _like(value, e.op("Reshape", self._gather(e, apart, axis + 1), e.ints([*lead, -1, *rest])))
+
+    def _gather(self, e: Emitter, value: ir.Value, axis: int) -> ir.Value:
+        return _like(value, e.op("Gather", value, self.index, axis=axis))
+
+    def constant(self, e: Emitter, array: np.ndarray) -> ir.Value:
+        """A constant in x's shape, or of size 1 along axes on which it is the same, cut down."""
+        made = e.constant(array, "part")
+        axis = self.cut.rounds.axis - self._rank + array.ndim
+        return self._gather(e, made, axis) if axis >= 0 and array.shape[axis] > 1 else made
+
+    @property
+    def _rank(self) -> int:
+        return len(self.cut.rounds.shape)
+
+    def spread(self, e: Emitter, part: ir.Value, whole: ir.Value) -> ir.Value:
+        """`whole` with the lanes that were found in `part`."""
+        axis, rank = self.cut.rounds.axis, self._rank
+        if self.width > 1:
+            part = e.op("Gather", part, self.places, axis=axis)
+        column = [1] * axis + [-1] + [1] * (rank - axis - 1)
+        found = e.op("Reshape", self.found, e.ints(column))
+        found.dtype = ir.DataType.BOOL
+        return e.op("Where", found, part, whole)
+
+    def replaced(self, r: Realisation, nodes: list[ir.Node]) -> dict[Edge, ir.Value]:
+        """What the nodes of the block take instead, made here: operands cut down, sizes written anew."""
+        e, lanes = r.e, self.cut.lanes
+        found: dict[Edge, ir.Value] = {}
+        made: dict[tuple[ir.Value, Place], ir.Value] = {}
+        for node in nodes:
+            for place, value in enumerate(node.inputs):
+                if value is None or (node, place) not in lanes.taken:
+                    continue
+                operand, at = r.operand(node, place), lanes.taken[node, place]
+                assert operand is not None
+                if (operand, at) not in made:
+                    made[operand, at] = self.pick(e, operand, at)
+                found[node, place] = made[operand, at]
+            if node.op_type in {"Reshape", "Expand"}:
+                found[node, 1] = e.ints(self._sizes(node))
+        return found
+
+    def _sizes(self, node: ir.Node) -> list[int]:
+        output = node.outputs[0]
+        dims = self.cut.lanes.dims(output, self.width)
+        if node.op_type == "Reshape":
+            sizes = written(node, dims)
+            assert sizes is not None
+            return sizes
+        # An Expand keeps the lanes, and what is not fixed, as they come.
+        kept = self.cut.lanes.moving[output].axis
+        return [dim if isinstance(dim, int) and axis != kept else 1 for axis, dim in enumerate(dims)]
+
+    def shape(self, value: ir.Value, made: ir.Value) -> None:
+        """The shape that a tensor of the model has here."""
+        made.shape = ir.Shape(self.cut.lanes.dims(value, self.width))
+
+
+def _like(value: ir.Value, made: ir.Value) -> ir.Value:
+    """`made`, of the type that `value` has."""
+    made.type = value.type
+    return made
