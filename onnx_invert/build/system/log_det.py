@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,14 +21,12 @@ from onnx_invert.build.system.pieces import Mask
 from onnx_invert.build.tape import Tape
 from onnx_invert.errors import Blocker, NotInvertibleError
 from onnx_invert.graph.emit import Emitter
-from onnx_invert.plan.program import Program
-from onnx_invert.plan.program import Step as Differentiated
+from onnx_invert.plan.program import Program, part
 from onnx_invert.plan.samples import Along, Samples
 from onnx_invert.plan.stages import Stage
 from onnx_invert.plan.steps import Block, Place, Root, Scale, Sweep, Tear, Undo
 from onnx_invert.rules import RuleSet
-from onnx_invert.rules.facts import Convert, Diagonal, Elementwise, Matrix, NoInverse, Paired, Rearrangement, Repeat
-from onnx_invert.rules.node import FLOATS, NodeView
+from onnx_invert.rules.facts import Convert, Diagonal, Elementwise, Matrix, Paired, Rearrangement, Repeat
 
 if TYPE_CHECKING:
     from onnx_invert.build.system.realise import Realisation
@@ -181,24 +180,10 @@ class LogDet:
         self, nodes: Sequence[ir.Node], x: ir.Value, y: ir.Value, frozen: Collection[tuple[ir.Node, int]]
     ) -> Program:
         """The nodes between, each differentiated by what depends on x elsewhere than at the frozen operands."""
-        inside = {x}
-        steps = []
-        for node in nodes:
-            partials = []
-            for place, value in enumerate(node.inputs):
-                if value is None or value not in inside or (node, place) in frozen or value.dtype not in FLOATS:
-                    continue
-                for index, output in enumerate(node.outputs):
-                    if output.dtype not in FLOATS:
-                        continue
-                    at = self._rules.differentiate(NodeView(node, place, self._opset, index))
-                    if isinstance(at, NoInverse):
-                        raise _refusal(node, at.reason)
-                    partials.append((value, output, at))
-            if partials:
-                inside.update(output for output in node.outputs if output.dtype in FLOATS)
-            steps.append(Differentiated(node, tuple(partials)))
-        return Program((x,), (y,), tuple(steps), ())
+        found = part(self._rules, self._opset, nodes, (x,), (y,), frozen)
+        if isinstance(found, Blocker):
+            raise NotInvertibleError([replace(found, remedy="leave out --log-det")])
+        return found
 
     def _sum(self, r: Realisation, logs: ir.Value, like: ir.Value, mask: Mask, stage: Stage | None) -> None:
         """Add the sum over the elements of `mask` in every sample."""
