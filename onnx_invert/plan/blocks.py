@@ -167,10 +167,11 @@ def _sweep(system: System, x: ir.Value, y: ir.Value, nodes: list[ir.Node], ids: 
     if inner is None:
         return None
     bound = None
+    within: set[str] = set()
     if rounds is None:
         # What solves for x may stretch again: y = x/2 + g(x) is one only where g's constant is below 1/2.
         grown = stretch(inner)
-        found = None if grown is None else lipschitz(system, x, y, nodes, mixing)
+        found = None if grown is None else lipschitz(system, x, y, nodes, mixing, within=within)
         if found is None or grown is None:
             return None
         if isinstance(found, NoInverse):
@@ -178,7 +179,7 @@ def _sweep(system: System, x: ir.Value, y: ir.Value, nodes: list[ir.Node], ids: 
             return None
         bound = found * grown
         if bound >= 1:
-            finer = lipschitz(system, x, y, nodes, mixing, exact=True)
+            finer = lipschitz(system, x, y, nodes, mixing, exact=True, within=within)
             bound = bound if isinstance(finer, NoInverse) else finer * grown
         if bound >= 1:
             said = f"a Lipschitz bound of g/s is below 1: the bound is {bound:.4g}"
@@ -188,7 +189,8 @@ def _sweep(system: System, x: ir.Value, y: ir.Value, nodes: list[ir.Node], ids: 
     apart = by_sample(system, x, y, nodes)
     before = ir.Value(name=f"{x.name}/before", shape=x.shape, type=x.type)
     own = None if rounds is not None else mixed_axes(system, x, y, nodes)
-    return Sweep(tuple(nodes), x, y, ids > 0, before, tuple(mixing), tuple(inner), rounds, bound, apart, own)
+    masks = tuple(sorted(within))
+    return Sweep(tuple(nodes), x, y, ids > 0, before, tuple(mixing), tuple(inner), rounds, bound, apart, own, masks)
 
 
 def _rounds(

@@ -65,11 +65,20 @@ _SHAPED = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", 
 
 
 def lipschitz(
-    system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node], edges: Sequence[Edge], *, exact: bool = False
+    system: System,
+    x: ir.Value,
+    y: ir.Value,
+    nodes: Sequence[ir.Node],
+    edges: Sequence[Edge],
+    *,
+    exact: bool = False,
+    within: set[str] | None = None,
 ) -> float | NoInverse:
     """A Lipschitz constant (Euclidean, of a sample) of y as a function of x at `edges`; or the node without one.
 
-    With `exact` the matrices of small convolutions are made, where they are applied to tensors of a fixed size.
+    With `exact` the matrices of small convolutions are made, where they are applied to tensors of a fixed size. A
+    factor that is an input of the model, moved at most, is taken for one within [−1, 1]: a mask. Such inputs are put
+    into `within`.
     """
     bound: dict[ir.Value, float] = {}
     active = set(edges)
@@ -84,14 +93,16 @@ def lipschitz(
                 parts[place] = bound[value]
         if not parts:
             continue
-        factor = _gated(node, parts, active, system) or _factor(node, parts, system, exact)
+        factor = _gated(node, parts, active, system) or _factor(node, parts, system, exact, within)
         if factor is None:
             return NoInverse(f"no Lipschitz bound is known of {node.name!r} ({node.op_type}) in a residual block")
         bound.update(dict.fromkeys(node.outputs, factor))
     return bound.get(y, 0.0)
 
 
-def _factor(node: ir.Node, parts: dict[int, float], system: System, exact: bool) -> float | None:
+def _factor(
+    node: ir.Node, parts: dict[int, float], system: System, exact: bool, within: set[str] | None
+) -> float | None:
     op = node.op_type
     shapes = system.concrete.shapes
     whole = shapes.get(node.outputs[0].name or "")
@@ -114,6 +125,10 @@ def _factor(node: ir.Node, parts: dict[int, float], system: System, exact: bool)
         return before
     if op in {"Mul", "Div"} and op in ELEMENTWISE:
         other = constants[1 - place]
+        given = _given(system, node.inputs[1 - place])
+        if op == "Mul" and given is not None and within is not None:
+            within.add(given)
+            return before
         if other is None or (op == "Div" and place == 1) or not other.size:
             return None
         size = np.abs(other.astype(np.float64))
@@ -132,6 +147,18 @@ def _factor(node: ir.Node, parts: dict[int, float], system: System, exact: bool)
         return None
     alpha = node.attributes.get("alpha")
     return before * _norm(weight) * (abs(float(alpha.as_float())) if alpha is not None else 1.0)
+
+
+def _given(system: System, value: ir.Value | None) -> str | None:
+    """The input of the model that a tensor is, moved at most; None if it is something else."""
+    while value is not None and value not in system.unknowns:
+        node = value.producer()
+        if node is None:
+            return value.name if value.const_value is None else None
+        if node.op_type not in _SHAPED | {"Identity", "Cast", "Expand"}:
+            return None
+        value = node.inputs[0]
+    return None
 
 
 def _gated(node: ir.Node, parts: dict[int, float], active: Collection[Edge], system: System) -> float | None:

@@ -176,7 +176,8 @@ class Sweep(Block):
 
     `inner` solves for x with those known. After `rounds` sweeps x is exact, element after element; None where
     the map is a contraction instead, with the factor `contraction` below 1. `by_sample` says that no sample, along
-    the first axis, depends on another; along all axes but `own`, where these are known, no place does.
+    the first axis, depends on another; along all axes but `own`, where these are known, no place does. It is a
+    contraction if the inputs named `within` lie within [−1, 1].
     """
 
     before: ir.Value
@@ -186,6 +187,7 @@ class Sweep(Block):
     contraction: float | None = None
     by_sample: bool = False
     own: tuple[int, ...] | None = None
+    within: tuple[str, ...] = ()
 
 
 Step = Forward | Place | Undo | Affine | Root | Scale | Tear | Coupled | Solve | Sweep

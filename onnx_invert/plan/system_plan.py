@@ -133,6 +133,8 @@ class SystemPlan:
             for stage in self.stages
             if isinstance(stage.fact, Paired) and stage.fact.requires
         ]
+        sweeps = (step for step in self.flat if isinstance(step, Sweep))
+        found += [f"{step.name}: {name!r} lies within [−1, 1]" for step in sweeps for name in step.within]
         measured = (step for step in self.flat if isinstance(step, Root | Scale | Tear) or _is_tried(step))
         found += [f"{step.name}: {_condition(step)}" for step in measured]
         return list(dict.fromkeys(found))
