@@ -236,9 +236,11 @@ def invert(
                 # A function that rises throughout need not rise to every y, and a scale that underflows divides by
                 # zero: x comes back, and that is all.
                 measured = replace(measured, drawn=replace(measured.drawn, promised=False))
-                reached = Guarantee.LEFT
+                reached = Guarantee.GENERALIZED if plan.solves else Guarantee.LEFT
         elif isinstance(plan, SystemPlan) and plan.has_roots:
-            reached = Guarantee.LEFT  # that every y is reached is measured, or not said
+            reached = (
+                Guarantee.GENERALIZED if plan.solves else Guarantee.LEFT
+            )  # that every y is reached is measured, or not said
         back = None if pair_of is None else pair_of.measured
         failed = (measured is not None and not measured.passed) or (back is not None and not back.passed)
         partly = measured is not None and measured.unsolved > 0

@@ -70,13 +70,19 @@ def _sizes(value: ir.Value) -> tuple[int, ...] | None:
 
 
 def is_affine(
-    system: System, x: ir.Value, nodes: Sequence[ir.Node], frozen: Collection[Edge] = (), *, known: bool = False
+    system: System,
+    x: ir.Value,
+    nodes: Sequence[ir.Node],
+    frozen: Collection[Edge] = (),
+    *,
+    known: bool = False,
+    also: Collection[ir.Value] = (),
 ) -> bool:
-    """Whether every node is affine in what depends on x, the `frozen` operands held.
+    """Whether every node is affine in what depends on x, or on what is unknown `also`, the `frozen` operands held.
 
     The coefficients are constant, or with `known` whatever the operands that do not depend on x make of them.
     """
-    inside = {x}
+    inside = {x, *also}
     for node in nodes:
         if node.domain not in {"", "ai.onnx"}:
             return False

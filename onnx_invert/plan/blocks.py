@@ -7,6 +7,8 @@ comes. It is one of
     elementwise   yᵢ = φᵢ(xᵢ), whatever the nodes between: a root for every element
     triangular    yᵢ = φᵢ(xᵢ; x₁ … xᵢ₋₁), in some order: sweeps, each exact for one more element
     contraction   y = x + g(x), g with a Lipschitz constant below 1: sweeps that converge
+    coupled       a few numbers s = H(x) hold it together, y = F(x, s): Newton's method for s, then x
+    whole         y = F(x): Newton's method for all of x, where it is proven, or was tried, that there is one
 
 What it is follows from the labels that the elements of x leave on those of y, never from operators' names.
 Sources: I. Duff & J. Reid, An implementation of Tarjan's algorithm for the block triangularization of a matrix, 1978;
@@ -16,7 +18,7 @@ Invertible residual networks, 2019, for contractions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -28,7 +30,8 @@ from onnx_invert.plan.cuts import cuts, facing, is_chain
 from onnx_invert.plan.inner import in_place_block, inner_steps, stretch
 from onnx_invert.plan.lanes import Cut
 from onnx_invert.plan.lipschitz import lipschitz
-from onnx_invert.plan.steps import Affine, Edge, Root, Scale, Sweep, Tear
+from onnx_invert.plan.square import coupled, mixed_axes, solved
+from onnx_invert.plan.steps import Affine, Coupled, Edge, Root, Scale, Solve, Sweep, Tear
 from onnx_invert.plan.system import System
 from onnx_invert.plan.tearing import torn
 from onnx_invert.rules.facts import NoInverse
@@ -42,14 +45,19 @@ _FARTHEST = 32
 
 _MOST_ROUNDS = 4096
 
-Solved = Affine | Root | Scale | Tear | Sweep
+Solved = Affine | Root | Scale | Tear | Coupled | Solve | Sweep
+
+Find = Callable[[System, ir.Value, ir.Value, list[ir.Node]], Solved | None]
 
 
-def solve(system: System, targets: Sequence[ir.Value]) -> bool:
-    """Find out the targets: node by node as far as that goes, by a block where it does not, and on."""
+def solve(system: System, targets: Sequence[ir.Value], *, tried: bool = False) -> bool:
+    """Find out the targets: node by node as far as that goes, by a block where it does not, and on.
+
+    With `tried` a block that nothing else solves may be one that Newton's method does without a proof.
+    """
     system.run()
     while not all(system.is_known(value) for value in targets):
-        found = _next(system)
+        found = _next(system, _block) or _next(system, _proven) or (_next(system, _tried) if tried else None)
         if found is None:
             return False
         block, y = found
@@ -70,8 +78,8 @@ def stuck(system: System) -> list[tuple[ir.Value, list[ir.Node]]]:
     return found
 
 
-def _next(system: System) -> tuple[Solved, ir.Value] | None:
-    """A block that can be solved, and the known tensor whose equations it uses up."""
+def _next(system: System, find: Find) -> tuple[Solved, ir.Value] | None:
+    """A block that `find` can solve, and the known tensor whose equations it uses up."""
     for y in _open(system):
         count, bounded = 0, None
         for tried, (x, nodes) in enumerate(cuts(system, y)):
@@ -83,7 +91,7 @@ def _next(system: System) -> tuple[Solved, ir.Value] | None:
             if is_chain(system, x, nodes):
                 continue
             end, behind = facing(system, x, y)
-            block = _block(system, x, end, [*nodes, *behind])
+            block = find(system, x, end, [*nodes, *behind])
             if block is None:
                 continue
             if not isinstance(block, Root) or block.domain.is_reals:
@@ -133,6 +141,14 @@ def _block(system: System, x: ir.Value, y: ir.Value, nodes: list[ir.Node]) -> So
     return torn(system, x, y, nodes) or _sweep(system, x, y, nodes, ids)
 
 
+def _proven(system: System, x: ir.Value, y: ir.Value, nodes: list[ir.Node]) -> Coupled | Solve | None:
+    return coupled(system, x, y, nodes) or solved(system, x, y, nodes, tried=False)
+
+
+def _tried(system: System, x: ir.Value, y: ir.Value, nodes: list[ir.Node]) -> Solve | None:
+    return solved(system, x, y, nodes, tried=True)
+
+
 def _sweep(system: System, x: ir.Value, y: ir.Value, nodes: list[ir.Node], ids: Labels) -> Sweep | None:
     edges = [(node, place) for node in nodes for place, value in enumerate(node.inputs) if value is x]
     edges = [edge for edge in edges if edge not in system.frozen]
@@ -153,18 +169,22 @@ def _sweep(system: System, x: ir.Value, y: ir.Value, nodes: list[ir.Node], ids: 
     if inner is None:
         return None
     bound, cut = None, None
+    within: set[str] = set()
     if order is not None:
         cut = Cut.of(system.concrete, inner, order, system.frozen | frozenset(mixing), system.opset)
     else:
         # What solves for x may stretch again: y = x/2 + g(x) is one only where g's constant is below 1/2.
         grown = stretch(inner)
-        found = None if grown is None else lipschitz(system, x, y, nodes, mixing)
+        found = None if grown is None else lipschitz(system, x, y, nodes, mixing, within=within)
         if found is None or grown is None:
             return None
         if isinstance(found, NoInverse):
             system.blocked.setdefault(y, found)
             return None
         bound = found * grown
+        if bound >= 1:
+            finer = lipschitz(system, x, y, nodes, mixing, exact=True, within=within)
+            bound = bound if isinstance(finer, NoInverse) else finer * grown
         if bound >= 1:
             said = f"a Lipschitz bound of g/s is below 1: the bound is {bound:.4g}"
             reason = f"y = s·x + g(x) is undone by sweeps where {said}"
@@ -173,7 +193,10 @@ def _sweep(system: System, x: ir.Value, y: ir.Value, nodes: list[ir.Node], ids: 
     apart = by_sample(system, x, y, nodes)
     before = ir.Value(name=f"{x.name}/before", shape=x.shape, type=x.type)
     rounds = None if order is None else int(order.max()) + 1
-    return Sweep(tuple(nodes), x, y, ids > 0, before, tuple(mixing), tuple(inner), rounds, bound, apart, cut)
+    own = None if rounds is not None else mixed_axes(system, x, y, nodes)
+    masks = tuple(sorted(within))
+    shared = (tuple(nodes), x, y, ids > 0, before, tuple(mixing), tuple(inner), rounds, bound, apart)
+    return Sweep(*shared, cut=cut, own=own, within=masks)
 
 
 def _rounds(

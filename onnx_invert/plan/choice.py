@@ -43,7 +43,7 @@ def choose(
     if method == "newton":
         return make_newton_plan(problem, rules)
     if log_det:
-        return make_system_plan(small, problem, rules)
+        return make_system_plan(small, problem, rules, tried=method == "auto")
     try:
         return make_plan(problem, rules, progress)
     except NotInvertibleError as refused:
@@ -51,7 +51,7 @@ def choose(
         blockers, judged = refused.blockers, isinstance(refused, NoPromiseError)
     try:
         if not judged:
-            return make_system_plan(small, problem, rules)
+            return make_system_plan(small, problem, rules, tried=method == "auto")
     except NotInvertibleError as refused:
         blockers = tuple(dict.fromkeys([*blockers, *_elsewhere(refused.blockers, blockers)]))
     except ModelError:

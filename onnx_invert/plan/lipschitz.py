@@ -8,13 +8,14 @@ Source: H. Gouk et al., Regularisation of neural networks by enforcing Lipschitz
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
 import scipy.linalg
 from numpy.typing import NDArray
 
+from onnx_invert.plan.evaluation import run
 from onnx_invert.plan.steps import Edge
 from onnx_invert.plan.system import System
 from onnx_invert.rules.dependence import ELEMENTWISE
@@ -39,14 +40,46 @@ It bounds the slope of x g(βx) for every β, one number for all elements or one
 t = βx, and the derivative by x is that of t g(t) by t.
 """
 
+SLOPES: dict[str, Callable[[ir.Node], tuple[float, float]]] = {
+    **dict.fromkeys(("Relu", "Tanh", "Softplus", "Softsign", "Atan", "Asinh"), lambda _: (0.0, 1.0)),
+    **dict.fromkeys(("Sin", "Cos", "Abs"), lambda _: (-1.0, 1.0)),
+    "Neg": lambda _: (-1.0, -1.0),
+    "Identity": lambda _: (1.0, 1.0),
+    "Erf": lambda _: (0.0, STEEPEST["Erf"]),
+    "Sigmoid": lambda _: (0.0, 0.25),
+    "LeakyRelu": lambda node: tuple(sorted((1.0, _alpha(node, 0.01)))),  # type: ignore[dict-item,return-value]
+    "Elu": lambda node: (0.0, _slope(node)) if _alpha(node, 1.0) >= 0 else (-_slope(node), _slope(node)),
+    "Celu": lambda _: (0.0, 1.0),
+    "Selu": lambda node: (0.0, _slope(node)),
+}
+"""inf f′ and sup f′."""
+
+_FREQUENCIES = 1 << 12
+"""At which a convolution's norm is looked at."""
+
+LARGEST = 768
+"""Numbers up to which the matrix of a convolution is made, at the size of what it is applied to."""
+
 _SHAPED = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split"})
 """They keep or drop elements, and repeat none."""
 
 
 def lipschitz(
-    system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node], edges: Sequence[Edge]
+    system: System,
+    x: ir.Value,
+    y: ir.Value,
+    nodes: Sequence[ir.Node],
+    edges: Sequence[Edge],
+    *,
+    exact: bool = False,
+    within: set[str] | None = None,
 ) -> float | NoInverse:
-    """A Lipschitz constant (Euclidean, of a sample) of y as a function of x at `edges`; or the node without one."""
+    """A Lipschitz constant (Euclidean, of a sample) of y as a function of x at `edges`; or the node without one.
+
+    With `exact` the matrices of small convolutions are made, where they are applied to tensors of a fixed size. A
+    factor that is an input of the model, moved at most, is taken for one within [−1, 1]: a mask. Such inputs are put
+    into `within`.
+    """
     bound: dict[ir.Value, float] = {}
     active = set(edges)
     for node in nodes:
@@ -60,14 +93,16 @@ def lipschitz(
                 parts[place] = bound[value]
         if not parts:
             continue
-        factor = _gated(node, parts, active, system) or _factor(node, parts, system)
+        factor = _gated(node, parts, active, system) or _factor(node, parts, system, exact, within)
         if factor is None:
             return NoInverse(f"no Lipschitz bound is known of {node.name!r} ({node.op_type}) in a residual block")
         bound.update(dict.fromkeys(node.outputs, factor))
     return bound.get(y, 0.0)
 
 
-def _factor(node: ir.Node, parts: dict[int, float], system: System) -> float | None:
+def _factor(
+    node: ir.Node, parts: dict[int, float], system: System, exact: bool, within: set[str] | None
+) -> float | None:
     op = node.op_type
     shapes = system.concrete.shapes
     whole = shapes.get(node.outputs[0].name or "")
@@ -90,6 +125,10 @@ def _factor(node: ir.Node, parts: dict[int, float], system: System) -> float | N
         return before
     if op in {"Mul", "Div"} and op in ELEMENTWISE:
         other = constants[1 - place]
+        given = _given(system, node.inputs[1 - place])
+        if op == "Mul" and given is not None and within is not None:
+            within.add(given)
+            return before
         if other is None or (op == "Div" and place == 1) or not other.size:
             return None
         size = np.abs(other.astype(np.float64))
@@ -101,11 +140,25 @@ def _factor(node: ir.Node, parts: dict[int, float], system: System) -> float | N
     if weight is None:
         return None
     if op == "Conv":
-        return _of_convolution(node, weight, before)
+        norm = _of_convolution(node, weight)
+        smaller = _at_its_size(node, system.opset) if exact else None
+        return before * (norm if smaller is None else min(norm, smaller))
     if weight.ndim != 2:
         return None
     alpha = node.attributes.get("alpha")
     return before * _norm(weight) * (abs(float(alpha.as_float())) if alpha is not None else 1.0)
+
+
+def _given(system: System, value: ir.Value | None) -> str | None:
+    """The input of the model that a tensor is, moved at most; None if it is something else."""
+    while value is not None and value not in system.unknowns:
+        node = value.producer()
+        if node is None:
+            return value.name if value.const_value is None else None
+        if node.op_type not in _SHAPED | {"Identity", "Cast", "Expand"}:
+            return None
+        value = node.inputs[0]
+    return None
 
 
 def _gated(node: ir.Node, parts: dict[int, float], active: Collection[Edge], system: System) -> float | None:
@@ -164,13 +217,47 @@ def _sized_alike(system: System, one: ir.Value, other: ir.Value) -> bool:
     return shapes.get(one.name or "") is not None and shapes.get(one.name or "") == shapes.get(other.name or "")
 
 
-def _of_convolution(node: ir.Node, weight: NDArray[np.generic], before: float) -> float | None:
-    """Σ over the places of a kernel of the norms of its matrices: a convolution is the sum of shifted products."""
+def _of_convolution(node: ir.Node, weight: NDArray[np.generic]) -> float:
+    """A bound of the norm of a convolution, for any size of what it is applied to.
+
+    Without edges it is at every frequency ω the product with Ŵ(ω) = Σ Wₖ exp(−i ω·k), so that its norm is the
+    largest of Ŵ's. |uᴴ Ŵ(ω) v|² is a trigonometric polynomial of degree `size` − 1 along each axis, whose maximum is
+    at most 1 / cos(π · degree / points) times that on a grid. Zeros at the edges, and strides, leave out rows and
+    columns, which makes no norm larger. Groups stand beside one another.
+    Sources: H. Sedghi, V. Gupta & P. Long, The singular values of convolutional layers, 2019; H. Ehlich & K. Zeller,
+    Schwankung von Polynomen zwischen Gitterpunkten, 1964, for the grid.
+    """
     group = node.attributes.get("group")
-    if group is not None and group.as_int() != 1:
+    kernel = weight.shape[2:]
+    points = int(_FREQUENCIES ** (1 / max(1, len(kernel))))
+    grid = [1 if size == 1 else max(min(64, points), 4 * size) for size in kernel]
+    excess = math.prod(math.cos(math.pi * (size - 1) / n) for size, n in zip(kernel, grid, strict=True)) ** -0.5
+    largest = 0.0
+    for part in np.split(weight.astype(np.float64), group.as_int() if group is not None else 1):
+        matrices = np.fft.fftn(part, grid, tuple(range(2, weight.ndim))) if kernel else part
+        matrices = np.moveaxis(matrices, (0, 1), (-2, -1)).reshape(-1, *part.shape[:2])
+        largest = max(largest, float(np.linalg.svd(matrices, compute_uv=False)[:, 0].max()))
+    return largest * excess
+
+
+def _at_its_size(node: ir.Node, opset: int) -> float | None:
+    """The norm of a convolution of tensors whose size is fixed, from its matrix; None where that is too large."""
+    x = node.inputs[0]
+    sizes = [] if x is None or x.shape is None else list(x.shape)[1:]
+    count = math.prod(size for size in sizes if isinstance(size, int))
+    if x is None or x.dtype is None or not all(isinstance(size, int) for size in sizes) or not 0 < count <= LARGEST:
         return None
-    taps = np.moveaxis(weight.reshape(*weight.shape[:2], -1), -1, 0)
-    return before * sum(_norm(tap) for tap in taps)
+    basis = np.concatenate([np.eye(count), np.zeros((1, count))]).astype(x.dtype.numpy())
+    made = run([node], {x.name or "": basis.reshape(-1, *sizes)}, [node.outputs[0].name or ""], opset)
+    if made is None:
+        return None
+    rows = made[node.outputs[0].name or ""].astype(np.float64).reshape(count + 1, -1)
+    return _norm(rows[:-1] - rows[-1]) if rows.shape[1] <= 4 * LARGEST else None
+
+
+def _alpha(node: ir.Node, default: float) -> float:
+    alpha = node.attributes.get("alpha")
+    return float(alpha.as_float()) if alpha is not None else default
 
 
 def _slope(node: ir.Node) -> float:

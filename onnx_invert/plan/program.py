@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -79,6 +79,38 @@ def program(
                     partials.append((operand, output, at))
         steps.append(Step(node, tuple(partials)))
     return Program(tuple(unknowns), tuple(wanted), tuple(steps), tuple(before)), blockers
+
+
+def part(
+    rules: RuleSet,
+    opset: int,
+    nodes: Sequence[ir.Node],
+    unknowns: Sequence[ir.Value],
+    wanted: Sequence[ir.Value],
+    frozen: Collection[tuple[ir.Node, int]] = (),
+) -> Program | Blocker:
+    """`nodes` as a program: each differentiated by what depends on an unknown elsewhere than at the `frozen` operands.
+
+    What a node takes from outside of them, `values` have when it is run; or the node that has no derivative.
+    """
+    inside = set(unknowns)
+    steps = []
+    for node in nodes:
+        partials = []
+        for place, value in enumerate(node.inputs):
+            if value is None or value not in inside or (node, place) in frozen or value.dtype not in FLOATS:
+                continue
+            for index, output in enumerate(node.outputs):
+                if output.dtype not in FLOATS:
+                    continue
+                at = rules.differentiate(NodeView(node, place, opset, index))
+                if isinstance(at, NoInverse):
+                    return Blocker(node.name or "", node.op_type, at.reason, at.remedy)
+                partials.append((value, output, at))
+        if partials:
+            inside.update(output for output in node.outputs if output.dtype in FLOATS)
+        steps.append(Step(node, tuple(partials)))
+    return Program(tuple(unknowns), tuple(wanted), tuple(steps), ())
 
 
 def _between(unknowns: Sequence[ir.Value], wanted: Sequence[ir.Value]) -> tuple[list[ir.Node], set[ir.Value]]:

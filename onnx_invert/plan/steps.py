@@ -11,6 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_invert.plan.moves import Form
+from onnx_invert.plan.program import Program
 from onnx_invert.plan.stages import Stage
 
 if TYPE_CHECKING:
@@ -149,12 +150,43 @@ class Tear(Block):
 
 
 @dataclass(frozen=True)
+class Coupled(Block):
+    """x follows from y and from `s`, a few numbers of each sample that determine one another.
+
+    With the operands `frozen`, those that take s, held, `inner` solves for x, y is affine in x, and `tail` makes y of
+    (x, *s); `head` makes s of x. s = head(inner(y, s)) is solved for all of s together. `proof` says why it has one
+    solution; "" where that was tried only.
+    """
+
+    s: tuple[ir.Value, ...]
+    frozen: tuple[Edge, ...]
+    inner: Sequence[Step]
+    tail: Program
+    head: Program
+    proof: str
+
+
+@dataclass(frozen=True)
+class Solve(Block):
+    """y = F(x), as many equations as unknowns, solved for all numbers of x along the axes `own` together.
+
+    Along all other axes they are solved each by itself. `proof` is as for `Coupled`.
+    """
+
+    program: Program
+    own: tuple[int, ...]
+    proof: str
+
+
+@dataclass(frozen=True)
 class Sweep(Block):
     """x = φ(x, y) in the limit: what the `frozen` operands take is x of the sweep before, named `before`.
 
     `inner` solves for x with those known. After `rounds` sweeps x is exact, element after element; None where
     the map is a contraction instead, with the factor `contraction` below 1. `by_sample` says that no sample, along
-    the first axis, depends on another. With a `cut` each sweep runs on the elements that it finds, and no others.
+    the first axis, depends on another; along all axes but `own`, where these are known, no place does. It is a
+    contraction if the inputs named `within` lie within [−1, 1]. With a `cut` each sweep runs on the elements that it
+    finds, and no others.
     """
 
     before: ir.Value
@@ -163,7 +195,9 @@ class Sweep(Block):
     rounds: int | None
     contraction: float | None = None
     by_sample: bool = False
+    own: tuple[int, ...] | None = None
+    within: tuple[str, ...] = ()
     cut: Cut | None = None
 
 
-Step = Forward | Place | Undo | Affine | Root | Scale | Tear | Sweep
+Step = Forward | Place | Undo | Affine | Root | Scale | Tear | Coupled | Solve | Sweep

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeGuard
 
 import numpy as np
 import onnx_ir as ir
@@ -17,7 +18,7 @@ from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.plan.plan import Row
 from onnx_invert.plan.problem import Problem, describe
 from onnx_invert.plan.stages import Stage, not_available
-from onnx_invert.plan.steps import Affine, Forward, Place, Root, Scale, Step, Sweep, Tear, Undo
+from onnx_invert.plan.steps import Affine, Coupled, Forward, Place, Root, Scale, Solve, Step, Sweep, Tear, Undo
 from onnx_invert.plan.system import System
 from onnx_invert.rules import RuleSet
 from onnx_invert.rules.facts import Paired
@@ -27,6 +28,8 @@ _MEASURED: dict[type[Step], str] = {
     Root: "rises or falls throughout in every element",
     Scale: "no factor is 0",
     Tear: "the determinant keeps its sign",
+    Coupled: "the determinant keeps its sign",
+    Solve: "it is solved: as many equations as unknowns, and a determinant that keeps its sign",
 }
 """What is measured of a block, not proven."""
 
@@ -49,10 +52,20 @@ class SystemPlan:
     guarantee: Guarantee = field(init=False)
 
     def __post_init__(self) -> None:
+        # What Newton's method solves without a proof may have other solutions: then f(x) = y is all that is said.
+        self.guarantee = Guarantee.RIGHT if self.solves else Guarantee.of(True, self.onto)
+
+    @property
+    def onto(self) -> bool:
+        """True if all equations hold for every y."""
         roots = [step for step in self.flat if isinstance(step, Root)]
-        onto = not self.redundant and all(stage.onto for stage in self.stages)
-        onto = onto and all(step.domain.is_reals for step in roots)
-        self.guarantee = Guarantee.of(True, onto)
+        used = not self.redundant and all(stage.onto for stage in self.stages)
+        return used and all(step.domain.is_reals for step in roots)
+
+    @property
+    def solves(self) -> bool:
+        """True if a block is solved of which it is not proven that it has one solution."""
+        return any(isinstance(step, Solve) and not step.proof for step in self.flat)
 
     @property
     def flat(self) -> Iterator[Step]:
@@ -61,7 +74,7 @@ class SystemPlan:
         while waiting:
             step = waiting.pop()
             yield step
-            if isinstance(step, Sweep | Tear):
+            if isinstance(step, Sweep | Tear | Coupled):
                 waiting.extend(reversed(step.inner))
 
     @property
@@ -72,7 +85,7 @@ class SystemPlan:
     @property
     def has_roots(self) -> bool:
         """True if what some steps promise is measured: that a function rises or falls throughout."""
-        return any(isinstance(step, Root | Scale | Tear) for step in self.flat)
+        return any(isinstance(step, Root | Scale | Tear) or _is_tried(step) for step in self.flat)
 
     @property
     def has_masks(self) -> bool:
@@ -83,7 +96,7 @@ class SystemPlan:
     @property
     def iterates(self) -> bool:
         """True if some steps are iterations: roots, or sweeps."""
-        return any(isinstance(step, Root | Tear | Sweep) for step in self.steps)
+        return any(isinstance(step, Root | Tear | Coupled | Solve | Sweep) for step in self.steps)
 
     @property
     def images(self) -> dict[str, Interval | None]:
@@ -120,7 +133,10 @@ class SystemPlan:
             for stage in self.stages
             if isinstance(stage.fact, Paired) and stage.fact.requires
         ]
-        found += [f"{step.name}: {_condition(step)}" for step in self.flat if isinstance(step, Root | Scale | Tear)]
+        sweeps = (step for step in self.flat if isinstance(step, Sweep))
+        found += [f"{step.name}: {name!r} lies within [−1, 1]" for step in sweeps for name in step.within]
+        measured = (step for step in self.flat if isinstance(step, Root | Scale | Tear) or _is_tried(step))
+        found += [f"{step.name}: {_condition(step)}" for step in measured]
         return list(dict.fromkeys(found))
 
     @property
@@ -161,10 +177,13 @@ def _factor(stage: Stage) -> list[ir.Value]:
     return [other] if other is not None else []
 
 
-def make_system_plan(small: Callable[[], ir.Graph], problem: Problem, rules: RuleSet) -> SystemPlan:
+def make_system_plan(
+    small: Callable[[], ir.Graph], problem: Problem, rules: RuleSet, *, tried: bool = False
+) -> SystemPlan:
     """Spread what is known of the outputs through the equations; outputs that are not needed are left out.
 
-    `small` gives the model's graph at sizes that are all known.
+    `small` gives the model's graph at sizes that are all known. With `tried` a block that is as wide as it is long may
+    be solved without a proof that it has one solution, if all equations are used and every other step is onto.
 
     Raises:
         NotInvertibleError: with every place where nothing more follows.
@@ -184,8 +203,12 @@ def make_system_plan(small: Callable[[], ir.Graph], problem: Problem, rules: Rul
         for value in known:
             if value in system.known:
                 system.learn(value, np.ones(system.known[value].shape, bool))
-        if solve(system, problem.recovered):
-            return SystemPlan(chosen, rules, concrete, system.steps, system.redundant(), _sizes(chosen, system))
+        if solve(system, problem.recovered, tried=tried):
+            plan = SystemPlan(chosen, rules, concrete, system.steps, system.redundant(), _sizes(chosen, system))
+            if not plan.solves or plan.onto:
+                return plan
+            refused = refused or [_not_onto(plan)]
+            continue
         refused = refused or _blockers(system, problem)
     raise NotInvertibleError(refused)
 
@@ -205,6 +228,12 @@ def _unfit(problem: Problem, nodes: Sequence[ir.Node]) -> list[Blocker]:
 
 def _captures(node: ir.Node) -> Blocker:
     return Blocker(node.name or "", node.op_type, "its body uses the unknown, and is not undone")
+
+
+def _not_onto(plan: SystemPlan) -> Blocker:
+    block = next(step for step in plan.flat if isinstance(step, Solve))
+    what = "it may have several solutions, and other equations of the model would hold for one of them only"
+    return Blocker(block.name, f"{len(block.nodes)} nodes", what, "--method newton  solves all equations together")
 
 
 def _choices(problem: Problem, concrete: Concrete) -> list[tuple[ir.Value, ...]]:
@@ -290,7 +319,7 @@ def _row(step: Step, plan: SystemPlan, forwards: int) -> Row:
             rule = plan.rules.find(node.domain, node.op_type, problem.opset)
             summary = rule.summary if rule else ""
             stages: Sequence[Stage] = step.stages
-        case Affine() | Root() | Scale() | Tear() | Sweep() as block:
+        case Affine() | Root() | Scale() | Tear() | Coupled() | Solve() | Sweep() as block:
             name, op, x, y = block.name, f"{len(block.nodes)} nodes", block.x, block.y
             stages = block.stages if isinstance(block, Affine) else ()
             summary = strategy(block)
@@ -308,7 +337,9 @@ def _row(step: Step, plan: SystemPlan, forwards: int) -> Row:
         op=op,
         rule=summary,
         shapes=f"{describe(x).split(' ', 1)[-1]} → {describe(y).split(' ', 1)[-1]}",
-        guarantee=Guarantee.of(True, all(stage.onto for stage in stages)),
+        guarantee=Guarantee.RIGHT
+        if isinstance(step, Solve) and not step.proof
+        else Guarantee.of(True, all(stage.onto for stage in stages)),
         rank=ranks[0] if ranks else None,
         condition=float(np.prod(conditions)) if conditions else None,
         lost=0,
@@ -316,7 +347,12 @@ def _row(step: Step, plan: SystemPlan, forwards: int) -> Row:
     )
 
 
-def _condition(step: Root | Scale | Tear) -> str:
+def _is_tried(step: Step) -> TypeGuard[Coupled | Solve]:
+    """Whether it was tried, and not proven, that a block has one solution."""
+    return isinstance(step, Coupled | Solve) and not step.proof
+
+
+def _condition(step: Root | Scale | Tear | Coupled | Solve) -> str:
     """What has to hold for a block, and is measured."""
     if not isinstance(step, Root) or step.domain.is_reals:
         return _MEASURED[type(step)]
@@ -327,7 +363,7 @@ def _condition(step: Root | Scale | Tear) -> str:
     return f"rises or falls throughout on {domain}, where {x!r} lies; a y that is not reached there gives an end of it"
 
 
-def strategy(block: Affine | Root | Scale | Tear | Sweep) -> str:
+def strategy(block: Affine | Root | Scale | Tear | Coupled | Solve | Sweep) -> str:
     """How a block is solved, in a few words."""
     match block:
         case Affine():
@@ -339,6 +375,13 @@ def strategy(block: Affine | Root | Scale | Tear | Sweep) -> str:
             return "y = a x + b in every element: divided by a"
         case Tear():
             return f"torn open at {block.s.name}: a root for it, by bracketing, and x from there"
+        case Coupled():
+            names = " and ".join(s.name or "" for s in block.s)
+            how = f"; one solution: {block.proof}" if block.proof else ""
+            return f"torn open at {names}: Newton's method for its numbers together, and x from there{how}"
+        case Solve():
+            how = f"one solution: {block.proof}" if block.proof else "one of what solves it comes back"
+            return f"Newton's method for all numbers together; {how}"
         case Sweep():
             if block.rounds is not None:
                 return f"triangular: at most {block.rounds} sweeps, each exact for more elements"

@@ -12,18 +12,59 @@ Source: as for iteration.py.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 import onnx_ir as ir
 
 from onnx_invert.build.newton.iteration import Settings, State, advance, initial, length
 from onnx_invert.build.newton.linear import solve
-from onnx_invert.build.newton.objective import Objective
 from onnx_invert.build.rows import zeros
 from onnx_invert.graph.emit import Emitter
 
 
+class Sized(Protocol):
+    """What is iterated over: v (N, size)."""
+
+    @property
+    def size(self) -> int:
+        """Of v."""
+        ...
+
+
+class Linearised(Protocol):
+    """Equations at a point."""
+
+    @property
+    def value(self) -> ir.Value:
+        """F(v) (N, m)."""
+        ...
+
+    def jacobian(self, e: Emitter) -> ir.Value:
+        """J (N, m, r)."""
+        ...
+
+
+class Equations(Protocol):
+    """What is solved: `outputs` equations F(v) = t."""
+
+    @property
+    def outputs(self) -> int:
+        """m."""
+        ...
+
+    @property
+    def coordinates(self) -> Sized:
+        """Of v."""
+        ...
+
+    def at(self, e: Emitter, v: ir.Value, seeds: int, soft: ir.Value | None = None) -> Linearised:
+        """F and J at v (N, r)."""
+        ...
+
+
 def start(
-    e: Emitter, objective: Objective, target: ir.Value, settings: Settings, begin: ir.Value | None = None
+    e: Emitter, objective: Equations, target: ir.Value, settings: Settings, begin: ir.Value | None = None
 ) -> State:
     """The state before the first step. It keeps t − F(v) (N, m) and J (N, m, r); both are 0 at first, so that the
     first step stays at v and evaluates them there."""
@@ -32,14 +73,14 @@ def start(
     return initial(e, target, r, settings, extra, begin)
 
 
-def shapes(objective: Objective, samples: int | str, *, soft: bool) -> list[list[int | str]]:
+def shapes(objective: Equations, samples: int | str, *, soft: bool) -> list[list[int | str]]:
     """The shapes of the state."""
     m, r = objective.outputs, objective.coordinates.size
     return [*State.shapes(samples, r, soft=soft), [samples, m], [samples, m, r]]
 
 
 def step(
-    e: Emitter, objective: Objective, target: ir.Value, norm: ir.Value, state: State, settings: Settings
+    e: Emitter, objective: Equations, target: ir.Value, norm: ir.Value, state: State, settings: Settings
 ) -> tuple[State, ir.Value]:
     """One iteration; the new state and, per sample, 1.0 while there is something left to do (N, 1)."""
     trial = e.op("Add", state.v, direction(e, objective, state))
@@ -49,7 +90,7 @@ def step(
     return advance(e, state, trial, length(e, residual), kept, norm, settings)
 
 
-def direction(e: Emitter, objective: Objective, state: State) -> ir.Value:
+def direction(e: Emitter, objective: Equations, state: State) -> ir.Value:
     """The step (N, r) from the state's v."""
     m, r = objective.outputs, objective.coordinates.size
     residual, jacobian = state.extra

@@ -9,30 +9,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
-from onnx_invert.build.system.determinant import LARGEST, log_det, units
+from onnx_invert.build.system.determinant import LARGEST, log_det, log_det_by_pivots
 from onnx_invert.build.system.live import Live
 from onnx_invert.build.system.pieces import Mask
+from onnx_invert.build.system.together import Rows, Torn, identity, jacobian, outside
 from onnx_invert.build.tape import Tape
 from onnx_invert.errors import Blocker, NotInvertibleError
 from onnx_invert.graph.emit import Emitter
-from onnx_invert.plan.program import Program
-from onnx_invert.plan.program import Step as Differentiated
+from onnx_invert.plan.program import Program, part
 from onnx_invert.plan.samples import Along, Samples
 from onnx_invert.plan.stages import Stage
-from onnx_invert.plan.steps import Block, Place, Root, Scale, Sweep, Tear, Undo
+from onnx_invert.plan.steps import Block, Coupled, Place, Root, Scale, Solve, Sweep, Tear, Undo
 from onnx_invert.rules import RuleSet
-from onnx_invert.rules.facts import Convert, Diagonal, Elementwise, Matrix, NoInverse, Paired, Rearrangement, Repeat
-from onnx_invert.rules.node import FLOATS, NodeView
+from onnx_invert.rules.facts import Convert, Diagonal, Elementwise, Matrix, Paired, Rearrangement, Repeat
 
 if TYPE_CHECKING:
     from onnx_invert.build.system.realise import Realisation
 
 NAME = "log_det"
+
+MOST_PIVOTS = 256
+"""Rows up to which a determinant is computed row by row."""
 
 
 class LogDet:
@@ -88,17 +91,17 @@ class LogDet:
             case _:
                 raise _refusal(stage.nodes[0], "its log-determinant is not defined: it has no square matrix")
 
-    def of_block(self, r: Realisation, step: Root | Scale | Sweep) -> None:
+    def of_block(self, r: Realisation, step: Root | Scale | Sweep | Solve) -> None:
         """A block solved element by element: the derivative of yᵢ by xᵢ, all else as it was found."""
-        if isinstance(step, Sweep) and step.rounds is None:
-            self._of_contraction(r, step)
-            return
         if self._live is not None:
             self._live.block(step)
+        if isinstance(step, Solve) or (isinstance(step, Sweep) and step.rounds is None):
+            self._of_whole(r, step)
+            return
         frozen = step.frozen if isinstance(step, Sweep) else ()
         e = r.e
         with e.scope(f"log_det/{step.name}", step.x.dtype or e.dtype):
-            values = self._outside(r, step)
+            values = outside(r, step)
             values[step.x] = r.read(step.x)
             program = self._program(step.nodes, step.x, step.y, set(frozen))
             pushed = self._pushed(e, program, values, _tangent(e, values[step.x], 1.0))
@@ -106,49 +109,83 @@ class LogDet:
             self._sum(r, e.op("Log", e.op("Abs", slope)), step.x, step.mask, None)
         r.root.copied.extend(step.nodes)
 
-    def _of_contraction(self, r: Realisation, step: Sweep) -> None:
-        """The Jacobian of a residual block, column by column by its derivative, and its determinant by elimination."""
-        self._refuse_masks(step)
-        e = r.e
-        mask = step.mask[0] if step.mask.ndim else step.mask
-        size = int(mask.sum())
-        fixed = all(isinstance(dim, int) for dim in (step.x.shape or ())[1:])
-        if not step.by_sample or not fixed or self._along(step.x) != Along(0):
-            raise _refusal(step.nodes[-1], "the samples of its Jacobian do not lie along the first axis")
-        if size > LARGEST:
-            what = f"the Jacobian of a residual block of {size} numbers a sample is no product; {LARGEST} are the most"
-            raise _refusal(step.nodes[-1], what)
+    def _of_whole(self, r: Realisation, step: Sweep | Solve) -> None:
+        """The Jacobian of a residual block, column by column by its derivative, and its determinant by elimination:
+        of what depends on one another alone, a matrix for every other place."""
+        e, node = r.e, step.nodes[-1]
+        along = self._along(step.x)
+        own = step.own
+        sizes = None if own is None else [(step.x.shape or ())[axis] for axis in own]
+        if own is None or sizes is None or along.axis in own or not all(isinstance(size, int) for size in sizes):
+            raise _refusal(
+                node, "the samples of its Jacobian do not lie along an axis of their own, or are of any size"
+            )
+        rows = Rows.of(step.x, own)
+        most = LARGEST if isinstance(step, Sweep) else MOST_PIVOTS
+        if rows.size > most:
+            what = (
+                f"the Jacobian of a residual block of {rows.size} numbers a sample is no product; {most} are the most"
+            )
+            raise _refusal(node, what)
         with e.scope(f"log_det/{step.name}", step.x.dtype or e.dtype):
-            values = self._outside(r, step)
-            values[step.x] = r.read(step.x)
-            count = e.op("Unsqueeze", e.op("Mul", values[step.x], 0.0), e.ints([0]))
-            tangents = e.op("Add", count, e.constant(units(mask), "units"))
-            program = self._program(step.nodes, step.x, step.y, set())
-            columns = self._pushed(e, program, values, tangents, size)
-            columns = e.op("Reshape", columns, e.ints([size, -1, mask.size]))
-            if size < mask.size:
-                columns = e.op("Gather", columns, e.ints([int(i) for i in np.flatnonzero(mask)]), axis=2)
-            jacobian = e.op("Transpose", columns, perm=[1, 2, 0])
-            self._terms.append(e.op("Squeeze", log_det(e, jacobian, size), e.ints([1])))
+            x = r.read(step.x)
+            values = {**outside(r, step), step.x: x}
+            program = step.program if isinstance(step, Solve) else self._program(step.nodes, step.x, step.y, set())
+            _, matrix = jacobian(e, program, rows, values)
+            there = self._counted(r, step)
+            if there is not None:
+                # The block of what counts, and 1 on the diagonal for what does not.
+                here = rows.flat(e, e.op("Expand", there, e.op("Shape", x)))
+                pair = e.op("Mul", e.op("Unsqueeze", here, e.ints([2])), e.op("Unsqueeze", here, e.ints([1])))
+                gone = e.op("Unsqueeze", e.op("Sub", e.scalar(1.0), here), e.ints([2]))
+                gone = e.op("Mul", gone, identity(e, rows.size))
+                matrix = e.op("Add", e.op("Where", e.op("Equal", pair, 0.0), e.scalar(0.0), matrix), gone)
+            eliminate = log_det if isinstance(step, Sweep) else log_det_by_pivots
+            logs = eliminate(e, matrix, rows.size, unroll=r.unroll is not None)
+            self._reduce(r, rows.spread(e, logs, x), step.x)
         r.root.copied.extend(step.nodes)
+
+    def _counted(self, r: Realisation, step: Block) -> ir.Value | None:
+        """1 for the elements of a block's x that count, 0 for others; None where all do."""
+        e = r.e
+        found = None if step.mask.all() else e.op("Cast", r.mask_of(step.mask), to=int(e.dtype))
+        if self._live is not None:
+            counts = self._live.of(step.x, step.mask)
+            if counts is None:
+                raise _refusal(step.nodes[-1], f"which elements of {step.x.name!r} a given mask leaves is not known")
+            found = counts if found is None else e.op("Mul", found, counts)
+        return found
 
     def of_tear(self, r: Realisation, step: Tear, s: ir.Value) -> None:
         """det ∂y/∂x = det F_x · det φ′ (the matrix determinant lemma), φ′ = I + H_x F_x⁻¹ F_s. The steps inside have
         told det F_x; F_x is diagonal, and so is φ′."""
-        self._refuse_masks(step)
         e = r.e
         with e.scope(f"log_det/{step.name}", step.x.dtype or e.dtype):
-            values = self._outside(r, step)
+            values = outside(r, step)
             values |= {step.x: r.read(step.x), step.s: s}
             frozen = set(step.frozen)
             ones = {v: _tangent(e, values[v], 1.0) for v in (step.x, step.s)}
             by_x = self._pushed(e, self._program(step.nodes, step.x, step.y, frozen), values, ones[step.x])
             by_s = self._pushed(e, self._program(step.nodes, step.s, step.y, set()), values, ones[step.s])
             moved = e.op("Div", by_s, by_x)
+            there = self._counted(r, step)
+            if there is not None:
+                moved = e.op("Where", e.op("Equal", there, e.scalar(0.0)), e.scalar(0.0), moved)
             head = self._program(step.head, step.x, step.s, set())
             slope = e.op("Add", self._pushed(e, head, values, moved), 1.0)
             slope = e.op("Squeeze", slope, e.ints([0]))
-            self._sum(r, e.op("Log", e.op("Abs", slope)), step.s, np.ones((), bool), None)
+            self._reduce(r, e.op("Log", e.op("Abs", slope)), step.s)
+        r.root.copied.extend(step.nodes)
+
+    def of_coupled(self, r: Realisation, step: Coupled, torn: Torn, s: Sequence[ir.Value]) -> None:
+        """The same with all of s together: φ′ is a matrix for every sample."""
+        e = r.e
+        if self._along(step.x) != Along(0):
+            raise _refusal(step.nodes[-1], "the samples of its Jacobian do not lie along the first axis")
+        with e.scope(f"log_det/{step.name}", step.x.dtype or e.dtype):
+            slope = torn.slope(e, r.read(step.x), s, self._counted(r, step))
+            logs = log_det_by_pivots(e, slope, torn.outputs, unroll=r.unroll is not None)
+            self._terms.append(e.op("Squeeze", logs, e.ints([1])))
         r.root.copied.extend(step.nodes)
 
     def total(self, r: Realisation, like: ir.Value) -> ir.Value:
@@ -161,11 +198,6 @@ class LogDet:
         for term in self._terms:
             value = e.op("Sub", value, term)
         return value
-
-    def _outside(self, r: Realisation, step: Block) -> dict[ir.Value, ir.Value]:
-        """What a block takes from outside, but for x."""
-        inside = {step.x, *(output for node in step.nodes for output in node.outputs)}
-        return {v: r.read(v) for node in step.nodes for v in node.inputs if v is not None and v not in inside}
 
     def _pushed(
         self, e: Emitter, program: Program, values: dict[ir.Value, ir.Value], tangent: ir.Value, seeds: int = 1
@@ -181,24 +213,10 @@ class LogDet:
         self, nodes: Sequence[ir.Node], x: ir.Value, y: ir.Value, frozen: Collection[tuple[ir.Node, int]]
     ) -> Program:
         """The nodes between, each differentiated by what depends on x elsewhere than at the frozen operands."""
-        inside = {x}
-        steps = []
-        for node in nodes:
-            partials = []
-            for place, value in enumerate(node.inputs):
-                if value is None or value not in inside or (node, place) in frozen or value.dtype not in FLOATS:
-                    continue
-                for index, output in enumerate(node.outputs):
-                    if output.dtype not in FLOATS:
-                        continue
-                    at = self._rules.differentiate(NodeView(node, place, self._opset, index))
-                    if isinstance(at, NoInverse):
-                        raise _refusal(node, at.reason)
-                    partials.append((value, output, at))
-            if partials:
-                inside.update(output for output in node.outputs if output.dtype in FLOATS)
-            steps.append(Differentiated(node, tuple(partials)))
-        return Program((x,), (y,), tuple(steps), ())
+        found = part(self._rules, self._opset, nodes, (x,), (y,), frozen)
+        if isinstance(found, Blocker):
+            raise NotInvertibleError([replace(found, remedy="leave out --log-det")])
+        return found
 
     def _sum(self, r: Realisation, logs: ir.Value, like: ir.Value, mask: Mask, stage: Stage | None) -> None:
         """Add the sum over the elements of `mask` in every sample."""
@@ -215,6 +233,11 @@ class LogDet:
             logs = e.op("Where", e.op("Equal", counts, e.scalar(0.0)), e.scalar(0.0), logs)
         if not mask.all():
             logs = e.op("Where", r.mask_of(mask), logs, e.scalar(0.0))
+        self._reduce(r, logs, like)
+
+    def _reduce(self, r: Realisation, logs: ir.Value, like: ir.Value) -> None:
+        """Add the sum over every sample of a tensor."""
+        e = r.e
         along = self._along(like)
         others = [a for a in range(len(like.shape or ())) if a != along.axis]
         term = e.op("ReduceSum", logs, e.ints(others), keepdims=0) if others else logs
@@ -228,11 +251,6 @@ class LogDet:
         axis = {"Conv": 1, "MatMul": -1, "Gemm": -1}.get(stage.nodes[0].op_type)
         known = self._live is not None and self._live.of(like, np.ones((), bool)) is not None
         return known and axis is not None and stage.operand == 0 and self._live.together(like, axis)  # type: ignore[union-attr]
-
-    def _refuse_masks(self, step: Block) -> None:
-        if self._live is not None:
-            what = "a given mask sets elements of its block to 0: the log-determinant of the others is not known"
-            raise _refusal(step.nodes[-1], what)
 
     def _along(self, value: ir.Value) -> Along:
         """Where the samples of a tensor are."""

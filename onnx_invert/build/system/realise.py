@@ -18,6 +18,7 @@ from onnx_invert.build.system.pieces import Mask, Piece, Pieces, masked
 from onnx_invert.build.system.root import find_roots
 from onnx_invert.build.system.sweeps import sweep
 from onnx_invert.build.system.tear import scale, tear
+from onnx_invert.build.system.together import solve_coupled, solve_whole
 from onnx_invert.build.tape import again
 from onnx_invert.errors import ModelError
 from onnx_invert.graph.emit import Emitter
@@ -25,7 +26,7 @@ from onnx_invert.plan.concrete import Concrete
 from onnx_invert.plan.equations import upstream
 from onnx_invert.plan.moves import InPlace, Pick
 from onnx_invert.plan.stages import Path, Stage
-from onnx_invert.plan.steps import Affine, Edge, Forward, Place, Root, Scale, Step, Sweep, Tear, Undo
+from onnx_invert.plan.steps import Affine, Coupled, Edge, Forward, Place, Root, Scale, Solve, Step, Sweep, Tear, Undo
 from onnx_invert.rules.node import FLOATS
 
 
@@ -89,9 +90,16 @@ class Realisation:
                 self.put(step.x, Piece(x))
                 if self.log_det is not None:
                     self.log_det.of_tear(self, step, s)
+            case Coupled():
+                x, torn, parts = solve_coupled(self, step)
+                self.put(step.x, Piece(x))
+                if self.log_det is not None:
+                    self.log_det.of_coupled(self, step, torn, parts)
+            case Solve():
+                self.put(step.x, Piece(solve_whole(self, step)))
             case Sweep():
                 self.put(step.x, masked(sweep(self, step), step.mask))
-        if self.log_det is not None and isinstance(step, Root | Scale | Sweep):
+        if self.log_det is not None and isinstance(step, Root | Scale | Sweep | Solve):
             self.log_det.of_block(self, step)
 
     def inside(self, e: Emitter, name: str, replaced: Mapping[Edge, ir.Value]) -> Realisation:

@@ -18,7 +18,7 @@ from onnx_invert.plan.newton import NewtonPlan
 from onnx_invert.plan.plan import Plan
 from onnx_invert.plan.problem import Problem, followers
 from onnx_invert.plan.stages import Path, Stage
-from onnx_invert.plan.steps import Affine, Block, Forward, Place, Root, Scale, Step, Sweep, Tear, Undo
+from onnx_invert.plan.steps import Affine, Block, Coupled, Forward, Place, Root, Scale, Solve, Step, Sweep, Tear, Undo
 from onnx_invert.plan.system_plan import SystemPlan, strategy
 from onnx_invert.rules.facts import Rearrangement
 
@@ -194,7 +194,7 @@ def _move(plan: SystemPlan, step: Step) -> Move:
             return Move(
                 kind, (step.node,), finds, frozenset(_operands([step.node])) - finds, _summary(plan, step.node)
             )
-        case Affine() | Root() | Scale() | Tear() | Sweep():
+        case Affine() | Root() | Scale() | Tear() | Coupled() | Solve() | Sweep():
             return _solved(step.nodes, [step.x], strategy(step))
     raise AssertionError(step)
 
