@@ -27,7 +27,8 @@ if TYPE_CHECKING:
         UsageError,
         VerificationError,
     )
-    from onnx_invert.fibres.fibre import Fibre, Points, fibre
+    from onnx_invert.fibres.fibre import Fibre, fibre
+    from onnx_invert.fibres.points import Points
     from onnx_invert.inversion import Inversion
     from onnx_invert.leakage import leaks
     from onnx_invert.plan.guarantee import Guarantee
@@ -57,7 +58,7 @@ _HOMES = {
     "VerificationError": "errors",
     "Guarantee": "plan.guarantee",
     "Plan": "plan.plan",
-    "Points": "fibres.fibre",
+    "Points": "fibres.points",
     "fibre": "fibres.fibre",
     "draw": "report.drawing.svg",
     "RuleSet": "rules",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from onnx_invert.fibres.fibre import Points
+    from onnx_invert.fibres.points import Points
     from onnx_invert.inversion import Inversion
 
 

@@ -345,6 +345,15 @@ def fibre(
         float,
         typer.Option("--apart", min=0.0, metavar="D", callback=finite, help="Least mean |x − x′| of any two inputs."),
     ] = 0.0,
+    candidates: Annotated[
+        int,
+        typer.Option(
+            "--candidates",
+            min=1,
+            metavar="K",
+            help="Tries an input, of which those far apart are taken; 1: as they come.",
+        ),
+    ] = 8,
     tolerance: Annotated[
         float,
         typer.Option(
@@ -370,6 +379,7 @@ def fibre(
         bounded=not unbounded,
         spread=spread,
         apart=apart,
+        candidates=candidates,
         tolerance=tolerance,
     )
 

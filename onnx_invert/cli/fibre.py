@@ -11,7 +11,8 @@ from onnx_invert.arrays import load
 from onnx_invert.cli.console import console, shown
 from onnx_invert.cli.inference import sheet, write_npz
 from onnx_invert.errors import FibreError, FileError, UsageError
-from onnx_invert.fibres.fibre import Fibre, Points, open_networks
+from onnx_invert.fibres.fibre import Fibre, open_networks
+from onnx_invert.fibres.points import Points
 from onnx_invert.graph.atomic import check_target, replacing
 from onnx_invert.samples import match
 
@@ -29,6 +30,7 @@ def run(
     bounded: bool,
     spread: float,
     apart: float,
+    candidates: int,
     tolerance: float,
 ) -> None:
     """Sample a fibre, write the points, and say how each was verified.
@@ -53,7 +55,7 @@ def run(
     fibre = Fibre(networks.at(match(load(arrays), wanted, arrays.name)), tolerance=tolerance)
     source = fibre.source(data, bounded=bounded, spread=spread, seed=seed)
     try:
-        points = fibre.sample(count, seed=seed, source=source, apart=apart)
+        points = fibre.sample(count, seed=seed, source=source, apart=apart, candidates=candidates)
     except FibreError as error:
         _show(fibre, error.points, source.name)
         console().print(f"FAILED  {len(error.points)} of {count} points, nothing written", soft_wrap=True)
@@ -93,4 +95,6 @@ def _show(fibre: Fibre, points: Points, source: str) -> None:
         out.print(table)
     said = f"started from {source}: {points.passed} of {points.proposed} proposals came to y ({points.acceptance:.0%})"
     out.print(shown(said), soft_wrap=True)
+    if len(points) > 1:
+        out.print(f"any two of the points differ by {points.apart:.3g} or more in the mean", soft_wrap=True)
     out.print(f"{int(fibre.free.sum())} of {fibre.size} latents may take any value", soft_wrap=True)

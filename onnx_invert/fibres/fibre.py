@@ -7,10 +7,8 @@ Whatever is returned has passed; where too little does, an error says so.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,8 @@ from numpy.typing import NDArray
 from onnx_invert.arrays import load
 from onnx_invert.comparison import made_for
 from onnx_invert.errors import FibreError, FileError, UsageError
-from onnx_invert.fibres.networks import Networks, Rows
+from onnx_invert.fibres.networks import CHUNK, Networks, Rows
+from onnx_invert.fibres.points import Arrived, Points
 from onnx_invert.fibres.proposals import Blind, Neighbours, Proposals, Recorded, Source, data_rows
 from onnx_invert.lossless import is_pair
 from onnx_invert.numerics.manifold import Array, identity, project
@@ -34,75 +33,8 @@ TOLERANCE = 1e-5
 PROPOSALS, LEAST_PROPOSALS = 32, 128
 """For every sample that is asked for, and in all: as many are made at most, or the larger of both."""
 
-FAR = 1.5
-"""Points that had to be moved by more than this, beside the median, are not taken: little of the proposal is left."""
-
-SAME = 1e-4
-"""Two x that nowhere differ by more than this, beside the largest of them, are one."""
-
-
-@dataclass(frozen=True)
-class Points:
-    """Points of a fibre, each verified by running f on it. Arrays have one entry, or row, for every point.
-
-    `inputs` are the recovered inputs by name. `z` are their latents (N, Z), None where the network with latents was
-    not given. `error` is max |f(x) − y|, `relative` the same beside the largest |y|; `steps` counts corrections, 0
-    where the proposal had the right y at once. Of all points, `proposed` were tried and `passed` came to the fibre.
-    """
-
-    inputs: dict[str, NDArray[Any]]
-    z: NDArray[Any] | None
-    error: Array
-    relative: Array
-    steps: NDArray[np.int64]
-    proposed: int
-    passed: int
-
-    def __len__(self) -> int:
-        return len(self.error)
-
-    @property
-    def x(self) -> NDArray[Any]:
-        """The recovered input, if there is one.
-
-        Raises:
-            UsageError: there are several.
-        """
-        if len(self.inputs) != 1:
-            raise UsageError(f"There are several inputs ({', '.join(self.inputs)}): take them from `inputs`.")
-        return next(iter(self.inputs.values()))
-
-    @property
-    def acceptance(self) -> float:
-        """The share of the proposals that came to the fibre."""
-        return self.passed / self.proposed if self.proposed else 0.0
-
-    @property
-    def distances(self) -> Array:
-        """The mean |x − x′| of every two points, (N, N)."""
-        whole = np.hstack([array.reshape(len(self), math.prod(array.shape[1:])) for array in self.inputs.values()])
-        whole = whole.astype(np.float64)
-        return np.array([np.abs(whole - row).mean(axis=1) for row in whole]).reshape(len(self), len(self))
-
-
-@dataclass
-class _Found:
-    """What has been kept so far: x, its errors, its steps."""
-
-    points: list[tuple[Array, float, float, int]] = field(default_factory=list)
-    proposed: int = 0
-    passed: int = 0
-    same: int = 0
-    far: int = 0
-    moved: list[float] = field(default_factory=list)
-    nearest: float = np.inf
-
-    def is_new(self, x: Array, apart: float) -> bool:
-        """True if x differs from every point, and by at least `apart` in the mean."""
-        return all(
-            np.max(gap := np.abs(x - other)) > SAME * np.max(np.abs(other), initial=0.0) and gap.mean() >= apart
-            for other, *_ in self.points
-        )
+CANDIDATES = 8
+"""Proposals for every point, of which those farthest apart are taken."""
 
 
 class Fibre:
@@ -131,12 +63,14 @@ class Fibre:
         bounded: bool = True,
         spread: float = 1.0,
         apart: float = 0.0,
+        candidates: int = CANDIDATES,
         source: Source | None = None,
     ) -> Points:
-        """n different points of the fibre.
+        """n different points of the fibre, far from each other.
 
         Proposals are inputs of `data` whose y is near; without, draws of what the inverse recorded of its data; and
-        without that, latents z ~ N(0, 1), which know nothing of plausible x.
+        without that, latents z ~ N(0, 1), which know nothing of plausible x. Of those that come to the fibre the n
+        are taken whose least mean |x − x′| is largest, as far as a search finds (numerics/dispersion.py).
 
         Args:
             n: how many.
@@ -145,26 +79,36 @@ class Fibre:
             bounded: keep every number of x within its range over the data.
             spread: factor on the standard deviation of what is drawn.
             apart: the least mean |x − x′| between two points.
-            source: proposals of another kind, instead of what the four before the last say.
+            candidates: proposals for every point. With 1 what comes to the fibre is taken as it comes: independent
+                draws where the proposals are.
+            source: proposals of another kind, instead of what `seed`, `data`, `bounded` and `spread` say.
 
         Raises:
             FileError, UsageError: an argument makes no sense.
             FibreError: fewer than n came to the fibre; `points` holds those that did.
         """
-        if n < 1 or not 0 <= apart < np.inf:
-            raise UsageError(f"n has to be at least 1 and apart a number from 0 on, not {n} and {apart:g}.")
+        if n < 1 or candidates < 1 or not 0 <= apart < np.inf:
+            raise UsageError(
+                f"n and candidates have to be at least 1 and apart a number from 0 on, not {n}, {candidates} and "
+                f"{apart:g}."
+            )
         if self.size == 0:
             raise UsageError("The network loses nothing: the fibre of y is the one x that the inverse returns.")
         source = source or self.source(data, bounded=bounded, spread=spread, seed=seed)
-        found, limit = _Found(), max(LEAST_PROPOSALS, PROPOSALS * n)
-        while len(found.points) < n and found.proposed < limit:
-            missing = n - len(found.points)
-            # More than are missing: not all come to the fibre, and not all that do are taken.
-            proposals = source.draw(min(2 * missing, limit - found.proposed))
+        found, limit = Arrived(), max(LEAST_PROPOSALS, PROPOSALS * n, candidates * n)
+        # For many points as many candidates for each would take long: the fibre is covered without.
+        wanted = min(candidates * n, max(LEAST_PROPOSALS, 2 * n)) if candidates > 1 else n
+        chosen = np.zeros(0, np.intp)
+        while (count := min(max(wanted - found.proposed, 2 * (n - len(chosen))), limit - found.proposed)) > 0:
+            proposals = source.draw(min(count, self._at_once))
             if not len(proposals.x):
                 break
-            self._try(proposals, found, missing, apart)
-        return self._settled(found, n, source.remedy)
+            self._try(proposals, found, as_asked=False)
+            if found.proposed >= wanted:
+                chosen = found.chosen(n, apart, candidates > 1)
+                if len(chosen) == n:
+                    break
+        return self._settled(found, found.chosen(n, apart, candidates > 1), n, source.remedy)
 
     def move(self, z: NDArray[Any], *, relative_to: NDArray[Any] | None = None) -> Points:
         """The points of the fibre at latent coordinates z, (Z) or (N, Z).
@@ -182,9 +126,10 @@ class Fibre:
             wanted = wanted + np.atleast_2d(np.asarray(relative_to, np.float64))
         if wanted.ndim != 2 or wanted.shape[1] != self.size or not np.isfinite(wanted).all():
             raise UsageError(f"z has shape {np.shape(z)}; it takes (N, {self.size}), finite numbers.")
-        found = _Found()
-        self._try(Proposals(self._rows.back(wanted), identity(self._rows.n)), found, None, 0.0)
-        return self._settled(found, len(wanted), "smaller steps, away from latents of points on the fibre")
+        found = Arrived()
+        self._try(Proposals(self._rows.back(wanted), identity(self._rows.n)), found, as_asked=True)
+        everything = np.arange(len(found.x))
+        return self._settled(found, everything, len(wanted), "smaller steps, away from latents of points on the fibre")
 
     def source(self, data: Data | None = None, *, bounded: bool = True, spread: float = 1.0, seed: int = 0) -> Source:
         """Where `sample` takes its proposals from."""
@@ -204,11 +149,16 @@ class Fibre:
             return Recorded(rows.net.mixture, rows.y, bounded=bounded, spread=spread, rng=rng)
         return Blind(rows, spread=spread, rng=rng)
 
-    def _try(self, proposals: Proposals, found: _Found, missing: int | None, apart: float) -> None:
-        """Carry proposals to the fibre and keep `missing` of those that arrive, or all in their order."""
+    @property
+    def _at_once(self) -> int:
+        """Proposals whose derivatives are held at the same time."""
+        return max(1, CHUNK // max(1, self._rows.n * len(self._rows.y)))
+
+    def _try(self, proposals: Proposals, found: Arrived, *, as_asked: bool) -> None:
+        """Carry proposals to the fibre and keep those that arrive: all in their order, or those that are new."""
         x, steps = self._rows.rounded(proposals.x), np.zeros(len(proposals.x), np.int64)
         # A z that was asked for is left alone where it serves; what is sampled is brought as close as rounding allows.
-        off = np.arange(len(x)) if missing is not None else np.flatnonzero(~(self._errors(x)[1] <= self._tolerance))
+        off = np.flatnonzero(~(self._errors(x)[1] <= self._tolerance)) if as_asked else np.arange(len(x))
         if off.size:
             with np.errstate(over="ignore", invalid="ignore"):  # what is not finite does not pass
                 x[off], steps[off] = self._carried(proposals, off)
@@ -220,18 +170,11 @@ class Fibre:
         found.proposed += len(x)
         found.passed += int(good.sum())
         missed = relative[~good & np.isfinite(relative)]
-        found.nearest = min(found.nearest, float(missed.min(initial=np.inf)))
+        found.missed = min(found.missed, float(missed.min(initial=np.inf)))
         moved = np.mean(np.abs(x - proposals.x), axis=1)
-        found.moved += moved[good].tolist()
-        far = FAR * np.median(found.moved) if found.moved else 0.0
         for row in np.flatnonzero(good):
-            if missing is not None and moved[row] > far:
-                found.far += 1
-            elif missing is not None and not found.is_new(x[row], apart):
-                found.same += 1
-            elif missing is None or missing > 0:
-                found.points.append((x[row], float(error[row]), float(relative[row]), int(steps[row])))
-                missing = None if missing is None else missing - 1
+            if as_asked or found.is_new(x[row]):
+                found.add(x[row], float(error[row]), float(relative[row]), int(steps[row]), float(moved[row]))
 
     def _errors(self, x: Array) -> tuple[Array, Array]:
         """max |f(x) − y| of every row, and beside the largest |y|."""
@@ -259,27 +202,29 @@ class Fibre:
             return rows.rounded(rows.back(rows.latents(x).astype(np.float64))), np.ones(len(x), np.int64)
         return rows.rounded(x), np.zeros(len(x), np.int64)
 
-    def _settled(self, found: _Found, n: int, remedy: str) -> Points:
+    def _settled(self, found: Arrived, chosen: NDArray[np.intp], n: int, remedy: str) -> Points:
         rows = self._rows
-        x = np.array([point[0] for point in found.points]).reshape(-1, rows.n)
+        x = np.array([found.x[row] for row in chosen]).reshape(-1, rows.n)
         points = Points(
             rows.shaped(x),
             rows.latents(x) if rows.net.has_latents and len(x) else None,
-            np.array([point[1] for point in found.points]),
-            np.array([point[2] for point in found.points]),
-            np.array([point[3] for point in found.points], np.int64),
+            np.array([found.error[row] for row in chosen]),
+            np.array([found.relative[row] for row in chosen]),
+            np.array([found.steps[row] for row in chosen], np.int64),
             found.proposed,
             found.passed,
         )
         if len(points) >= n:
             return points
+        far = len(found.x) - len(found.near)
+        same = len(found.near) - len(points)
         lines = [
             f"{len(points)} of {n} points with this y were found. Of {found.proposed} proposals {found.passed} came "
-            f"to it within {self._tolerance:g}; {found.same} of them were too near to another, {found.far} had to be "
-            "moved much farther than most."
+            f"to it within {self._tolerance:g}; {same} of them were too near to another, {far} had to be moved much "
+            "farther than most."
         ]
-        if np.isfinite(found.nearest):
-            lines.append(f"  the nearest of the others came within {found.nearest:.2g}, relative to the largest |y|")
+        if np.isfinite(found.missed):
+            lines.append(f"  the nearest of the others came within {found.missed:.2g}, relative to the largest |y|")
         if self.note:
             lines.append(f"  proposals were not corrected: {self.note}")
         if found.passed > 1 and len(points) == 1:

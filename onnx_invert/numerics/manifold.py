@@ -48,7 +48,12 @@ class Metric:
 
     def times(self, rows: Array) -> Array:
         """V C for V (N, m, n)."""
-        return np.asarray(rows * self.rest[:, None] + (rows @ self.factor.swapaxes(1, 2)) @ self.factor)
+        if len(self.factor) > 1:
+            along = (rows @ self.factor.swapaxes(1, 2)) @ self.factor
+        else:  # one product of two matrices, not one for every sample
+            (factor,) = self.factor
+            along = ((rows.reshape(-1, rows.shape[2]) @ factor.T) @ factor).reshape(rows.shape)
+        return np.asarray(rows * self.rest[:, None] + along)
 
     def of(self, index: NDArray[np.intp]) -> Metric:
         """For some of the samples."""
