@@ -19,6 +19,7 @@ from onnx_invert.plan.problem import Problem, describe
 from onnx_invert.plan.stages import Stage, not_available
 from onnx_invert.plan.steps import Affine, Forward, Place, Root, Scale, Step, Sweep, Tear, Undo
 from onnx_invert.plan.system import System
+from onnx_invert.plan.together import taken_together
 from onnx_invert.rules import RuleSet
 from onnx_invert.rules.facts import Paired
 from onnx_invert.rules.interval import REALS, Interval
@@ -185,7 +186,8 @@ def make_system_plan(small: Callable[[], ir.Graph], problem: Problem, rules: Rul
             if value in system.known:
                 system.learn(value, np.ones(system.known[value].shape, bool))
         if solve(system, problem.recovered):
-            return SystemPlan(chosen, rules, concrete, system.steps, system.redundant(), _sizes(chosen, system))
+            steps = taken_together(system.steps)
+            return SystemPlan(chosen, rules, concrete, steps, system.redundant(), _sizes(chosen, system))
         refused = refused or _blockers(system, problem)
     raise NotInvertibleError(refused)
 
