@@ -37,6 +37,8 @@ class Emitter:
         self.dtype = dtype
         self.nodes: list[ir.Node] = []
         self.initializers: list[ir.Value] = []
+        self.made: dict[tuple[object, ...], ir.Value] = {}
+        self.turned: dict[ir.Value, tuple[ir.Value, tuple[int, ...]]] = {}
         self._scope = "inverse"
         self._taken: dict[str, int] = dict.fromkeys(reserved, 1)
         self._shared: dict[tuple[ir.DataType, tuple[int, ...], bytes], ir.Value] = {}

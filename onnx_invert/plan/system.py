@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from onnx_invert.plan.concrete import Concrete
 from onnx_invert.plan.knowledge import Knowledge
-from onnx_invert.plan.moves import Form, InPlace, Pick, Whole, forms_of
+from onnx_invert.plan.moves import Form, InPlace, Pick, Turned, Whole, forms_of
 from onnx_invert.plan.stages import Stage, is_drawn, measure
 from onnx_invert.plan.steps import Edge, Forward, Mask, Place, Step, Undo
 from onnx_invert.rules import RuleSet
@@ -175,7 +175,7 @@ class System(Knowledge):
                 continue
             mask = self.mask(value) if not self.taken(node, place) else None
             found = forms_of(node, place, sources, shape, mask, once=False)
-            if found is None or not all(isinstance(form, Pick | InPlace) for form in found):
+            if found is None or not all(isinstance(form, Turned | Pick | InPlace) for form in found):
                 return None
             forms[place] = found
             covered = [cover | (source > 0) for cover, source in zip(covered, sources, strict=True)]

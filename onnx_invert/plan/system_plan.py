@@ -20,6 +20,7 @@ from onnx_invert.plan.problem import Problem, describe
 from onnx_invert.plan.stages import Stage, not_available
 from onnx_invert.plan.steps import Affine, Coupled, Forward, Place, Root, Scale, Solve, Step, Sweep, Tear, Undo
 from onnx_invert.plan.system import System
+from onnx_invert.plan.together import taken_together
 from onnx_invert.rules import RuleSet
 from onnx_invert.rules.facts import Paired
 from onnx_invert.rules.interval import REALS, Interval
@@ -204,7 +205,8 @@ def make_system_plan(
             if value in system.known:
                 system.learn(value, np.ones(system.known[value].shape, bool))
         if solve(system, problem.recovered, tried=tried):
-            plan = SystemPlan(chosen, rules, concrete, system.steps, system.redundant(), _sizes(chosen, system))
+            steps = taken_together(system.steps)
+            plan = SystemPlan(chosen, rules, concrete, steps, system.redundant(), _sizes(chosen, system))
             if not plan.solves or plan.onto:
                 return plan
             refused = refused or [_not_onto(plan)]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
-from onnx_invert.build.system.pieces import Mask, Piece, Pieces, masked, pick
+from onnx_invert.build.system.columns import Column, columns_of, join, turn
+from onnx_invert.build.system.pieces import Index, Mask, Piece, Pieces, grouped, line_of, masked
 from onnx_invert.plan.moves import Flat, InPlace, Pick, Turned, Whole
 from onnx_invert.plan.steps import Place
 from onnx_invert.rules.facts import Rearrangement
@@ -16,41 +19,60 @@ if TYPE_CHECKING:
     from onnx_invert.build.system.realise import Realisation
 
 
-def picked(r: Realisation, node: ir.Node, place: int, form: Pick | InPlace) -> Piece:
-    """What one form takes of a node's operand: a piece of an output, nothing computed."""
+def picked(r: Realisation, node: ir.Node, place: int, form: Turned | Pick | InPlace) -> list[Piece]:
+    """What one form takes of a node's operand: pieces of an output, nothing computed."""
     source = node.inputs[place]
     assert source is not None
     with r.typed(source), r.e.scope(node.name or ""):
-        if isinstance(form, InPlace):
-            value = r.operand(node, place)
-            assert value is not None
-            return Piece(value, mask=form.mask)
-        value = _along(r, node, place, form.axis, form.here)
-        if form.squeezed:
-            return Piece(r.e.op("Squeeze", value, r.e.ints([form.axis])))
-        return Piece(value, form.axis, form.there)
+        match form:
+            case Turned():
+                return [_turned(r, part, form.perm) for part in _parts_of_operand(r, node, place)]
+            case InPlace():
+                line = line_of(form.mask)
+                if line is not None:
+                    return grouped(_of_operand(r, node, place, line[0], line[1]), line[0], line[1])
+                value = r.operand(node, place)
+                assert value is not None
+                return [Piece(value, mask=form.mask)]
+            case Pick():
+                columns = _of_operand(r, node, place, form.axis, form.here)
+                if not form.squeezed:
+                    return grouped(columns, form.axis, form.there)
+                value = join(r.e, form.axis, columns)
+                return [Piece(r.e.op("Squeeze", value, r.e.ints([form.axis])))]
 
 
-def _along(r: Realisation, node: ir.Node, place: int, axis: int, index: np.ndarray) -> ir.Value:
+def _of_operand(r: Realisation, node: ir.Node, place: int, axis: int, index: Index) -> list[Column]:
     source = node.inputs[place]
     assert source is not None
-    if source in r.pieces and (node, place) not in r.replaced:
-        return r.pieces[source].along(r.e, axis, index, r.mask_of)
-    value = r.operand(node, place)
-    assert value is not None
-    size = r.concrete.shapes[source.name or ""][axis]
-    return pick(r.e, value, axis, [int(i) for i in index], size)
+    if (node, place) not in r.replaced:
+        return _of(r, source, axis, index)
+    return columns_of(r.replaced[node, place], index, r.shape(source)[axis])
 
 
-def only(r: Realisation, piece: Piece, mask: Mask, x: ir.Value) -> Piece:
-    """The piece without what was known before."""
-    covered = piece.covers(r.concrete.shapes[x.name or ""])
+def _parts_of_operand(r: Realisation, node: ir.Node, place: int) -> list[Piece]:
+    source = node.inputs[place]
+    assert source is not None
+    return [Piece(r.replaced[node, place])] if (node, place) in r.replaced else _parts(r, source)
+
+
+def only(r: Realisation, piece: Piece, mask: Mask, x: ir.Value) -> Piece | None:
+    """The piece without what was known before; None if that leaves nothing."""
+    shape = r.shape(x)
+    covered = piece.covers(shape)
+    if not np.any(covered & mask):
+        return None
     if np.all(mask | ~covered):
         return piece
+    line = line_of(covered & mask)
+    if piece.axis is not None and line is not None and line[0] == piece.axis:
+        kept = set(line[1].tolist())
+        columns = {here: column for here, column in piece.columns(shape[piece.axis]) if here in kept}
+        return grouped(list(columns.values()), piece.axis, list(columns))[0]
     if piece.axis is None:
-        return Piece(piece.value, mask=covered & mask)
-    apart = Pieces(r.concrete.shapes[x.name or ""], [piece])
-    return Piece(apart.whole(r.e, r.mask_of), mask=covered & mask)
+        return masked(piece.value, covered & mask)
+    apart = Pieces(shape, [piece])
+    return masked(apart.whole(r.e, r.mask_of), covered & mask)
 
 
 def placed(r: Realisation, step: Place, form: Turned | Whole | Pick | InPlace | Flat, x: ir.Value) -> list[Piece]:
@@ -58,48 +80,53 @@ def placed(r: Realisation, step: Place, form: Turned | Whole | Pick | InPlace | 
     e, node = r.e, step.node
     match form:
         case Turned():
-            return [_turned(r, part, form.perm) for part in _parts(r, node.outputs[0])]
+            back = [int(i) for i in np.argsort(form.perm)]
+            return [_turned(r, part, back) for part in _parts(r, node.outputs[0])]
         case Whole():
             if node.op_type in {"Identity", "Dropout"}:
                 return _parts(r, node.outputs[0])
             return [masked(_walked(r, step, r.read(node.outputs[0])), step.mask)]
         case InPlace():
-            return [Piece(r.read(node.outputs[form.output]), mask=form.mask & step.mask)]
+            mask = form.mask & step.mask
+            y = node.outputs[form.output]
+            line = line_of(mask)
+            if line is not None:
+                return grouped(_of(r, y, line[0], line[1]), line[0], line[1])
+            return [masked(r.read(y), mask)]
         case Pick():
             y = node.outputs[form.output]
             if form.squeezed:
                 return [Piece(e.op("Unsqueeze", r.read(y), e.ints([form.axis])), form.axis, form.here)]
-            return [Piece(_of_output(r, y, form.axis, form.there), form.axis, form.here)]
+            return grouped(_of(r, y, form.axis, form.there), form.axis, form.here)
         case Flat():
-            shape = r.concrete.shapes[x.name or ""]
+            shape = r.shape(x)
             inner = shape[1:] if form.by_sample else shape
             count = shape[0] if form.by_sample else 1
-            sizes = r.concrete.shapes[node.outputs[form.output].name or ""]
+            sizes = r.shape(node.outputs[form.output])
             row = int(np.prod(sizes[1:] if form.by_sample else sizes))
             y = e.op("Reshape", r.read(node.outputs[form.output]), e.ints([-1, row]))
-            part = Piece(pick(e, y, 1, [int(i) for i in form.there], -1), 1, form.here)
+            part = Piece(y, 1, form.here, at=form.there, width=row)
             flat = Pieces((count, int(np.prod(inner))), [part]).whole(e, r.mask_of)
             target = [-1, *inner] if form.by_sample else list(inner)
             return [masked(e.op("Reshape", flat, e.ints(target)), step.mask)]
 
 
-def _of_output(r: Realisation, y: ir.Value, axis: int, index: np.ndarray) -> ir.Value:
+def _of(r: Realisation, y: ir.Value, axis: int, index: Index) -> list[Column]:
     if y in r.pieces:
-        return r.pieces[y].along(r.e, axis, index, r.mask_of)
-    size = r.concrete.shapes[y.name or ""][axis]
-    return pick(r.e, r.read(y), axis, [int(i) for i in index], size)
+        return r.pieces[y].along(r.e, axis, [int(i) for i in index], r.mask_of)
+    return columns_of(r.read(y), index, r.shape(y)[axis])
 
 
 def _parts(r: Realisation, value: ir.Value) -> list[Piece]:
     return list(r.pieces[value].parts) if value in r.pieces else [Piece(r.read(value))]
 
 
-def _turned(r: Realisation, part: Piece, perm: tuple[int, ...]) -> Piece:
-    back = [int(i) for i in np.argsort(perm)]
-    value = r.e.op("Transpose", part.value, perm=back)
+def _turned(r: Realisation, part: Piece, perm: Sequence[int]) -> Piece:
+    """A piece whose axes are put in the order `perm`."""
+    value = turn(r.e, part.value, perm)
     if part.mask is not None:
-        return Piece(value, mask=np.transpose(part.mask, back))
-    return Piece(value, None if part.axis is None else perm[part.axis], part.index)
+        return Piece(value, mask=np.transpose(part.mask, perm))
+    return replace(part, value=value, axis=None if part.axis is None else list(perm).index(part.axis))
 
 
 def _walked(r: Realisation, step: Place, y: ir.Value) -> ir.Value:

@@ -1,14 +1,19 @@
-"""Tensors of the model of which some elements are known, and how they are put together."""
+"""Tensors of the model of which some elements are known, and how they are put together.
+
+Of a tensor that is known along an axis only the list is kept, of which element of which value stands where: moving
+elements changes the list and emits nothing. A value is emitted where somebody needs one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnx_invert.build.system.columns import Column, columns_of, join
 from onnx_invert.graph.emit import Emitter
 
 Index = NDArray[np.int64]
@@ -17,13 +22,18 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Piece:
-    """`value` holds elements of a tensor: all of them; those at `index` along `axis`, side by side; or, in the
-    tensor's own shape, those where `mask` is set, and anything elsewhere."""
+    """`value` holds elements of a tensor: all of them; those at `index` along `axis`; or, in the tensor's own shape,
+    those where `mask` is set, and anything elsewhere.
+
+    Along `axis` they stand at `at` in the value, which has `width` elements there; by default side by side.
+    """
 
     value: ir.Value
     axis: int | None = None
     index: Index | None = None
     mask: Mask | None = None
+    at: Index | None = None
+    width: int | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -41,6 +51,14 @@ class Piece:
             found &= line.reshape([-1 if axis == self.axis else 1 for axis in range(len(shape))])
         return found
 
+    def columns(self, size: int) -> list[tuple[int, Column]]:
+        """Its elements along its axis, which has `size` in the tensor: where, and what stands there."""
+        if self.index is None:
+            return list(enumerate(columns_of(self.value, range(size), size)))
+        at = range(len(self.index)) if self.at is None else self.at
+        width = len(self.index) if self.width is None else self.width
+        return list(zip(map(int, self.index), columns_of(self.value, at, width), strict=True))
+
 
 @dataclass
 class Pieces:
@@ -48,11 +66,12 @@ class Pieces:
 
     shape: tuple[int, ...]
     parts: list[Piece]
-    _merged: tuple[int, ir.Value] | None = None
+    _merged: tuple[int, ir.Value] | None = field(default=None, repr=False)
+    _lines: dict[int, tuple[int, list[Column | None]]] = field(default_factory=dict, repr=False)
 
     def add(self, piece: Piece) -> None:
         """One more; of what overlaps the newer counts."""
-        self.parts.append(piece)
+        self.parts.append(piece if piece.mask is None else masked(piece.value, self._full(piece.mask)))
 
     @property
     def known(self) -> Mask:
@@ -62,75 +81,108 @@ class Pieces:
             found |= part.covers(self.shape)
         return found
 
+    @property
+    def axis(self) -> int | None:
+        """The axis along which all pieces lie, if there is just one."""
+        if any(part.mask is not None for part in self.parts):
+            return None
+        axes = {part.axis for part in self.parts if part.axis is not None}
+        return next(iter(axes)) if len(axes) == 1 else None
+
     def whole(self, e: Emitter, mask: Callable[[Mask], ir.Value]) -> ir.Value:
         """The tensor, with anything where it is not known."""
-        if len(self.parts) == 1 and self.parts[0].is_whole:
-            return self.parts[0].value
+        if self.parts[-1].is_whole:
+            return self.parts[-1].value
         if self._merged is not None and self._merged[0] == len(self.parts):
             return self._merged[1]
-        side_by_side = self._side_by_side(e)
-        if side_by_side is not None:
-            self.parts, self._merged = [Piece(side_by_side)], None
-            return side_by_side
-        value = None
-        for part in self.parts:
-            mine = part.value if part.axis is None else _spread(e, part, self.shape)
-            value = mine if value is None else e.op("Where", mask(part.covers(self.shape)), mine, value)
-        assert value is not None
-        if self.known.all():
-            self.parts, self._merged = [Piece(value)], None
+        if self.axis is not None:
+            value = self._joined(e, self.axis, self.parts)
         else:
-            self._merged = (len(self.parts), value)
+            value = None
+            for part in self.parts:
+                mine = part.value if part.axis is None else self._joined(e, part.axis, [part])
+                value = mine if value is None else e.op("Where", mask(part.covers(self.shape)), mine, value)
+            assert value is not None
+        self._merged = (len(self.parts), value)
         return value
 
-    def along(self, e: Emitter, axis: int, index: Index, mask: Callable[[Mask], ir.Value]) -> ir.Value:
-        """The elements at `index` along `axis`."""
-        for part in self.parts:
-            if part.axis == axis and part.index is not None:
-                places = {int(here): place for place, here in enumerate(part.index)}
-                if all(int(here) in places for here in index):
-                    return pick(e, part.value, axis, [places[int(here)] for here in index], len(part.index))
-        return pick(e, self.whole(e, mask), axis, [int(here) for here in index], self.shape[axis])
+    def along(self, e: Emitter, axis: int, index: Sequence[int], mask: Callable[[Mask], ir.Value]) -> list[Column]:
+        """The elements at `index` along `axis`; nothing is emitted for them as long as all pieces lie along it."""
+        line = self.line(axis)
+        if line is not None:
+            found = [column for here in index if (column := line[here]) is not None]
+            if len(found) == len(index):
+                return found
+        return columns_of(self.whole(e, mask), index, self.shape[axis])
 
-    def _side_by_side(self, e: Emitter) -> ir.Value | None:
-        """The pieces joined along an axis, if they are all of it and each is there once."""
-        axes = {part.axis for part in self.parts}
-        if len(axes) != 1 or None in axes:
+    def line(self, axis: int) -> list[Column | None] | None:
+        """What stands where along an axis, None where nothing is known; None if the pieces do not lie along it."""
+        if self.axis != axis and not self.parts[-1].is_whole:
             return None
-        axis = next(iter(axes))
-        assert axis is not None
-        parts = sorted(self.parts, key=lambda part: int(part.index[0]) if part.index is not None else 0)
-        order = np.concatenate([part.index for part in parts if part.index is not None])
-        if len(order) != self.shape[axis] or len(np.unique(order)) != len(order):
-            return None
-        value = parts[0].value if len(parts) == 1 else e.op("Concat", *(part.value for part in parts), axis=axis)
-        return pick(e, value, axis, [int(i) for i in np.argsort(order)], len(order))
+        if self._lines.get(axis, (0, []))[0] != len(self.parts):
+            self._lines[axis] = (len(self.parts), self._line(axis, self.parts))
+        return self._lines[axis][1]
+
+    def _line(self, axis: int, parts: Sequence[Piece]) -> list[Column | None]:
+        line: list[Column | None] = [None] * self.shape[axis]
+        for part in parts:
+            for here, column in part.columns(len(line)):
+                line[here] = column
+        return line
+
+    def _joined(self, e: Emitter, axis: int, parts: Sequence[Piece]) -> ir.Value:
+        """The pieces along an axis as one value, with others of their elements where nothing is known."""
+        line = self._line(axis, parts)
+        wide = [part for part in parts if part.width == len(line)]
+        column = next(column for column in line if column is not None)
+        found = []
+        for here, there in enumerate(line):
+            if there is not None:
+                column = there
+            elif wide:
+                # What a node made of all elements has something there.
+                column = Column(wide[-1].value, here, len(line))
+            elif column.at + 1 < column.width:
+                column = Column(column.value, column.at + 1, column.width)
+            found.append(column)
+        return join(e, axis, found, inner=self.shape[axis + 1 :])
+
+    def _full(self, mask: Mask) -> Mask:
+        return np.broadcast_to(mask, self.shape)
 
 
 def masked(value: ir.Value, mask: Mask) -> Piece:
     """A tensor of which the elements in `mask` are known."""
-    return Piece(value) if mask.all() else Piece(value, mask=mask)
+    if mask.all():
+        return Piece(value)
+    line = line_of(mask)
+    if line is None:
+        return Piece(value, mask=mask)
+    axis, index = line
+    return Piece(value, axis, index, at=index, width=mask.shape[axis])
 
 
-def pick(e: Emitter, value: ir.Value, axis: int, index: Sequence[int], size: int) -> ir.Value:
-    """The elements at `index` along an axis of this size."""
-    if list(index) == list(range(size)):
-        return value
-    first, last = index[0], index[-1]
-    if list(index) == list(range(first, last + 1)):
-        return e.op("Slice", value, e.ints([first]), e.ints([last + 1]), e.ints([axis]))
-    return e.op("Gather", value, e.ints(list(index)), axis=axis)
+def line_of(mask: Mask) -> tuple[int, Index] | None:
+    """The axis along which alone a mask varies, and where along it the mask is set; None if there is none."""
+    for axis in range(mask.ndim):
+        line = np.moveaxis(mask, axis, 0).reshape(len(mask) if axis == 0 else mask.shape[axis], -1)
+        if line.size and np.array_equal(line, np.broadcast_to(line[:, :1], line.shape)) and line[:, 0].any():
+            return None if mask.all() else (axis, np.flatnonzero(line[:, 0]))
+    return None
 
 
-def _spread(e: Emitter, part: Piece, shape: Sequence[int]) -> ir.Value:
-    """A piece along an axis, in the tensor's own shape, with zeros between."""
-    assert part.axis is not None
-    assert part.index is not None
-    count = len(part.index)
-    rank = len(shape)
-    ends = [0] * (2 * rank)
-    ends[rank + part.axis] = 1
-    padded = e.op("Pad", part.value, e.ints(ends), e.scalar(0.0))
-    back = np.full(shape[part.axis], count)
-    back[part.index] = np.arange(count)
-    return e.op("Gather", padded, e.ints([int(i) for i in back]), axis=part.axis)
+def grouped(columns: Sequence[Column], axis: int, index: Sequence[int]) -> list[Piece]:
+    """Elements of several values as pieces of a tensor that has them at `index` along `axis`."""
+    groups: dict[ir.Value, list[tuple[int, Column]]] = {}
+    for here, column in zip(index, columns, strict=True):
+        groups.setdefault(column.value, []).append((int(here), column))
+    return [
+        Piece(
+            value,
+            axis,
+            np.array([here for here, _ in group], np.int64),
+            at=np.array([column.at for _, column in group], np.int64),
+            width=group[0][1].width,
+        )
+        for value, group in groups.items()
+    ]

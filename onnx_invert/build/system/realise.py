@@ -24,7 +24,7 @@ from onnx_invert.errors import ModelError
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.plan.concrete import Concrete
 from onnx_invert.plan.equations import upstream
-from onnx_invert.plan.moves import InPlace, Pick
+from onnx_invert.plan.moves import InPlace, Pick, Turned
 from onnx_invert.plan.stages import Path, Stage
 from onnx_invert.plan.steps import Affine, Coupled, Edge, Forward, Place, Root, Scale, Solve, Step, Sweep, Tear, Undo
 from onnx_invert.rules.node import FLOATS
@@ -118,12 +118,15 @@ class Realisation:
 
     def start(self, value: ir.Value, made: ir.Value) -> None:
         """A known output, as the inverse takes it."""
-        self.pieces[value] = Pieces(self.concrete.shapes.get(value.name or "", ()), [Piece(made)])
+        self.pieces[value] = Pieces(self.shape(value), [Piece(made)])
 
     def put(self, value: ir.Value, piece: Piece) -> None:
         """More is known of a tensor."""
-        shape = self.concrete.shapes.get(value.name or "", ())
-        self.pieces.setdefault(value, Pieces(shape, [])).add(piece)
+        self.pieces.setdefault(value, Pieces(self.shape(value), [])).add(piece)
+
+    def shape(self, value: ir.Value) -> tuple[int, ...]:
+        """The sizes of a tensor when the plan was made."""
+        return self.concrete.shapes.get(value.name or "", ())
 
     def read(self, value: ir.Value) -> ir.Value:
         """A tensor of the model; of one that is known in part, what is not known is anything."""
@@ -251,29 +254,16 @@ class Realisation:
 
     def _forward(self, step: Forward) -> None:
         node = step.node
-        if step.forms is not None and not self._whole(node):
+        if step.forms is not None:
             for place, forms in step.forms.items():
-                source = node.inputs[place]
-                assert source is not None
                 for form in forms:
-                    assert isinstance(form, Pick | InPlace)
-                    self.put(node.outputs[form.output], picked(self, node, place, form))
+                    assert isinstance(form, Turned | Pick | InPlace)
+                    output = node.outputs[0 if isinstance(form, Turned) else form.output]
+                    for piece in picked(self, node, place, form):
+                        self.put(output, piece)
             return
         for output, made, mask in zip(node.outputs, self.evaluate(node), step.masks, strict=True):
             self.put(output, masked(made, mask))
-
-    def _whole(self, node: ir.Node) -> bool:
-        """Whether a node that moves elements can run as it is: its operands are all there, its indices constant."""
-        for place, value in enumerate(node.inputs):
-            if value is None or value.const_value is not None or (node, place) in self.replaced:
-                continue
-            if value not in self.dependent:
-                return False
-            if value in self.pieces and len(self.pieces[value].parts) > 1:
-                return False
-            if value in self.pieces and not self.pieces[value].parts[0].is_whole:
-                return False
-        return True
 
     def move(self, step: Place) -> None:
         """Put the elements of a node's outputs back where they were."""
@@ -283,7 +273,9 @@ class Realisation:
         with self.typed(x), self.e.scope(node.name or ""):
             for form in step.forms:
                 for piece in placed(self, step, form, x):
-                    self.put(x, only(self, piece, step.mask, x))
+                    left = only(self, piece, step.mask, x)
+                    if left is not None:
+                        self.put(x, left)
 
     def _undo(self, steps: list[Undo]) -> None:
         if not steps:
