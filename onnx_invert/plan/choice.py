@@ -21,7 +21,7 @@ AnyPlan = Plan | SystemPlan | NewtonPlan
 
 
 def choose(
-    small: Callable[[], ir.Graph],
+    small: Callable[..., ir.Graph],
     problem: Problem,
     rules: RuleSet,
     method: str = "auto",
@@ -31,7 +31,7 @@ def choose(
 ) -> AnyPlan:
     """The plan of `method`; "auto" takes Newton only where nothing else keeps a promise.
 
-    `small` gives the model's graph at sizes that are all known. With `log_det` it is a plan whose steps tell the
+    `small` gives the model's graph at sizes that are all known, `small(copies=…)` with more samples. With `log_det` it is a plan whose steps tell the
     log-determinant.
 
     Raises:

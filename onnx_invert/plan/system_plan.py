@@ -178,11 +178,11 @@ def _factor(stage: Stage) -> list[ir.Value]:
 
 
 def make_system_plan(
-    small: Callable[[], ir.Graph], problem: Problem, rules: RuleSet, *, tried: bool = False
+    small: Callable[..., ir.Graph], problem: Problem, rules: RuleSet, *, tried: bool = False
 ) -> SystemPlan:
     """Spread what is known of the outputs through the equations; outputs that are not needed are left out.
 
-    `small` gives the model's graph at sizes that are all known. With `tried` a block that is as wide as it is long may
+    `small` gives the model's graph at sizes that are all known, `small(copies=…)` with more samples. With `tried` a block that is as wide as it is long may
     be solved without a proof that it has one solution, if all equations are used and every other step is onto.
 
     Raises:
@@ -191,7 +191,7 @@ def make_system_plan(
     """
     if problem.capturing:
         raise NotInvertibleError([_captures(node) for node in problem.capturing])
-    concrete = Concrete.of(small())
+    concrete = Concrete.of(small(), small)
     refused: list[Blocker] = []
     for known in _choices(problem, concrete):
         chosen = replace(problem, known=known, unused=tuple(v for v in problem.graph.outputs if v not in known))
