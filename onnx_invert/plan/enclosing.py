@@ -159,9 +159,8 @@ def _beside(one: Enclosure | None, other: Enclosure, where: np.ndarray) -> Enclo
     """`other` in the elements `where`."""
     assert one is not None
     moving = one.moves or other.moves
-    value = [np.where(where, b, a) for a, b in zip(one.value, other.value, strict=True)]
+    low, high = (np.where(where, b, a) for a, b in zip(one.value, other.value, strict=True))
     if not moving:
-        return Enclosure(*value)
-    slope = [np.where(where, b, a) for a, b in zip(one.slope, other.slope, strict=True)]
-    return Enclosure(*value, *slope, np.where(where, other.jumps, one.jumps))
-
+        return Enclosure(low, high)
+    fall, rise = (np.where(where, b, a) for a, b in zip(one.slope, other.slope, strict=True))
+    return Enclosure(low, high, fall, rise, np.where(where, other.jumps, one.jumps))

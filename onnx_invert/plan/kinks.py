@@ -19,7 +19,20 @@ Marks = NDArray[np.int64]
 
 BENDS = frozenset(
     {
-        *("Abs", "Celu", "Clip", "Elu", "HardSigmoid", "HardSwish", "LeakyRelu", "Max", "Min", "PRelu", "Relu", "Selu"),
+        *(
+            "Abs",
+            "Celu",
+            "Clip",
+            "Elu",
+            "HardSigmoid",
+            "HardSwish",
+            "LeakyRelu",
+            "Max",
+            "Min",
+            "PRelu",
+            "Relu",
+            "Selu",
+        ),
         *("Shrink", "ThresholdedRelu"),
     }
 )

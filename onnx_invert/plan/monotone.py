@@ -90,7 +90,7 @@ def _bounded(found: Found, x: ir.Value, mask: Mask) -> Domain | None:
         if end is None:
             return None
         ends.append(None if np.all(end == side * np.inf) else end)
-    return Domain(*ends)
+    return Domain(ends[0], ends[1])
 
 
 def domain_of(system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node], mask: Mask) -> Domain | None:
@@ -133,7 +133,7 @@ def _turns(trial: Curve, domain: Domain) -> int | str:
     with np.errstate(over="ignore"):
         grid = grid[np.isfinite(grid.astype(trial.here.dtype))]
     if trial.crowd is None:
-        grid = grid[::2]
+        grid = grid[::3]
     places = np.concatenate([np.zeros(1), constants(trial.nodes, few=trial.crowd is None)])
     near = [np.full(shape, point) for point in (*grid, *around(places))]
     coarse = np.linspace(-reach, reach, POINTS)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import ml_dtypes
 import numpy as np
@@ -52,10 +53,16 @@ class Found:
 class Function:
     """y by x in the elements of a mask: `at(cells)` encloses it; cells are (cells, *shape), or the same for all."""
 
-    def __init__(self, enclose: Callable[[Enclosure], Enclosure | None], shape: tuple[int, ...], mask: Mask, dtype: np.dtype[np.generic]) -> None:
+    def __init__(
+        self,
+        enclose: Callable[[Enclosure], Enclosure | None],
+        shape: tuple[int, ...],
+        mask: Mask,
+        dtype: np.dtype[np.generic],
+    ) -> None:
         self._enclose = enclose
         self.shape, self.mask = shape, mask
-        limits = ml_dtypes.finfo(dtype)
+        limits = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
         self.eps, self.top, self.tiny = float(limits.eps), float(limits.max), float(limits.smallest_normal)
 
     def at(self, low: Floats, high: Floats, *, moves: bool = True) -> Enclosure | None:
@@ -68,11 +75,16 @@ class Function:
         if made is None:
             return None
         count = low.shape[0]
-        return made.mapped(lambda v: np.broadcast_to(v, (count, *self.shape))[:, self.mask])  # type: ignore[no-any-return]
+        return made.mapped(lambda v: np.broadcast_to(v, (count, *self.shape))[:, self.mask])
 
 
 def prove(function: Function, domain: Domain) -> Found:
     """What is certain of `function` on a domain."""
+    with np.errstate(all="ignore"):  # bounds may be infinite, or no numbers
+        return _prove(function, domain)
+
+
+def _prove(function: Function, domain: Domain) -> Found:
     size = int(np.count_nonzero(function.mask))
     if not size or size * len(FIRST) * 2 > MOST_NUMBERS:
         return Found()
@@ -109,8 +121,8 @@ def prove(function: Function, domain: Domain) -> Found:
 def _held(function: Function, low: Floats, high: Floats, domain: Domain) -> tuple[Floats, Floats]:
     """Cells within the domain, whose ends may differ from element to element; those outside of it are points."""
     ends = []
-    for cells in (low, high):
-        cells = cells.reshape(-1, *[1] * len(function.shape))
+    for end in (low, high):
+        cells = end.reshape(-1, *[1] * len(function.shape))
         if domain.low is not None:
             cells = np.maximum(cells, np.asarray(domain.low, np.float64))
         if domain.high is not None:
@@ -131,8 +143,8 @@ def _middle(function: Function, low: Floats, high: Floats) -> Floats:
     """Where cells are cut: in the middle between exponents where these differ much."""
     small, large = np.minimum(np.abs(low), np.abs(high)), np.maximum(np.abs(low), np.abs(high))
     small = np.maximum(small, function.tiny / 4)
-    geometric = np.sign(low + high) * np.sqrt(small) * np.sqrt(large)
-    apart = (large > 4 * small) & (low * high >= 0)
+    geometric = np.sign(low / 2 + high / 2) * np.sqrt(small) * np.sqrt(large)
+    apart = (large > 4 * small) & (np.sign(low) * np.sign(high) >= 0)
     return np.where(apart, geometric, low / 2 + high / 2)
 
 
@@ -173,7 +185,7 @@ def _judged(
     if not complete or not one_way.all():
         return Found()
     edges = np.unique(np.concatenate([low, high, *(end for pair in narrow for end in pair)]))
-    return _beside(function, domain, edges, narrow, rising.any(axis=0))
+    return _beside(function, domain, edges, narrow, np.asarray(rising.any(axis=0)))
 
 
 def _beside(
@@ -204,7 +216,7 @@ def _beside(
     if not first.size:
         return Found(proven=True)
     values = [function.at(point, point) for point in (first, first / 2 + last / 2, last)]
-    for before, behind in zip(values, values[1:], strict=False):
+    for before, behind in pairwise(values):
         if before is None or behind is None:
             return Found()
         with np.errstate(all="ignore"):

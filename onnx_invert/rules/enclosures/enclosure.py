@@ -248,8 +248,9 @@ def through(
         first, last = np.where(np.isnan(first), low, first), np.where(np.isnan(last), high, last)
         steep = slope(a.low, a.high)
         steep = steep[0] * (1 - 4 * _ULPS), steep[1] * (1 + 4 * _ULPS)
-    steep = np.where(np.isnan(steep[0]), TINY, np.maximum(steep[0], TINY)), np.where(
-        np.isnan(steep[1]), np.inf, np.maximum(steep[1], TINY)
+    steep = (
+        np.where(np.isnan(steep[0]), TINY, np.maximum(steep[0], TINY)),
+        np.where(np.isnan(steep[1]), np.inf, np.maximum(steep[1], TINY)),
     )
     bottom = TINY if low == 0 else low
     top = -TINY if high == 0 else high

@@ -133,9 +133,7 @@ FUNCTIONS: dict[str, Callable[[Enclosure], Enclosure]] = {
     "Sqrt": root,
     "Softplus": softplus,
     "Softsign": softsign,
-    "Atan": partial(
-        through, forward=np.arctan, slope=bell(lambda v: 1 / (1 + v * v)), low=-np.pi / 2, high=np.pi / 2
-    ),
+    "Atan": partial(through, forward=np.arctan, slope=bell(lambda v: 1 / (1 + v * v)), low=-np.pi / 2, high=np.pi / 2),
     "Asinh": partial(through, forward=np.arcsinh, slope=bell(lambda v: _hypotenuse(v, 1.0))),
     "Sinh": partial(through, forward=np.sinh, slope=valley(np.cosh)),
     "Atanh": lambda a: through(
@@ -153,9 +151,7 @@ FUNCTIONS: dict[str, Callable[[Enclosure], Enclosure]] = {
             within(a.low.ndim - 1, -np.pi / 2, -np.pi / 2),
         )
     ),
-    "Acosh": lambda a: through(
-        a, np.arccosh, monotone(lambda v: 1 / np.sqrt(np.abs(v * v - 1))), outside=a.low < 1
-    ),
+    "Acosh": lambda a: through(a, np.arccosh, monotone(lambda v: 1 / np.sqrt(np.abs(v * v - 1))), outside=a.low < 1),
 }
 """f by operator, for those without attributes."""
 

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from onnx_invert.rules.enclosures import functions as fn
 from onnx_invert.rules.enclosures.enclosure import (
     Enclosure,
+    Pair,
     absolute,
     add,
     anything,
@@ -30,6 +31,9 @@ from onnx_invert.rules.enclosures.enclosure import (
     within,
 )
 from onnx_invert.rules.static import constant, integer, integers
+
+MOST_TERMS = 64
+"""A product of longer rows is not worked out."""
 
 Operands = Sequence[Enclosure | None]
 Operator = Callable[[ir.Node, Operands], Enclosure | None]
@@ -172,11 +176,9 @@ def _prelu(node: ir.Node, operands: Operands) -> Enclosure | None:
 
 def _reduced(node: ir.Node, operands: Operands) -> Enclosure | None:
     """A sum, or mean, over axes."""
-    a = operands[0]
-    source = node.inputs[0]
-    if a is None or source is None or source.shape is None or not source.shape.is_static():
+    a, sizes = operands[0], _sizes(node.inputs[0])
+    if a is None or sizes is None:
         return None
-    sizes = tuple(source.shape.numpy())
     rank = len(sizes)
     given = constant(node, 1)
     if given is None and len(node.inputs) > 1 and node.inputs[1] is not None:
@@ -190,17 +192,18 @@ def _reduced(node: ir.Node, operands: Operands) -> Enclosure | None:
     kept = bool(integer(node, "keepdims", 1))
     whole = a.mapped(lambda v: np.broadcast_to(v, (v.shape[0], *_spread(v.shape[1:], sizes, axes))))
 
-    def folded(pair: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def folded(pair: Pair) -> Pair:
         total = pair
         for axis in axes:
-            parts = [tuple(bound.take([i], axis + 1) for bound in total) for i in range(total[0].shape[axis + 1])]
-            total = reduce(plus, parts)  # type: ignore[arg-type]
+            low, high = total
+            count_here = low.shape[axis + 1]
+            total = reduce(plus, [(low.take([i], axis + 1), high.take([i], axis + 1)) for i in range(count_here)])
         if node.op_type == "ReduceMean":
             total = total[0] / count, total[1] / count
         return total
 
     value = folded(whole.value)
-    jump = whole.jumps.any(axis=tuple(axis + 1 for axis in axes), keepdims=True)
+    jump = np.asarray(whole.jumps.any(axis=tuple(axis + 1 for axis in axes), keepdims=True))
     found = made(value, folded(whole.slope) if whole.moves else None, whole, jump=None)
     found = Enclosure(found.low, found.high, found.fall, found.rise, jump if found.moves else None)
     if kept:
@@ -211,6 +214,33 @@ def _reduced(node: ir.Node, operands: Operands) -> Enclosure | None:
 def _spread(have: Sequence[int], sizes: Sequence[int], axes: Sequence[int]) -> tuple[int, ...]:
     """The shape with the axes to sum over at their full sizes."""
     return tuple(sizes[axis] if axis in axes else have[axis] for axis in range(len(sizes)))
+
+
+def _matrix(node: ir.Node, operands: Operands) -> Enclosure | None:
+    """The sum over k of columns k times rows k, where one of the two is constant."""
+    a, b = operands[0], operands[1]
+    left, right = constant(node, 0), constant(node, 1)
+    sizes = [_sizes(value) for value in node.inputs]
+    if a is None or b is None or (left is None) == (right is None) or any(size is None for size in sizes):
+        return None
+    (first, second) = sizes
+    assert first is not None
+    assert second is not None
+    if len(first) < 2 or len(second) < 2 or first[-1] > MOST_TERMS:
+        return None
+    a = a.mapped(lambda v: np.broadcast_to(v, (*v.shape[:-1], first[-1])))
+    b = b.mapped(lambda v: np.broadcast_to(v, (*v.shape[:-2], second[-2], v.shape[-1])))
+    terms = [
+        multiply(a.mapped(lambda v, k=k: v[..., k : k + 1]), b.mapped(lambda v, k=k: v[..., k : k + 1, :]))  # type: ignore[misc]
+        for k in range(first[-1])
+    ]
+    return reduce(add, terms)
+
+
+def _sizes(value: ir.Value | None) -> tuple[int, ...] | None:
+    if value is None or value.shape is None or not value.shape.is_static():
+        return None
+    return tuple(int(size) for size in value.shape.numpy())
 
 
 def _gather(node: ir.Node, operands: Operands) -> Enclosure | None:
@@ -284,6 +314,7 @@ OPERATORS: dict[str, Operator] = {
     "ReduceSum": _reduced,
     "ReduceMean": _reduced,
     "Gather": _gather,
+    "MatMul": _matrix,
     "Softmax": _share,
     **{name: _one(lambda node, a, f=function: f(a)) for name, function in fn.FUNCTIONS.items()},  # type: ignore[misc]
 }
