@@ -253,7 +253,7 @@ def invert(
             text = failure_text(plan, measured) if not measured.passed or back is None else pair_failure_text(back)
             raise VerificationError(text, result)
         if guarantee is not plan.guarantee:
-            relabel(file.path, kept, guarantee)
+            relabel(file.path, kept, plan, guarantee)
         if target is not None:
             if other is not None:
                 commit_both(other, file)

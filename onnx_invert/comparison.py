@@ -116,6 +116,8 @@ def check(
         "model": str(paths[0]),
         "inverse": str(paths[1]),
         "claim": claim.value if claim is not None else None,
+        "evidence": None if claim is None else _evidence(g.metadata),
+        "requirements": [] if claim is None else g.metadata.get("onnx_invert.requirements", "").splitlines(),
         "found": found.value,
         "round_trip": document.round_trip(measured),
         "version": __version__,
@@ -179,17 +181,26 @@ def ports(session: Session) -> list[Port]:
 
 def _claim(metadata: dict[str, str], model: Path) -> tuple[Guarantee | None, str]:
     """The guarantee in the inverse's metadata, if it was made for this very file."""
-    stated = metadata.get("onnx_invert.guarantee")
-    if stated is None:
+    whole = metadata.get("onnx_invert.guarantee")
+    if whole is None:
         return None, "the inverse states no guarantee"
+    stated = whole.removesuffix(", tried")
     if stated == Guarantee.APPROXIMATE.value:
         return None, "the inverse states that it is approximate: it promises nothing"
     if not made_for(metadata, model):
         return None, "the inverse was made for another model, or another version of it"
     try:
-        return Guarantee(stated), f"the inverse states: {stated}"
+        note = f"the inverse states: {whole}"
+        requirements = metadata.get("onnx_invert.requirements")
+        return Guarantee(stated), note if not requirements else f"{note}; if {'; '.join(requirements.splitlines())}"
     except ValueError:
-        return None, f"the inverse states {stated!r}, which is no guarantee known here"
+        return None, f"the inverse states {whole!r}, which is no guarantee known here"
+
+
+def _evidence(metadata: dict[str, str]) -> str:
+    """What the claim of an inverse rests on, as its file says."""
+    tried = metadata.get("onnx_invert.guarantee", "").endswith(", tried")
+    return "tried" if tried or metadata.get("onnx_invert.method") == "newton" else "proven"
 
 
 def _matched(f: Session, g: Session) -> tuple[dict[str, str], dict[str, str]]:

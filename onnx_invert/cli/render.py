@@ -15,7 +15,7 @@ from onnx_invert.cli.console import console, shown
 from onnx_invert.comparison import Check
 from onnx_invert.inversion import Inversion
 from onnx_invert.lossless import LosslessPair
-from onnx_invert.plan.choice import AnyPlan
+from onnx_invert.plan.choice import AnyPlan, stated
 from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.plan.newton import NewtonPlan
 from onnx_invert.plan.plan import Progress
@@ -94,7 +94,7 @@ def promise(plan: AnyPlan) -> None:
         lines.append(f"given      {', '.join(value.name or '' for value in problem.given)}")
     if problem.unused:
         lines.append(f"left out   {', '.join(value.name or '' for value in problem.unused)} (not needed)")
-    lines.append(f"guarantee  {plan.guarantee.value}: {plan.guarantee.equation}{_where(plan)}")
+    lines.append(f"guarantee  {stated(plan, plan.guarantee)}: {plan.guarantee.equation}{_where(plan)}")
     lines += [f"if         {requirement}" for requirement in plan.requirements]
     if isinstance(plan, NewtonPlan):
         lines += _solver(plan)
@@ -127,8 +127,10 @@ def _solver(plan: NewtonPlan) -> list[str]:
 def _where(plan: AnyPlan) -> str:
     if isinstance(plan, NewtonPlan):
         return "; measured on samples, not proven"
+    if isinstance(plan, SystemPlan) and plan.tried:
+        return "; that one y has one x is tried, not proven, and measured on samples"
     if isinstance(plan, SystemPlan) and plan.has_roots:
-        return "; that its roots are all there is measured on samples, not proven"
+        return "; that one y has one x is proven, and that every y has one measured on samples"
     boxes = [f"{name} in {image}" for name, image in plan.images.items() if image is not None and not image.is_reals]
     if plan.guarantee in {Guarantee.LEFT, Guarantee.GENERALIZED}:
         return "; a y that no x gives is moved to one that some x gives"
@@ -238,14 +240,14 @@ def last_line(inversion: Inversion, *, failed: bool) -> None:
     """PASSED or FAILED, both errors, and the tolerance that would have passed."""
     measured = inversion.round_trip
     if measured is None:
-        _line(f"NOT VERIFIED  {inversion.guarantee.value} planned{_written(inversion)}")
+        _line(f"NOT VERIFIED  {stated(inversion.plan, inversion.guarantee)} planned{_written(inversion)}")
         return
-    share = ""
+    share = f" on {measured.samples} samples" if stated(inversion.plan, inversion.guarantee).endswith("tried") else ""
     if measured.solver:
         solved = measured.samples - measured.unsolved
         share = f", {'verified' if not measured.unsolved else 'solved'} on {solved} of {measured.samples} samples"
     verdict = "FAILED" if failed else "PASSED"
-    _line(f"{verdict}  {inversion.guarantee.value}{share}{_figures(measured)}{_written(inversion)}")
+    _line(f"{verdict}  {stated(inversion.plan, inversion.guarantee)}{share}{_figures(measured)}{_written(inversion)}")
 
 
 def _figures(measured: RoundTrip) -> str:
@@ -274,6 +276,8 @@ def check(result: Check, *, quiet: bool) -> None:
         trips(result.round_trip)
         _line(f"the samples show: {result.found.value} ({result.found.equation})")
     held = result.claim.value if result.claim is not None else "f(g(f(x))) = f(x)"
+    if result.report.get("evidence") == "tried" and result.claim is not None:
+        held += ", tried"
     _line(f"{'PASSED' if result.passed else 'FAILED'}  {held}{_figures(result.round_trip)}")
 
 

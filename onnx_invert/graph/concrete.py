@@ -73,9 +73,12 @@ def _put_in(graph: ir.Graph, sizes: Mapping[str, int]) -> bool:
     return True
 
 
-def small(model: ir.Model) -> ir.Graph:
-    """The graph at the first sizes of `numbered`; errors as for `concretise`."""
-    return concretise(model, numbered(model.graph)).graph
+def small(model: ir.Model, copies: int = 1) -> ir.Graph:
+    """The graph at the first sizes of `numbered`, with `copies` times as many samples; errors as for `concretise`."""
+    sizes = numbered(model.graph)
+    if sizes:
+        sizes[next(iter(sizes))] *= copies
+    return concretise(model, sizes).graph
 
 
 def settle(model: ir.Model, name: str) -> None:

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 import onnx_ir as ir
 
 from onnx_invert.errors import Blocker, ModelError, NotInvertibleError, UsageError
+from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.plan.newton import NewtonPlan, make_newton_plan
 from onnx_invert.plan.plan import NoPromiseError, Plan, Progress, make_plan
 from onnx_invert.plan.problem import Problem
@@ -21,7 +22,7 @@ AnyPlan = Plan | SystemPlan | NewtonPlan
 
 
 def choose(
-    small: Callable[[], ir.Graph],
+    small: Callable[..., ir.Graph],
     problem: Problem,
     rules: RuleSet,
     method: str = "auto",
@@ -31,8 +32,8 @@ def choose(
 ) -> AnyPlan:
     """The plan of `method`; "auto" takes Newton only where nothing else keeps a promise.
 
-    `small` gives the model's graph at sizes that are all known. With `log_det` it is a plan whose steps tell the
-    log-determinant.
+    `small` gives the model's graph at sizes that are all known, `small(copies=…)` with more samples. With `log_det` it
+    is a plan whose steps tell the log-determinant.
 
     Raises:
         UsageError: no such method.
@@ -76,3 +77,19 @@ def _elsewhere(found: Sequence[Blocker], before: Sequence[Blocker]) -> list[Bloc
 def _both(closed: tuple[Blocker, ...], newton: tuple[Blocker, ...]) -> list[Blocker]:
     """Why there is no closed form; then why Newton's method, which would need none, does not help."""
     return [*closed, *(replace(b, reason=f"nor can Newton's method take it: {b.reason}") for b in newton)]
+
+
+def tried(plan: AnyPlan) -> list[str]:
+    """What a plan's guarantee rests on that is tried, not proven; empty where all is proven."""
+    if isinstance(plan, NewtonPlan):
+        return ["the solver finds an x with f(x) = y (measured on samples, not proven)"]
+    return plan.tried if isinstance(plan, SystemPlan) else []
+
+
+def stated(plan: AnyPlan, guarantee: Guarantee) -> str:
+    """A guarantee as the metadata name it: `bijection`, or `bijection, tried` where it rests on what is not proven.
+
+    What a solver promises is measured by its nature; its method says so.
+    """
+    rests = isinstance(plan, SystemPlan) and bool(plan.tried)
+    return f"{guarantee.value}, tried" if rests and guarantee is not Guarantee.APPROXIMATE else guarantee.value

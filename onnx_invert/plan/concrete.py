@@ -2,36 +2,57 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnx_invert.errors import ModelError
 from onnx_invert.plan.evaluation import evaluate
+from onnx_invert.rules.enclosures.enclosure import Enclosure
+
+COPIES = 64
+"""So many samples are tried at once where a function is tried at many points."""
 
 
 @dataclass
 class Concrete:
-    """The model's nodes as they are at sizes that are all known."""
+    """The model's nodes as they are at sizes that are all known.
+
+    `ranges` are bounds of tensors by name, as far as they were asked for, whatever the inputs are.
+    `small` makes the graph at other sizes.
+    """
 
     nodes: dict[str, ir.Node]
     shapes: dict[str, tuple[int, ...]]
     graph: ir.Graph | None = None
-    _drawn: dict[str, NDArray[np.generic]] | None = None
+    small: Callable[..., ir.Graph] | None = None
+    ranges: dict[str, Enclosure] = field(default_factory=dict)
+    _drawn: dict[float, dict[str, NDArray[np.generic]]] = field(default_factory=dict)
 
-    def sample(self, opset: int) -> dict[str, NDArray[np.generic]]:
-        """Every tensor where the inputs are drawn from N(0, 1) (1 for what is no float), computed once.
+    def sample(self, opset: int, spread: float = 1.0) -> dict[str, NDArray[np.generic]]:
+        """Every tensor where the inputs are drawn from N(0, spread²) (1 for what is no float), computed once.
 
         Empty where onnx's reference evaluator does not run the model.
         """
-        if self._drawn is None:
-            self._drawn = evaluate(self.graph, opset) if self.graph is not None else {}
-        return self._drawn
+        if spread not in self._drawn:
+            self._drawn[spread] = evaluate(self.graph, opset, spread) if self.graph is not None else {}
+        return self._drawn[spread]
+
+    @cached_property
+    def crowd(self) -> Concrete | None:
+        """The same with `COPIES` times as many samples; None where the model does not run so."""
+        try:
+            return None if self.small is None else Concrete.of(self.small(copies=COPIES))
+        except ModelError:
+            return None
 
     @staticmethod
-    def of(graph: ir.Graph) -> Concrete:
-        """Read off a copy of the model whose sizes are numbers."""
+    def of(graph: ir.Graph, small: Callable[..., ir.Graph] | None = None) -> Concrete:
+        """Read off a copy of the model whose sizes are numbers; `small` makes others."""
         values = [*graph.inputs, *graph.initializers.values(), *(o for node in graph for o in node.outputs)]
         return Concrete(
             {node.name or "": node for node in graph},
@@ -41,4 +62,5 @@ class Concrete:
                 if value.shape is not None and value.shape.is_static()
             },
             graph,
+            small,
         )

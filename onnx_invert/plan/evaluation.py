@@ -13,15 +13,16 @@ from numpy.typing import NDArray
 Arrays = dict[str, NDArray[np.generic]]
 
 
-def evaluate(graph: ir.Graph, opset: int) -> Arrays:
-    """All tensors of a graph whose sizes are numbers, the inputs drawn from N(0, 1), or 1 where they are no floats."""
+def evaluate(graph: ir.Graph, opset: int, spread: float = 1.0) -> Arrays:
+    """All tensors of a graph whose sizes are numbers, the inputs drawn from N(0, spread²), or 1 where they are no
+    floats."""
     rng = np.random.default_rng(0)
     feeds: dict[str, Any] = {}
     for value in graph.inputs:
         dtype = (value.dtype or ir.DataType.FLOAT).numpy()
         shape = tuple(value.shape.numpy()) if value.shape is not None and value.shape.is_static() else ()
         floating = np.issubdtype(dtype, np.floating)
-        feeds[value.name or ""] = (rng.standard_normal(shape) if floating else np.ones(shape)).astype(dtype)
+        feeds[value.name or ""] = (spread * rng.standard_normal(shape) if floating else np.ones(shape)).astype(dtype)
     nodes = list(graph)
     wanted = [output.name or "" for node in nodes for output in node.outputs if output.name]
     made = run(nodes, feeds, wanted, opset)

@@ -9,12 +9,14 @@ import onnx_ir as ir
 
 from onnx_invert.plan.affine import is_affine
 from onnx_invert.plan.cuts import cuts
+from onnx_invert.plan.enclosing import Enclosing
 from onnx_invert.plan.evaluation import run
-from onnx_invert.plan.monotone import domain_of
-from onnx_invert.plan.steps import Block, Edge, Mask, Root, Scale, Step, Undo
+from onnx_invert.plan.monotone import judged
+from onnx_invert.plan.proof import Function
+from onnx_invert.plan.steps import Block, Edge, Evidence, Mask, Root, Scale, Step, Undo
 from onnx_invert.plan.system import System
 from onnx_invert.plan.unseen import unseen_fills
-from onnx_invert.rules.facts import Diagonal, Rearrangement
+from onnx_invert.rules.facts import Diagonal, NoInverse, Rearrangement
 
 
 def in_place_block(
@@ -22,11 +24,27 @@ def in_place_block(
 ) -> Root | Scale | None:
     """How to solve a block of which every element of y follows from the one of x at its own place alone."""
     if is_affine(system, x, nodes, system.frozen, known=True) and _scales(system, x, y, nodes, mask):
-        return Scale(tuple(nodes), x, y, mask)
-    domain = domain_of(system, x, y, nodes, mask)
-    if domain is None:
+        return Scale(tuple(nodes), x, y, mask, Evidence(_keeps_sign(system, x, y, nodes, mask), 1))
+    found = judged(system, x, y, nodes, mask)
+    if isinstance(found, NoInverse):
+        system.blocked.setdefault(y, found)
         return None
-    return Root(tuple(nodes), x, y, mask, domain, unseen_fills(system, x, y, nodes))
+    if found is None:
+        return None
+    domain, evidence = found
+    return Root(tuple(nodes), x, y, mask, domain, unseen_fills(system, x, y, nodes), evidence)
+
+
+def _keeps_sign(system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node], mask: Mask) -> bool:
+    """Whether the factor of no element can be 0, whatever the known tensors are."""
+    enclose = Enclosing(system.concrete, nodes, system.frozen)
+    shape = system.concrete.shapes[x.name or ""]
+    function = Function(lambda cells: enclose(x, cells, y), shape, mask, (x.dtype or ir.DataType.FLOAT).numpy())
+    made = function.at(np.full(1, -1.0), np.full(1, 1.0))
+    if made is None or made.jumps.any():
+        return False
+    fall, rise = made.slope
+    return bool(np.all((fall > 0) | (rise < 0)))
 
 
 def inner_steps(
@@ -46,6 +64,8 @@ def inner_steps(
         return inner.steps
     between = next((found for start, found in cuts(inner, y) if start is x), list(nodes))
     block = in_place_block(inner, x, y, between, ~inner.known[x])
+    for value, refusal in inner.blocked.items():
+        system.blocked.setdefault(value, refusal)
     return None if block is None else [*inner.steps, block]
 
 

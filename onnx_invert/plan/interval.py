@@ -52,10 +52,10 @@ def search(function: Function, reach: float, mask: Mask, free: Sequence[int]) ->
     for side, at in ((-1, first), (1, last)):
         whole = np.full(mask.shape, np.nan)
         whole[mask] = _end(function, table, at, sign, side, mask)
-        shared = _shared(whole, mask, free, side)
-        if shared is None:
+        common = shared(whole, mask, free, side)
+        if common is None:
             return None
-        ends.append(None if np.all(shared == side * np.inf) else shared)
+        ends.append(None if np.all(common == side * np.inf) else common)
     low, high = ends
     if not table.goes_on(first, last):
         return Domain(low, high)
@@ -172,7 +172,7 @@ def _end(function: Function, table: _Table, at: NDArray[np.int64], sign: Floats,
     return np.where(open_ended, side * np.inf, good)
 
 
-def _shared(ends: Floats, mask: Mask, free: Sequence[int], side: int) -> Floats | None:
+def shared(ends: Floats, mask: Mask, free: Sequence[int], side: int) -> Floats | None:
     """The ends with size 1 along the axes `free`, the inner ones of those that differ by rounding; None if they do."""
     inner, outer = (np.where(mask, ends, sign * side * np.inf) for sign in (1, -1))
     reduce = (np.min, np.max) if side > 0 else (np.max, np.min)

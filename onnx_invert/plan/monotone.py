@@ -1,28 +1,96 @@
-"""On which interval yᵢ rises, or falls, throughout with xᵢ: tried over the range of x, all else as one run has it.
+"""On which interval yᵢ rises, or falls, throughout with xᵢ: tried over the range of x, and proven where it can be.
 
-Tried, not proven: verification has the last word. A function that turns round between two points is taken for
-monotone; one that turns round across several, or is not defined there, is looked at more closely: its domain is the
-longest interval on which it keeps its direction, and its ends are found to the last digit.
+A function that turns round across several points of a grid, or is not defined there, is looked at more closely: its
+domain is the longest interval on which it keeps its direction, and its ends are found to the last digit. That it
+keeps its direction there is then proven by enclosures of its slope (proof.py), for all x and whatever the known
+tensors are; or a fold is found. What can be neither is tried at its kinks and constants (kinks.py), with the known
+tensors of a run of the model: tried, not proven, and said so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_invert.plan.evaluation import Part
-from onnx_invert.plan.interval import search
-from onnx_invert.plan.steps import REALS, Domain, Mask
+from onnx_invert.plan.enclosing import Enclosing
+from onnx_invert.plan.interval import FURTHER, NOISE, search, shared
+from onnx_invert.plan.kinks import around, constants, kinks
+from onnx_invert.plan.proof import Found, Function, prove
+from onnx_invert.plan.steps import REALS, Domain, Evidence, Mask
 from onnx_invert.plan.system import System
-from onnx_invert.rules.static import before_held
+from onnx_invert.plan.curve import Curve
+from onnx_invert.rules.facts import NoInverse
 
 POINTS = 41
-REACH = 4.0
-"""In units of the spread of x in that run, or of 1 where that is less."""
+"""Points at which a function is tried first."""
+
+CLOSELY = 161
+"""Where nothing is proven, over the range of x; as many again at kinks and constants."""
+
+SPREADS = (1.0, 3.0)
+"""Deviations of the model's inputs in the runs from which known tensors are taken where nothing is proven."""
+
+
+def judged(
+    system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node], mask: Mask
+) -> tuple[Domain, Evidence] | NoInverse | None:
+    """The domain of the elements in `mask`, and why one y has one x there; or where it has several.
+
+    None if nothing is promised, for reasons as of `domain_of`.
+    """
+    domain = domain_of(system, x, y, nodes, mask)
+    if domain is None:
+        return None
+    shape = system.concrete.shapes[x.name or ""]
+    enclose = Enclosing(system.concrete, nodes, system.frozen)
+    function = Function(lambda cells: enclose(x, cells, y), shape, mask, (x.dtype or ir.DataType.FLOAT).numpy())
+    found = prove(function, domain)
+    if found.flat is not None and domain.is_reals:
+        bounded = _bounded(found, x, mask)
+        if bounded is not None:
+            domain = bounded
+            found = prove(function, domain)
+    if found.fold or found.flat is not None:
+        return _several(found.fold or "it stands still beyond an end that is not the same for all")
+    tried = Curve.of(system, x, y, nodes, mask)
+    onto = tried is not None and (not domain.is_reals or tried.grows())
+    if found.proven:
+        return domain, Evidence(proven=True, onto=onto)
+    points = 0
+    for spread in SPREADS:
+        closely = Curve.of(system, x, y, nodes, mask, spread, closely=True)
+        if closely is None:
+            break
+        turned = _turns(closely, domain)
+        if isinstance(turned, str):
+            return _several(turned)
+        points += turned
+        if closely.alone:
+            break  # no known tensor takes part: another run shows the same
+    return domain, Evidence(points=points, onto=onto)
+
+
+def _several(where: str) -> NoInverse:
+    reason = f"y does not rise or fall throughout with x: {where}. Several inputs have one output"
+    return NoInverse(reason, "--method newton  finds one")
+
+
+def _bounded(found: Found, x: ir.Value, mask: Mask) -> Domain | None:
+    """The domain between what stands still."""
+    assert found.flat is not None
+    free = [axis for axis, dim in enumerate(x.shape or ()) if not isinstance(dim, int)]
+    ends: list[NDArray[np.float64] | None] = []
+    for side, values in zip((-1, 1), found.flat, strict=True):
+        whole = np.full(mask.shape, np.nan)
+        whole[mask] = values
+        end = shared(whole, mask, free, side)
+        if end is None:
+            return None
+        ends.append(None if np.all(end == side * np.inf) else end)
+    return Domain(ends[0], ends[1])
 
 
 def domain_of(system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node], mask: Mask) -> Domain | None:
@@ -31,7 +99,7 @@ def domain_of(system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node]
     None if some element of y rises and falls on it, if the domain is not the same for all samples, or if nothing could
     be tried: nothing is promised then.
     """
-    tried = _Trial.of(system, x, y, nodes, mask)
+    tried = Curve.of(system, x, y, nodes, mask)
     if tried is None:
         return None
     function, reach = tried.looking_up if tried.lookups else tried.plain, tried.reach
@@ -58,87 +126,43 @@ def domain_of(system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node]
     return REALS if found is None and monotone else found
 
 
-@dataclass
-class _Trial:
-    """y in the elements of `mask`, where all of x has one value or each element its own; `reach` says how far to try.
-
-    `lookups` are the indices that the nodes compute, before they are held, and how long the axes are.
-    """
-
-    part: Part
-    here: NDArray[np.generic]
-    names: tuple[str, str]
-    mask: Mask
-    reach: float
-    lookups: dict[str, int]
-
-    @staticmethod
-    def of(system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node], mask: Mask) -> _Trial | None:
-        found = system.concrete.sample(system.opset)
-        twins = [system.concrete.nodes.get(node.name or "") for node in nodes]
-        present = [twin for twin in twins if twin is not None]
-        here = found.get(x.name or "")
-        if here is None or len(present) < len(twins) or not np.issubdtype(here.dtype, np.floating):
-            return None
-        inside = set(nodes)
-        # What an operand takes that is held stays as the run has it, though x moves.
-        renamed = {
-            (node.name or "", place): f"{value.name}/held"
-            for node, place in system.frozen
-            if node in inside and (value := node.inputs[place]) is not None and value.name in found
-        }
-        held = {name: found[name.removesuffix("/held")] for name in renamed.values()}
-        inner = {output.name for node in nodes for output in node.outputs} | {x.name}
-        kept = {
-            value.name or "": found[value.name or ""]
-            for twin in present
-            for value in twin.inputs
-            if value is not None and value.name not in inner and value.const_value is None and value.name in found
-        }
-        lookups = _lookups(present, inner)
-        wanted = list(dict.fromkeys([y.name or "", *lookups]))
-        part = Part(present, {**kept, **held, x.name or "": here}, wanted, system.opset, renamed=renamed)
-        spread = max(1.0, float(np.std(here[mask].astype(np.float64))) if mask.any() else 1.0)
-        return _Trial(part, here, (x.name or "", y.name or ""), mask, REACH * spread, lookups)
-
-    def plain(self, point: NDArray[np.floating] | float) -> NDArray[np.float64] | None:
-        """y, whatever is looked up."""
-        made = self._run(point)
-        return None if made is None else made[self.names[1]].astype(np.float64)[self.mask]
-
-    def looking_up(self, point: NDArray[np.floating] | float) -> NDArray[np.float64] | None:
-        """y where every index lies within its axis, counted from its start; not a number elsewhere."""
-        made = self._run(point)
-        if made is None:
-            return None
-        values = made[self.names[1]].astype(np.float64)
-        for name, size in self.lookups.items():
-            index = made[name].astype(np.int64)
-            missed = np.asarray((index < 0) | (index >= size))
-            rank = values.ndim
-            if missed.shape[:rank] == values.shape:
-                missed = np.asarray(missed.reshape(*values.shape, -1).any(axis=-1), bool)
-            else:
-                missed = np.full(values.shape, bool(missed.any()))
-            values = np.where(missed, np.nan, values)
-        return np.asarray(values[self.mask])
-
-    def _run(self, point: NDArray[np.floating] | float) -> dict[str, NDArray[np.generic]] | None:
-        trial = np.array(np.broadcast_to(np.asarray(point, self.here.dtype), self.here.shape))
-        return self.part({self.names[0]: trial})
-
-
-def _lookups(nodes: Sequence[ir.Node], inner: Collection[str | None]) -> dict[str, int]:
-    """The indices that are computed inside and point into one axis of a known length."""
-    found: dict[str, int] = {}
-    for node in nodes:
-        if node.op_type not in {"GatherElements", "Gather"}:
-            continue
-        data, index = node.inputs[0], node.inputs[1]
-        axis = node.attributes.get("axis")
-        size = data.shape[axis.as_int() if axis is not None else 0] if data is not None and data.shape else None
-        # What counts is where they pointed before they were held. A model that holds its own has no end there.
-        index = before_held(index)
-        if index is not None and index.name in inner and isinstance(size, int):
-            found[index.name or ""] = min(size, found.get(index.name or "", size))
-    return found
+def _turns(trial: Curve, domain: Domain) -> int | str:
+    """At how many points the direction was tried, near and far, at kinks and at constants; or where it changes."""
+    shape, mask, reach = trial.here.shape, trial.mask, trial.reach
+    grid = np.concatenate([-reach * FURTHER[::-1], np.linspace(-reach, reach, CLOSELY), reach * FURTHER])
+    with np.errstate(over="ignore"):
+        grid = grid[np.isfinite(grid.astype(trial.here.dtype))]
+    if trial.crowd is None:
+        grid = grid[::3]
+    places = np.concatenate([np.zeros(1), constants(trial.nodes, few=trial.crowd is None)])
+    near = [np.full(shape, point) for point in (*grid, *around(places))]
+    coarse = np.linspace(-reach, reach, POINTS)
+    near += kinks(trial.pieces, coarse, shape, few=trial.crowd is None)
+    points = []
+    for point in near:
+        held = point if domain.low is None else np.maximum(point, domain.low)
+        held = held if domain.high is None else np.minimum(held, domain.high)
+        with np.errstate(over="ignore"):
+            points.append(np.broadcast_to(held, shape).astype(trial.here.dtype).astype(np.float64))
+    rows = trial.several(points)
+    known = [index for index, row in enumerate(rows) if row is not None]
+    if not known:
+        return 0
+    at = np.stack([points[index][mask] for index in known])
+    values = np.stack([row for row in rows if row is not None])
+    order = np.argsort(at, axis=0, kind="stable")
+    at, values = np.take_along_axis(at, order, axis=0), np.take_along_axis(values, order, axis=0)
+    # Far out a type may have no number for y, and at an end of the domain nothing is asked.
+    inner = np.isfinite(values) & (at > at[0]) & (at < at[-1])
+    size = np.where(inner, np.abs(values), 0)
+    noise = NOISE * np.maximum(size, np.max(np.where(np.abs(at) <= reach, size, 0), axis=0))
+    with np.errstate(invalid="ignore"):
+        drops = np.maximum.accumulate(np.where(inner, values, -np.inf), axis=0) - values
+        climbs = values - np.minimum.accumulate(np.where(inner, values, np.inf), axis=0)
+        falls, rises = ((inner & (moved > noise)) for moved in (drops, climbs))
+    both = falls.any(axis=0) & rises.any(axis=0)
+    if both.any():
+        column = int(np.flatnonzero(both)[0])
+        rare = min((falls, rises), key=lambda way: int(way[:, column].sum()))
+        return f"it turns round before x = {at[int(np.argmax(rare[:, column])), column]:.6g}"
+    return len(known)

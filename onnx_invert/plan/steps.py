@@ -117,6 +117,18 @@ REALS = Domain()
 
 
 @dataclass(frozen=True)
+class Evidence:
+    """Why one y is taken to have one x: `proven` for all x and whatever the known tensors are, or tried at `points`.
+
+    `onto` says that every y has an x: it grows beyond all bounds on both sides, as far as could be seen.
+    """
+
+    proven: bool = False
+    points: int = 0
+    onto: bool = True
+
+
+@dataclass(frozen=True)
 class Root(Block):
     """Element i of y follows from element i of x alone: a root for every element, all at once, in `domain`.
 
@@ -125,11 +137,14 @@ class Root(Block):
 
     domain: Domain = REALS
     unseen: frozenset[ir.Node] = frozenset()
+    evidence: Evidence = Evidence()
 
 
 @dataclass(frozen=True)
 class Scale(Block):
     """yᵢ = aᵢ xᵢ + bᵢ, a and b whatever the known tensors make of them, a not 0."""
+
+    evidence: Evidence = Evidence()
 
 
 @dataclass(frozen=True)

@@ -25,14 +25,14 @@ from onnx_invert.rules import RuleSet
 from onnx_invert.rules.facts import Paired
 from onnx_invert.rules.interval import REALS, Interval
 
-_MEASURED: dict[type[Step], str] = {
+_TRIED: dict[type[Step], str] = {
     Root: "rises or falls throughout in every element",
     Scale: "no factor is 0",
     Tear: "the determinant keeps its sign",
     Coupled: "the determinant keeps its sign",
     Solve: "it is solved: as many equations as unknowns, and a determinant that keeps its sign",
 }
-"""What is measured of a block, not proven."""
+"""What has to hold of a block, and is tried where it is not proven."""
 
 
 @dataclass
@@ -61,7 +61,7 @@ class SystemPlan:
         """True if all equations hold for every y."""
         roots = [step for step in self.flat if isinstance(step, Root)]
         used = not self.redundant and all(stage.onto for stage in self.stages)
-        return used and all(step.domain.is_reals for step in roots)
+        return used and all(step.domain.is_reals and step.evidence.onto for step in roots)
 
     @property
     def solves(self) -> bool:
@@ -85,8 +85,14 @@ class SystemPlan:
 
     @property
     def has_roots(self) -> bool:
-        """True if what some steps promise is measured: that a function rises or falls throughout."""
-        return any(isinstance(step, Root | Scale | Tear) or _is_tried(step) for step in self.flat)
+        """True if that every y is reached is measured: by functions that grow beyond all bounds, factors that are
+        not 0."""
+        return any(isinstance(step, Root | Scale) or _is_tried(step) for step in self.flat)
+
+    @property
+    def tried(self) -> list[str]:
+        """What the guarantee rests on and nobody proved: conditions of blocks, each with how it was tried."""
+        return [text for step in self.flat if (text := _tried(step))]
 
     @property
     def has_masks(self) -> bool:
@@ -136,15 +142,14 @@ class SystemPlan:
         ]
         sweeps = (step for step in self.flat if isinstance(step, Sweep))
         found += [f"{step.name}: {name!r} lies within [−1, 1]" for step in sweeps for name in step.within]
-        measured = (step for step in self.flat if isinstance(step, Root | Scale | Tear) or _is_tried(step))
-        found += [f"{step.name}: {_condition(step)}" for step in measured]
+        found += self.tried
+        found += [f"{step.name}: {_condition(step)}" for step in self.flat if _is_bounded(step)]
         return list(dict.fromkeys(found))
 
     @property
     def domains(self) -> list[str]:
         """The conditions of roots that do not take all numbers."""
-        bounded = [step for step in self.flat if isinstance(step, Root) and not step.domain.is_reals]
-        return list(dict.fromkeys(f"{_condition(step)} ({step.name})" for step in bounded))
+        return list(dict.fromkeys(f"{_condition(step)} ({step.name})" for step in self.flat if _is_bounded(step)))
 
     @property
     def rows(self) -> list[Row]:
@@ -179,11 +184,11 @@ def _factor(stage: Stage) -> list[ir.Value]:
 
 
 def make_system_plan(
-    small: Callable[[], ir.Graph], problem: Problem, rules: RuleSet, *, tried: bool = False
+    small: Callable[..., ir.Graph], problem: Problem, rules: RuleSet, *, tried: bool = False
 ) -> SystemPlan:
     """Spread what is known of the outputs through the equations; outputs that are not needed are left out.
 
-    `small` gives the model's graph at sizes that are all known. With `tried` a block that is as wide as it is long may
+    `small` gives the model's graph at sizes that are all known, `small(copies=…)` with more samples. With `tried` a block that is as wide as it is long may
     be solved without a proof that it has one solution, if all equations are used and every other step is onto.
 
     Raises:
@@ -192,7 +197,7 @@ def make_system_plan(
     """
     if problem.capturing:
         raise NotInvertibleError([_captures(node) for node in problem.capturing])
-    concrete = Concrete.of(small())
+    concrete = Concrete.of(small(), small)
     refused: list[Blocker] = []
     for known in _choices(problem, concrete):
         chosen = replace(problem, known=known, unused=tuple(v for v in problem.graph.outputs if v not in known))
@@ -311,6 +316,7 @@ def _blockers(system: System, problem: Problem) -> list[Blocker]:
 
 
 def _row(step: Step, plan: SystemPlan, forwards: int) -> Row:
+    evidence = ""
     before = f"; {forwards} node{'s' if forwards > 1 else ''} run forwards first" if forwards else ""
     problem = plan.problem
     match step:
@@ -323,6 +329,7 @@ def _row(step: Step, plan: SystemPlan, forwards: int) -> Row:
             stages: Sequence[Stage] = step.stages
         case Affine() | Root() | Scale() | Tear() | Coupled() | Solve() | Sweep() as block:
             name, op, x, y = block.name, f"{len(block.nodes)} nodes", block.x, block.y
+            evidence = _said_of(block)
             stages = block.stages if isinstance(block, Affine) else ()
             summary = strategy(block)
         case _:
@@ -330,7 +337,7 @@ def _row(step: Step, plan: SystemPlan, forwards: int) -> Row:
     mask = getattr(step, "mask", None)
     partial = "" if mask is None or mask.all() else f"{mask.mean():.0%} of its elements"
     needs = [s.fact.requires for s in stages if isinstance(s.fact, Paired) and s.fact.requires]
-    note = "; ".join(part for part in (partial, *(f"if {n}" for n in needs)) if part) + before
+    note = "; ".join(part for part in (partial, evidence, *(f"if {n}" for n in needs)) if part) + before
     conditions = [stage.condition for stage in stages]
     ranks = [stage.rank for stage in stages if stage.rank is not None]
     assert x is not None
@@ -349,15 +356,40 @@ def _row(step: Step, plan: SystemPlan, forwards: int) -> Row:
     )
 
 
-def _is_tried(step: Step) -> TypeGuard[Coupled | Solve]:
+def _is_tried(step: Step) -> TypeGuard[Root | Scale | Tear | Coupled | Solve]:
     """Whether it was tried, and not proven, that a block has one solution."""
-    return isinstance(step, Coupled | Solve) and not step.proof
+    if isinstance(step, Root | Scale):
+        return not step.evidence.proven
+    return isinstance(step, Tear) or (isinstance(step, Coupled | Solve) and not step.proof)
 
 
-def _condition(step: Root | Scale | Tear | Coupled | Solve) -> str:
-    """What has to hold for a block, and is measured."""
-    if not isinstance(step, Root) or step.domain.is_reals:
-        return _MEASURED[type(step)]
+def _tried(step: Step) -> str:
+    """What of a step is tried, not proven; empty where all is proven."""
+    if not _is_tried(step):
+        return ""
+    where = ""
+    if isinstance(step, Root):
+        where = f" at {step.evidence.points} points"
+    elif isinstance(step, Scale):
+        where = " in one run"
+    return f"{step.name}: {_TRIED[type(step)]} (tried{where}, not proven)"
+
+
+def _said_of(block: Step) -> str:
+    """Whether that a block has one x is proven, or tried; of a sweep, the roots inside it."""
+    inner = block.inner if isinstance(block, Sweep) else [block]
+    roots = [step for step in inner if isinstance(step, Root | Scale | Tear | Coupled | Solve)]
+    if not roots:
+        return ""
+    return "tried, not proven" if any(map(_is_tried, roots)) else "proven to have one x"
+
+
+def _is_bounded(step: Step) -> TypeGuard[Root]:
+    return isinstance(step, Root) and not step.domain.is_reals
+
+
+def _condition(step: Root) -> str:
+    """What x and y have to be for a root on a domain."""
     domain, x = step.domain, step.x.name
     if domain.period is not None:
         half = f"{domain.period / 2:.6g}"

@@ -48,6 +48,15 @@ def data_operands(node: ir.Node) -> int:
             return 1
 
 
+def holds_data(node: ir.Node, place: int) -> bool:
+    """Whether an operand holds elements to move."""
+    if node.op_type == "Where":
+        return place > 0
+    if node.op_type in {"ScatterND", "ScatterElements", "Pad"}:
+        return place in {0, 2}
+    return place < data_operands(node)
+
+
 def _indices_known(node: ir.Node) -> bool:
     middle = node.op_type in {"ScatterND", "ScatterElements", "Pad"}
     places = [1] if middle else range(data_operands(node), len(node.inputs))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from onnx_invert.plan.choice import AnyPlan
+from onnx_invert.plan.choice import AnyPlan, stated
 from onnx_invert.plan.newton import NewtonPlan
 from onnx_invert.plan.problem import Problem, describe
 from onnx_invert.plan.system_plan import SystemPlan
@@ -104,7 +104,7 @@ def _promise(plan: AnyPlan, steps: int) -> str:
     else:
         how = "closed form"
     runs = " with those that run forwards" if isinstance(plan, SystemPlan) else ""
-    return f"{plan.guarantee.value}, {plan.guarantee.equation}: {how}, {_plural(steps, 'step')}{runs}"
+    return f"{stated(plan, plan.guarantee)}, {plan.guarantee.equation}: {how}, {_plural(steps, 'step')}{runs}"
 
 
 def _notes(problem: Problem, boxes: Sequence[Box], kept: int, plan: AnyPlan) -> list[str]:
