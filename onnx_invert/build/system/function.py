@@ -48,10 +48,8 @@ def function_of(r: Realisation, step: Root, selection: Selection | None = None) 
         for node in left:
             what = _what(inside, node)
             if what not in twins or r.noise is not None:
-                twins[what] = inside.evaluate(node)
+                twins[what] = inside.evaluate(node) if selection is None else selection.evaluate(inside, node)
             for output, made in zip(node.outputs, twins[what], strict=True):
-                if selection is not None:
-                    selection.shape(output, made)
                 inside.put(output, Piece(made))
         return inside.read(step.y)
 
