@@ -35,6 +35,12 @@ GROWTH = 4.0
 WIDENINGS = 32
 """At most; 4³² steps of y's size are beyond what float32 tells from infinity."""
 
+FAR = 2.0**16
+"""A bracket this many times as wide as 1 and its distance from 0 together spans orders of magnitude."""
+
+SHRINKINGS = 12
+"""At most: the logarithm of the largest float64 is 710, that of FAR 11; halved on both sides of 0."""
+
 NARROWINGS = 60
 """At most: halving alone takes an interval of 4³² units in the last place to one."""
 
@@ -122,6 +128,8 @@ def root_of(
     values = [rising(e, low), rising(e, high)] if ends.there else [turned(e, value) for value in tried]
     bracket = _bracket(e, rising, [low, values[0], high, values[1], size], live, shape, ends, unroll)
     missed = e.op("Or", e.op("Greater", bracket[1], 0.0), e.op("Less", bracket[3], 0.0))
+    if not unroll:
+        bracket = _shrink(e, rising, bracket, live, shape)
     x1, f1, x2, f2 = _narrow(e, rising, bracket, live, shape, unroll, noise)
     kept = ends.kept(e, x1, x2)
     if kept is not None:
@@ -166,6 +174,35 @@ def _bracket(
     most = 6 if unroll else WIDENINGS
     busy = outside(e, start[1], start[3])
     return iterate(e, start, [shape] * 5, widen, most=most, unroll=unroll, busy=busy)[:4]
+
+
+def _shrink(e: Emitter, function: Function, bracket: list[ir.Value], live: ir.Value, shape: Shape) -> list[ir.Value]:
+    """A bracket over many orders of magnitude halved in the logarithm of 1 + |x|, until its ends are near each other.
+
+    To halve it as it is would take a step for each factor of 2: of y = eˣ + x the bracket is as wide as y.
+    """
+
+    def busy(b: Emitter, low: ir.Value, high: ir.Value) -> ir.Value:
+        near = b.op("Max", b.op("Max", low, b.op("Neg", high)), 0.0)  # 0 where it holds 0
+        wide = b.op("Greater", b.op("Sub", high, low), b.op("Mul", b.op("Add", near, 1.0), FAR))
+        return b.op("Mul", b.op("Cast", wide, to=int(b.dtype)), live)
+
+    def order(b: Emitter, x: ir.Value) -> ir.Value:
+        return b.op("Mul", b.op("Sign", x), b.op("Log", b.op("Add", b.op("Abs", x), 1.0)))
+
+    def step(b: Emitter, state: list[ir.Value]) -> tuple[list[ir.Value], ir.Value]:
+        low, f_low, high, f_high = state
+        middle = b.op("Mul", b.op("Add", order(b, low), order(b, high)), 0.5)
+        size = b.op("Sub", b.op("Exp", b.op("Abs", middle)), 1.0)
+        x = b.op("Min", b.op("Max", b.op("Mul", b.op("Sign", middle), size), low), high)
+        f = function(b, x)
+        above = b.op("Greater", f, 0.0)
+        low, f_low = b.op("Where", above, low, x), b.op("Where", above, f_low, f)
+        high, f_high = b.op("Where", above, x, high), b.op("Where", above, f, f_high)
+        return [low, f_low, high, f_high], busy(b, low, high)
+
+    left = busy(e, bracket[0], bracket[2])
+    return iterate(e, bracket, [shape] * 4, step, most=SHRINKINGS, unroll=False, busy=left)
 
 
 def _narrow(
