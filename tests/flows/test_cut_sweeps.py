@@ -18,7 +18,8 @@ HEAD = (
     "g (double[N,4] x) => (double[N,4] y) <double[4,4] w = {0, 1, 2, -1, 0, 0, -2, 1, 0, 0, 0, 0.5, 0, 0, 0, 0},"
     " double[4] v = {1, 2, 0.5, 1.5}, double one = {1}, double two = {2}, int64[1] last = {-1}, int64[1] zero = {0},"
     " int64[2] back = {-1, 4}, int64[1] flat = {-1}, int64[3] wide = {-1, 4, 1}, int64[3] four = {1, 4, 3},"
-    " double[3] knots = {-1, 0, 1}, double[4,3] table = {0, 1, 2, 3, 1, 2, 1, 1, 1, 2, 0, 1}>"
+    " double[3] knots = {-1, 0, 1}, double[4,3] table = {0, 1, 2, 3, 1, 2, 1, 1, 1, 2, 0, 1},"
+    " double[4,2,1] each = {1, 2, 3, 0.5, 1, 1, 2, 0.1}, int64[2] ends = {2, 3}>"
 )
 
 BLOCKS = {
@@ -35,6 +36,10 @@ BLOCKS = {
         s = MatMul(x, w) e = Exp(s) u = Unsqueeze(x, last) m = Greater(u, knots) n = Cast<to = 7>(m)
         i = ReduceSum<keepdims = 1>(n, last) p = Unsqueeze(e, last) g = Expand(p, four) o = Concat<axis = -1>(p, g)
         c = GatherElements<axis = 2>(o, i) f = Squeeze(c, last) t = Tanh(x) h = Mul(f, t) y = Add(h, x)
+    """,
+    "a matrix for each element": """
+        s = MatMul(x, w) e = Exp(s) u = Unsqueeze(x, last) c = Unsqueeze(u, last) h = MatMul(each, c) t = Tanh(h)
+        b = ReduceSum<keepdims = 0>(t, ends) d = Mul(b, e) y = Add(d, x)
     """,
     "turned over": """
         s = MatMul(x, w) e = Exp(s) a = Transpose<perm = [1, 0]>(x) b = Transpose<perm = [1, 0]>(e) t = Tanh(a)
