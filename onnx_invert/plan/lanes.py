@@ -133,6 +133,8 @@ class Lanes:
         try:
             if node.op_type in POINTWISE or node.op_type in MEETING:
                 place = self._meet(node, shapes, states, out)
+            elif node.op_type == "MatMul":
+                place = self._product(node, shapes, states, RULES["", "MatMul"](NodeView(twin, 0, opset), states), out)
             elif node.op_type == "Concat":
                 place = self._beside(node, shapes, states)
             elif node.op_type == "GatherElements":
@@ -176,6 +178,22 @@ class Lanes:
             if state is None and shape is not None and axis >= 0 and shape[axis] != 1:
                 if shape[axis] != self._size(place):
                     return None
+                self.taken[node, index] = place.on(axis)
+        return place
+
+    def _product(
+        self, node: ir.Node, shapes: Shapes, states: Sequence[State | None], place: State, out: Sequence[int]
+    ) -> State | None:
+        """Lanes along an axis that both operands share, each with a matrix of its own; or along rows of the one."""
+        if not isinstance(place, Place):
+            return None
+        for index, shape in enumerate(shapes):
+            axis = place.axis - len(out) + len(shape or ())
+            if shape is None or not 0 <= axis < len(shape) - 2 or shape[axis] == 1:
+                continue
+            if shape[axis] != self._size(place):
+                return None
+            if states[index] is None:
                 self.taken[node, index] = place.on(axis)
         return place
 

@@ -23,13 +23,17 @@ def iterate(
     *,
     most: int,
     unroll: bool,
+    busy: ir.Value | None = None,
 ) -> list[ir.Value]:
-    """Run `body` up to `most` times; the last state. `shapes` are those of the state, for runtimes that need them."""
+    """Run `body` up to `most` times; the last state. `shapes` are those of the state, for runtimes that need them.
+
+    Not at all where `busy`, such a tensor as `body` makes, says so to begin with.
+    """
 
     def uncounted(b: Emitter, state: list[ir.Value], _count: ir.Value) -> tuple[list[ir.Value], ir.Value]:
         return body(b, state)
 
-    return count_through(e, initial, shapes, uncounted, most=most, unroll=unroll)
+    return count_through(e, initial, shapes, uncounted, most=most, unroll=unroll, busy=busy)
 
 
 def count_through(
@@ -40,6 +44,7 @@ def count_through(
     *,
     most: int,
     unroll: bool,
+    busy: ir.Value | None = None,
 ) -> list[ir.Value]:
     """As `iterate`, of a body that takes the number of the step, too.
 
@@ -55,10 +60,8 @@ def count_through(
     step = ir.Value(name=e.unique("step"), shape=ir.Shape([]), type=ir.TensorType(ir.DataType.INT64))
     go = ir.Value(name=e.unique("go"), shape=ir.Shape([]), type=ir.TensorType(ir.DataType.BOOL))
     ports = [_like(e, value, shape, "state") for value, shape in zip(initial, shapes, strict=True)]
-    after, busy = body(inner, list(ports), step)
-    busy = inner.op("ReduceMax", busy, keepdims=0)
-    again = inner.op("Greater", busy, 0.5)
-    again.shape = ir.Shape([])
+    after, left = body(inner, list(ports), step)
+    again = _any(inner, left)
     outs = [inner.op("Identity", value) for value in after]
     for out, shape in zip(outs, shapes, strict=True):
         out.shape, out.type = ir.Shape(shape), ir.TensorType(e.dtype)
@@ -67,7 +70,7 @@ def count_through(
     loop = ir.Node(
         "",
         "Loop",
-        [e.count(most), e.truth(True), *starts],
+        [e.count(most), e.truth(True) if busy is None else _any(e, busy), *starts],
         attributes=[ir.AttrGraph("body", graph)],
         num_outputs=len(outs),
         name=e.unique(f"{e.scope_name}/Loop"),
@@ -76,6 +79,12 @@ def count_through(
         output.name, output.shape, output.type = e.unique("state"), ir.Shape(shape), ir.TensorType(e.dtype)
     e.add_node(loop)
     return [e.op("Identity", output) for output in loop.outputs]
+
+
+def _any(e: Emitter, busy: ir.Value) -> ir.Value:
+    found = e.op("Greater", e.op("ReduceMax", busy, keepdims=0), 0.5)
+    found.shape = ir.Shape([])
+    return found
 
 
 def _like(e: Emitter, value: ir.Value, shape: Sequence[int | str], name: str) -> ir.Value:

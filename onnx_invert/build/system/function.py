@@ -44,11 +44,20 @@ def function_of(r: Realisation, step: Root, selection: Selection | None = None) 
     def function(e: Emitter, x: ir.Value) -> ir.Value:
         inside = before.inside(e, step.name, replaced)
         inside.put(step.x, Piece(x))
+        twins: dict[object, list[ir.Value]] = {}
         for node in left:
-            for output, made in zip(node.outputs, inside.evaluate(node), strict=True):
-                if selection is not None:
-                    selection.shape(output, made)
+            what = _what(inside, node)
+            if what not in twins or r.noise is not None:
+                twins[what] = inside.evaluate(node) if selection is None else selection.evaluate(inside, node)
+            for output, made in zip(node.outputs, twins[what], strict=True):
                 inside.put(output, Piece(made))
         return inside.read(step.y)
 
     return function
+
+
+def _what(r: Realisation, node: ir.Node) -> object:
+    """The same for nodes that make the same: those of a spline's tables often do."""
+    operands = tuple(r.operand(node, place) for place in range(len(node.inputs)))
+    attributes = tuple((name, str(attribute.value)) for name, attribute in sorted(node.attributes.items()))
+    return node.domain, node.op_type, attributes, operands, len(node.outputs)

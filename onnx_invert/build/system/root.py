@@ -35,6 +35,12 @@ GROWTH = 4.0
 WIDENINGS = 32
 """At most; 4³² steps of y's size are beyond what float32 tells from infinity."""
 
+FAR = 2.0**16
+"""A bracket this many times as wide as 1 and its distance from 0 together spans orders of magnitude."""
+
+SHRINKINGS = 12
+"""At most: the logarithm of the largest float64 is 710, that of FAR 11; halved on both sides of 0."""
+
 NARROWINGS = 60
 """At most: halving alone takes an interval of 4³² units in the last place to one."""
 
@@ -122,6 +128,8 @@ def root_of(
     values = [rising(e, low), rising(e, high)] if ends.there else [turned(e, value) for value in tried]
     bracket = _bracket(e, rising, [low, values[0], high, values[1], size], live, shape, ends, unroll)
     missed = e.op("Or", e.op("Greater", bracket[1], 0.0), e.op("Less", bracket[3], 0.0))
+    if not unroll:
+        bracket = _shrink(e, rising, bracket, live, shape)
     x1, f1, x2, f2 = _narrow(e, rising, bracket, live, shape, unroll, noise)
     kept = ends.kept(e, x1, x2)
     if kept is not None:
@@ -144,6 +152,10 @@ def _bracket(
 
     top = float(np.finfo(e.dtype.numpy()).max) / 8  # no y is so large that x becomes infinite, or no number
 
+    def outside(b: Emitter, f_low: ir.Value, f_high: ir.Value) -> ir.Value:
+        found = b.op("Or", b.op("Greater", f_low, 0.0), b.op("Less", f_high, 0.0))
+        return b.op("Mul", b.op("Cast", found, to=int(b.dtype)), live)
+
     def widen(b: Emitter, state: list[ir.Value]) -> tuple[list[ir.Value], ir.Value]:
         low, f_low, high, f_high, size = state
         above, below = b.op("Greater", f_low, 0.0), b.op("Less", f_high, 0.0)
@@ -157,11 +169,40 @@ def _bracket(
         new_f_high = b.op("Where", above, f_low, b.op("Where", below, value, f_high))
         new_low = b.op("Where", above, trial, b.op("Where", below, high, low))
         new_f_low = b.op("Where", above, value, b.op("Where", below, f_high, f_low))
-        busy = _either(b, b.op("Greater", new_f_low, 0.0), b.op("Less", new_f_high, 0.0))
-        return [new_low, new_f_low, new_high, new_f_high, size], b.op("Mul", busy, live)
+        return [new_low, new_f_low, new_high, new_f_high, size], outside(b, new_f_low, new_f_high)
 
     most = 6 if unroll else WIDENINGS
-    return iterate(e, start, [shape] * 5, widen, most=most, unroll=unroll)[:4]
+    busy = outside(e, start[1], start[3])
+    return iterate(e, start, [shape] * 5, widen, most=most, unroll=unroll, busy=busy)[:4]
+
+
+def _shrink(e: Emitter, function: Function, bracket: list[ir.Value], live: ir.Value, shape: Shape) -> list[ir.Value]:
+    """A bracket over many orders of magnitude halved in the logarithm of 1 + |x|, until its ends are near each other.
+
+    To halve it as it is would take a step for each factor of 2: of y = eˣ + x the bracket is as wide as y.
+    """
+
+    def busy(b: Emitter, low: ir.Value, high: ir.Value) -> ir.Value:
+        near = b.op("Max", b.op("Max", low, b.op("Neg", high)), 0.0)  # 0 where it holds 0
+        wide = b.op("Greater", b.op("Sub", high, low), b.op("Mul", b.op("Add", near, 1.0), FAR))
+        return b.op("Mul", b.op("Cast", wide, to=int(b.dtype)), live)
+
+    def order(b: Emitter, x: ir.Value) -> ir.Value:
+        return b.op("Mul", b.op("Sign", x), b.op("Log", b.op("Add", b.op("Abs", x), 1.0)))
+
+    def step(b: Emitter, state: list[ir.Value]) -> tuple[list[ir.Value], ir.Value]:
+        low, f_low, high, f_high = state
+        middle = b.op("Mul", b.op("Add", order(b, low), order(b, high)), 0.5)
+        size = b.op("Sub", b.op("Exp", b.op("Abs", middle)), 1.0)
+        x = b.op("Min", b.op("Max", b.op("Mul", b.op("Sign", middle), size), low), high)
+        f = function(b, x)
+        above = b.op("Greater", f, 0.0)
+        low, f_low = b.op("Where", above, low, x), b.op("Where", above, f_low, f)
+        high, f_high = b.op("Where", above, x, high), b.op("Where", above, f, f_high)
+        return [low, f_low, high, f_high], busy(b, low, high)
+
+    left = busy(e, bracket[0], bracket[2])
+    return iterate(e, bracket, [shape] * 4, step, most=SHRINKINGS, unroll=False, busy=left)
 
 
 def _narrow(
@@ -177,58 +218,60 @@ def _narrow(
     low, f_low, high, f_high = ends
     eps = float(np.finfo(e.dtype.numpy()).eps)
     tiny = float(np.finfo(e.dtype.numpy()).tiny)
-    # x1, f1: the newest end; x2, f2: the other one; x3, f3: the end before; t: where to try next, as a fraction.
-    half = e.op("Add", e.op("Mul", e.op("Sub", high, low), 0.0), 0.5)
-    start = [low, f_low, high, f_high, low, f_low, half]
+
+    def unsolved(b: Emitter, f1: ir.Value, f2: ir.Value) -> ir.Value:
+        least = b.op("Min", b.op("Abs", f1), b.op("Abs", f2))
+        return b.op("Greater", least, 0.0 if noise is None else noise)
 
     def step(b: Emitter, state: list[ir.Value]) -> tuple[list[ir.Value], ir.Value]:
-        x1, f1, x2, f2, _x3, _f3, t = state
+        # x1, f1: the newest end; x2, f2: the other one; t: where to try next, as a fraction of the way between.
+        x1, f1, x2, f2, t = state
         x = b.op("Add", x1, b.op("Mul", t, b.op("Sub", x2, x1)))
         f = function(b, x)
         same = b.op("Equal", b.op("Sign", f), b.op("Sign", f1))
-        x3, f3 = b.op("Where", same, x1, x2), b.op("Where", same, f1, f2)
+        x3, f3 = b.op("Where", same, x1, x2), b.op("Where", same, f1, f2)  # the end before
         x2, f2 = b.op("Where", same, x2, x1), b.op("Where", same, f2, f1)
-        x1, f1 = x, f
-        best = b.op("Where", b.op("Less", b.op("Abs", f2), b.op("Abs", f1)), x2, x1)
-        width = b.op("Abs", b.op("Sub", x2, x1))
-        rounding = b.op("Add", b.op("Mul", b.op("Abs", best), eps), tiny)
-        least = b.op("Div", rounding, b.op("Max", width, tiny))
-        t = _next(b, x1, f1, x2, f2, x3, f3)
-        ceiling = b.op("Sub", b.scalar(1.0), least)
-        t = b.op("Min", b.op("Max", t, least), ceiling)
-        wide = b.op("Cast", b.op("Less", least, 0.5), to=int(b.dtype))
-        least_f = b.op("Min", b.op("Abs", f1), b.op("Abs", f2))
-        unsolved = b.op("Cast", b.op("Greater", least_f, 0.0 if noise is None else noise), to=int(b.dtype))
-        # Once the bracket is closed a further step must do no harm: it stays within it.
-        t = b.op("Where", b.op("Less", least, 0.5), t, b.scalar(0.5))
-        busy = b.op("Mul", b.op("Mul", wide, unsolved), live)
-        return [x1, f1, x2, f2, x3, f3, t], busy
+        back = b.op("Sub", x, x2)
+        # Of a bracket this wide or narrow either end is as good a measure of rounding as the other.
+        rounding = b.op("Add", b.op("Mul", b.op("Max", b.op("Abs", x), b.op("Abs", x2)), eps), tiny)
+        least = b.op("Div", rounding, b.op("Max", b.op("Abs", back), tiny))
+        wide = b.op("Less", least, 0.5)
+        # Once the bracket is closed a further step must do no harm: it goes to its middle.
+        least = b.op("Min", least, 0.5)
+        t = _next(b, back, f, f2, b.op("Sub", x3, x2), f3)
+        t = b.op("Min", b.op("Max", t, least), b.op("Sub", b.scalar(1.0), least))
+        busy = b.op("Cast", b.op("And", wide, unsolved(b, f, f2)), to=int(b.dtype))
+        return [x, f, x2, f2, t], b.op("Mul", busy, live)
 
+    secant = _fraction(e, e.op("Div", f_low, e.op("Sub", f_low, f_high)), None)
+    busy = e.op("Mul", e.op("Cast", unsolved(e, f_low, f_high), to=int(e.dtype)), live)
+    start = [low, f_low, high, f_high, secant]
     most = 16 if unroll else NARROWINGS
-    return iterate(e, start, [shape] * 7, step, most=most, unroll=unroll)[:4]
+    return iterate(e, start, [shape] * 5, step, most=most, unroll=unroll, busy=busy)[:4]
 
 
-def _next(b: Emitter, x1: ir.Value, f1: ir.Value, x2: ir.Value, f2: ir.Value, x3: ir.Value, f3: ir.Value) -> ir.Value:
-    """Where to try next: by inverse quadratic interpolation where it is known to be safe, in the middle elsewhere."""
-    xi = b.op("Div", b.op("Sub", x1, x2), b.op("Sub", x3, x2))
-    phi = b.op("Div", b.op("Sub", f1, f2), b.op("Sub", f3, f2))
-    back = b.op("Sub", b.scalar(1.0), phi)
-    safe = b.op(
-        "And",
-        b.op("Less", b.op("Mul", phi, phi), xi),
-        b.op("Less", b.op("Mul", back, back), b.op("Sub", b.scalar(1.0), xi)),
-    )
-    first = b.op("Mul", b.op("Div", f1, b.op("Sub", f1, f2)), b.op("Div", f3, b.op("Sub", f3, f2)))
-    ratio = b.op("Div", b.op("Sub", x3, x1), b.op("Sub", x2, x1))
-    rest = b.op("Mul", b.op("Div", f1, b.op("Sub", f3, f1)), b.op("Div", f2, b.op("Sub", f3, f2)))
-    t = b.op("Add", first, b.op("Mul", ratio, rest))
-    t = b.op("Where", safe, t, b.scalar(0.5))
-    # 0/0 compares as false both ways: then the middle.
-    return b.op("Where", b.op("Equal", t, t), t, b.scalar(0.5))
+def _next(b: Emitter, back: ir.Value, f1: ir.Value, f2: ir.Value, far: ir.Value, f3: ir.Value) -> ir.Value:
+    """Where to try next: by inverse quadratic interpolation where it is known to be safe, in the middle elsewhere.
+
+    With ξ = (x₁ − x₂) / (x₃ − x₂), of which `back` and `far` are the two parts, and φ the same of f:
+
+        t = f₁ / (f₃ − f₂) · (f₃ / (f₁ − f₂) + (1 − 1/ξ) f₂ / (f₃ − f₁))    if φ² < ξ and (1 − φ)² < 1 − ξ
+    """
+    one = b.scalar(1.0)
+    short, whole = b.op("Sub", f1, f2), b.op("Sub", f3, f2)
+    xi, phi = b.op("Div", back, far), b.op("Div", short, whole)
+    rest = b.op("Sub", one, phi)
+    below = b.op("Less", b.op("Mul", phi, phi), xi)
+    above = b.op("Less", b.op("Mul", rest, rest), b.op("Sub", one, xi))
+    slope = b.op("Div", b.op("Mul", b.op("Sub", one, b.op("Div", far, back)), f2), b.op("Sub", f3, f1))
+    t = b.op("Mul", b.op("Div", f1, whole), b.op("Add", b.op("Div", f3, short), slope))
+    return _fraction(b, t, b.op("And", below, above))
 
 
-def _either(b: Emitter, one: ir.Value, other: ir.Value) -> ir.Value:
-    return b.op("Cast", b.op("Or", one, other), to=int(b.dtype))
+def _fraction(b: Emitter, t: ir.Value, safe: ir.Value | None) -> ir.Value:
+    """t where it is one, between 0 and 1, and `safe`; 1/2 elsewhere, and where it is no number."""
+    inside = b.op("Less", b.op("Abs", b.op("Sub", t, 0.5)), 0.5)
+    return b.op("Where", inside if safe is None else b.op("And", inside, safe), t, b.scalar(0.5))
 
 
 def _same_axes(step: Root) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from onnx_invert.graph.emit import Emitter
 from onnx_invert.plan.batch_rules import Place
 from onnx_invert.plan.lanes import Cut, written
 from onnx_invert.plan.steps import Edge
+from onnx_invert.rules.node import FLOATS
 
 if TYPE_CHECKING:
     from onnx_invert.build.system.realise import Realisation
@@ -110,9 +111,23 @@ class Selection:
         kept = self.cut.lanes.moving[output].axis
         return [dim if isinstance(dim, int) and axis != kept else 1 for axis, dim in enumerate(dims)]
 
-    def shape(self, value: ir.Value, made: ir.Value) -> None:
-        """The shape that a tensor of the model has here."""
-        made.shape = ir.Shape(self.cut.lanes.dims(value, self.width))
+    def evaluate(self, r: Realisation, node: ir.Node) -> list[ir.Value]:
+        """Run a node of the block on the lanes; its outputs, with noise as by `Realisation.evaluate`."""
+        made = r.copy(node)
+        for output, value in zip(node.outputs, made, strict=True):
+            value.shape = ir.Shape(self.cut.lanes.dims(output, self.width))
+        if r.noise is None:
+            return made
+        shaken = []
+        for output, value in zip(node.outputs, made, strict=True):
+            if output in r.dependent and output.dtype in FLOATS:
+                with r.noise.typed(output):
+                    moved = r.noise.shake(value, value)
+                moved.shape = value.shape
+                shaken.append(moved)
+            else:
+                shaken.append(value)
+        return shaken
 
 
 def _like(value: ir.Value, made: ir.Value) -> ir.Value:
