@@ -13,10 +13,13 @@ from onnx_invert.plan.concrete import Concrete
 from onnx_invert.plan.steps import Edge, Mask
 from onnx_invert.rules.dependence import ELEMENTWISE, SEVERAL, flow
 from onnx_invert.rules.moving import Labels
-from onnx_invert.rules.static import UnsizedError
+from onnx_invert.rules.static import UnsizedError, constant
 
 _JOINS = ELEMENTWISE - {"Mul", "Where"}
 """Operations that need something of every operand, whatever the constants are."""
+
+_CARRIES = frozenset({"Gather", "Slice", "Split", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand"})
+"""Operations all of whose output comes from their first operand."""
 
 
 @dataclass
@@ -36,6 +39,8 @@ class Knowledge:
     unknowns: frozenset[ir.Value] = frozenset()
     used: dict[ir.Value, Mask] = field(default_factory=dict)
     zeros: dict[ir.Value, Mask] = field(default_factory=dict)
+    blank: set[ir.Value] = field(default_factory=set)
+    _needs: dict[ir.Node, tuple[int, ...]] = field(default_factory=dict)
 
     def start(self, unknown: Iterable[ir.Value]) -> None:
         """Nothing is known of `unknown`, nor of what the nodes make."""
@@ -43,6 +48,7 @@ class Knowledge:
             shape = self.concrete.shapes.get(value.name or "")
             self.known[value] = np.zeros(shape if shape is not None else (), bool)
         self.unknowns = frozenset(self.known)
+        self.blank = {value for value, mask in self.known.items() if not mask.any()}
         for node in self.nodes:
             zero = self._zero(node)
             if zero is not None and zero.any():
@@ -65,6 +71,8 @@ class Knowledge:
     def learn(self, value: ir.Value, mask: Mask) -> None:
         """Take elements for known."""
         merged = self.known[value] | mask
+        if merged.any():
+            self.blank.discard(value)
         if merged.all():
             del self.known[value]
         else:
@@ -131,17 +139,38 @@ class Knowledge:
         before = self.used.get(output)
         self.used[output] = mask.copy() if before is None else before | mask
 
+    def settled(self, node: ir.Node) -> bool:
+        """Whether all that a node takes and makes is known."""
+        known = self.known
+        return not any(value in known for value in node.outputs) and not any(value in known for value in node.inputs)
+
     def hopeless(self, node: ir.Node) -> bool:
         """Whether plainly nothing of a node's output is known: of an operand nothing is, and no 0 takes its place."""
-        if node.op_type not in _JOINS:
-            return False
-        if self.zeros.get(node.outputs[0]) is not None:
-            return False
+        if node not in self._needs:
+            self._needs[node] = self._needed(node)
         return any(
-            (mask := self.mask(value)) is not None and not mask.any() and (node, place) not in self.frozen
-            for place, value in enumerate(node.inputs)
-            if value is not None
+            node.inputs[place] in self.blank and (node, place) not in self.frozen for place in self._needs[node]
         )
+
+    def _needed(self, node: ir.Node) -> tuple[int, ...]:
+        """The operands without which nothing of a node's output is known."""
+        every = tuple(range(len(node.inputs)))
+        twin = self.concrete.nodes.get(node.name or "", node)
+        op = node.op_type
+        if self.zeros.get(node.outputs[0]) is not None or node.domain not in {"", "ai.onnx"}:
+            return ()
+        if op in _CARRIES:
+            return every[:1]
+        constants = [constant(twin, place) for place in every] if op in {"Mul", "MatMul", "Gemm"} else []
+        if op == "Mul":
+            return () if any(array is not None and np.any(array == 0) for array in constants) else every
+        if op in {"MatMul", "Gemm"}:
+            # A row or a column of zeros leaves an element of the product that follows from nothing.
+            full = all(
+                array is None or (np.any(array, 0).all() and np.any(array, -1).all()) for array in constants[:2]
+            )
+            return every[:2] if full else ()
+        return every if op in _JOINS else ()
 
     def _zero(self, node: ir.Node) -> Mask | None:
         """The elements of a product that a constant 0 makes 0, whatever the unknown is."""

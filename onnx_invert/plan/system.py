@@ -88,8 +88,9 @@ class System(Knowledge):
             else:
                 index, found = 0, self._undo_late()
             for value in found:
-                for neighbour in map(self.position.__getitem__, self._around(value)):
-                    if neighbour in queued:
+                for node in self._around(value):
+                    neighbour = self.position[node]
+                    if neighbour in queued or self.settled(node):
                         continue
                     queued.add(neighbour)
                     if passing and neighbour > index:
@@ -116,8 +117,7 @@ class System(Knowledge):
         if is_drawn(node):
             return []
         grown = list(self._forward(node))
-        seen = [self.mask(output) for output in node.outputs]
-        if all(mask is not None and not mask.any() for mask in seen):
+        if all(output in self.blank for output in node.outputs):
             return grown
         for place, value in enumerate(node.inputs):
             if value is None or (node, place) in self.frozen or self.is_known(value):

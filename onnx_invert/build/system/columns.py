@@ -6,6 +6,7 @@ or a Concat of the same numbers; a Gather of longer rows copies each at once.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ import onnx_ir as ir
 from onnx_invert.graph.emit import Emitter
 
 MOST_RUNS = 16
-"""Runs up to which single numbers are moved by Split and Concat; beyond it is one Gather, so that graphs stay small."""
+"""Runs up to which single numbers are moved by Split and Concat; beyond is one Gather, so that graphs stay small."""
 
 LONG = 16
 """Numbers in a row from which on a Gather copies them as fast as anything does."""
@@ -30,11 +31,11 @@ class Column(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """`count` elements of `value`, from `first` on, `step` apart."""
+    """`length` elements of `value`, from `first` on, `step` apart."""
 
     value: ir.Value
     first: int
-    count: int
+    length: int
     step: int
     width: int
 
@@ -82,20 +83,20 @@ def _join(e: Emitter, axis: int, columns: Sequence[Column], inner: Sequence[int]
 def _runs(columns: Sequence[Column]) -> list[_Run]:
     """The elements in as few runs as a walk from the first to the last gives: of steps of 1, or else all of one."""
     value, first, width = columns[0]
-    steps = {b.at - a.at for a, b in zip(columns, columns[1:], strict=False)}
+    steps = {b.at - a.at for a, b in itertools.pairwise(columns)}
     if len(steps) == 1 and min(steps) > 0 and all(column.value is value for column in columns):
         return [_Run(value, first, len(columns), min(steps), width)]
     runs: list[_Run] = []
     for column in columns:
-        if runs and runs[-1].value is column.value and runs[-1].first + runs[-1].count == column.at:
-            runs[-1] = runs[-1]._replace(count=runs[-1].count + 1)
+        if runs and runs[-1].value is column.value and runs[-1].first + runs[-1].length == column.at:
+            runs[-1] = runs[-1]._replace(length=runs[-1].length + 1)
         else:
             runs.append(_Run(column.value, column.at, 1, 1, column.width))
     return runs
 
 
 def _is_all(run: _Run) -> bool:
-    return run.count == run.width
+    return run.length == run.width
 
 
 def _parts(e: Emitter, axis: int, runs: Sequence[_Run]) -> list[ir.Value]:
@@ -105,12 +106,12 @@ def _parts(e: Emitter, axis: int, runs: Sequence[_Run]) -> list[ir.Value]:
         of_one.setdefault(run.value, []).append(run)
     found: dict[_Run, ir.Value] = {}
     for value, mine in of_one.items():
-        ends = sorted({0, mine[0].width, *(end for run in mine for end in (run.first, run.first + run.count))})
-        whole = set(zip(ends, ends[1:], strict=False))
-        if len(mine) == 1 or any((run.first, run.first + run.count) not in whole for run in mine):
+        ends = sorted({0, mine[0].width, *(end for run in mine for end in (run.first, run.first + run.length))})
+        whole = set(itertools.pairwise(ends))
+        if len(mine) == 1 or any((run.first, run.first + run.length) not in whole for run in mine):
             found.update({run: _slice(e, axis, run) for run in mine})
             continue
-        sizes = [b - a for a, b in zip(ends, ends[1:], strict=False)]
+        sizes = [b - a for a, b in itertools.pairwise(ends)]
         split = e.ops("Split", value, e.ints(sizes), outputs=len(sizes), axis=axis)
         made = dict(zip(ends, split, strict=False))
         found.update({run: made[run.first] for run in mine})
@@ -122,7 +123,7 @@ def _slice(e: Emitter, axis: int, run: _Run) -> ir.Value:
         return run.value
     key = ("slice", axis, run)
     if key not in e.made:
-        last = run.first + (run.count - 1) * run.step + 1
+        last = run.first + (run.length - 1) * run.step + 1
         bounds = [e.ints([run.first]), e.ints([last]), e.ints([axis])]
         e.made[key] = e.op("Slice", run.value, *bounds, *([e.ints([run.step])] if run.step > 1 else []))
     return e.made[key]

@@ -6,7 +6,7 @@ elements changes the list and emits nothing. A value is emitted where somebody n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -98,11 +98,9 @@ class Pieces:
         if self.axis is not None:
             value = self._joined(e, self.axis, self.parts)
         else:
-            value = None
-            for part in self.parts:
-                mine = part.value if part.axis is None else self._joined(e, part.axis, [part])
-                value = mine if value is None else e.op("Where", mask(part.covers(self.shape)), mine, value)
-            assert value is not None
+            value = self._spread(e, self.parts[0])
+            for part in self.parts[1:]:
+                value = e.op("Where", mask(part.covers(self.shape)), self._spread(e, part), value)
         self._merged = (len(self.parts), value)
         return value
 
@@ -147,6 +145,9 @@ class Pieces:
             found.append(column)
         return join(e, axis, found, inner=self.shape[axis + 1 :])
 
+    def _spread(self, e: Emitter, part: Piece) -> ir.Value:
+        return part.value if part.axis is None else self._joined(e, part.axis, [part])
+
     def _full(self, mask: Mask) -> Mask:
         return np.broadcast_to(mask, self.shape)
 
@@ -171,7 +172,7 @@ def line_of(mask: Mask) -> tuple[int, Index] | None:
     return None
 
 
-def grouped(columns: Sequence[Column], axis: int, index: Sequence[int]) -> list[Piece]:
+def grouped(columns: Sequence[Column], axis: int, index: Iterable[int]) -> list[Piece]:
     """Elements of several values as pieces of a tensor that has them at `index` along `axis`."""
     groups: dict[ir.Value, list[tuple[int, Column]]] = {}
     for here, column in zip(index, columns, strict=True):
