@@ -14,6 +14,9 @@ from onnx_invert.errors import FileError
 
 Array = NDArray[Any]
 
+MAGIC = b"\x93NUMPY"
+"""The first bytes of an .npy file."""
+
 LARGE = 1 << 26
 """Bytes from which on a file is mapped, where it may be: 64 MB."""
 
@@ -51,13 +54,19 @@ def _whole(path: Path) -> dict[str, Array]:
 
 
 def _mapped(path: Path, scratch: Path) -> dict[str, Array]:
-    if not zipfile.is_zipfile(path):
+    # By its beginning, as numpy does: an .npy may end with the bytes of a zip's directory.
+    if _begins(path, MAGIC):
         return {"": np.load(path, mmap_mode="r", allow_pickle=False)} if path.stat().st_size >= LARGE else _whole(path)
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         if sum(member.file_size for member in members) < LARGE:
             return _whole(path)
         return {member.filename.removesuffix(".npy"): _member(path, archive, member, scratch) for member in members}
+
+
+def _begins(path: Path, magic: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(magic)) == magic
 
 
 def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, scratch: Path) -> Array:

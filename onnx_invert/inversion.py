@@ -13,7 +13,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_invert.errors import UsageError
-from onnx_invert.fibres.fibre import TOLERANCE, Fibre
+from onnx_invert.fibres.fibre import Fibre
 from onnx_invert.fibres.networks import Networks
 from onnx_invert.graph.write import check_target, staged, to_proto
 from onnx_invert.lossless import LosslessPair
@@ -48,12 +48,13 @@ class Inversion:
             raise UsageError("There is no forward network with latents: invert with lossless=True or a path.")
         return to_proto(self.lossless.forward)
 
-    def fibre(self, y: NDArray[Any] | Mapping[str, NDArray[Any]], *, tolerance: float = TOLERANCE) -> Fibre:
+    def fibre(self, y: NDArray[Any] | Mapping[str, NDArray[Any]], *, tolerance: float | None = None) -> Fibre:
         """All x with f(x) = y, of a lossless inversion: sampled, or reached by their latents.
 
         Args:
             y: one sample of what the inverse takes: its outputs and, by name, the inputs that are not recovered.
-            tolerance: max |f(x) − y| that counts as the same y, beside the largest |y|.
+            tolerance: max |f(x) − y| that counts as the same y, beside the largest |y|: 1e-5, or 16 units of rounding
+                of a narrower type than float32.
 
         Raises:
             UsageError: the inversion is not lossless, or y does not fit.

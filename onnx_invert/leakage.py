@@ -52,8 +52,11 @@ NAMED = 3
 SHOWN = 6
 """Held-out samples whose estimates are kept, to be drawn."""
 
-PROBED = 4
-"""Samples that show whether a tensor is laid out sample by sample."""
+PROBED = (4, 7)
+"""Samples that show whether a tensor is laid out sample by sample: so many at once, from all over the data. One number
+alone could be a tensor's own size."""
+
+OTHER_SIZE = "how many numbers it has depends on the data"
 
 
 @dataclass(frozen=True)
@@ -203,9 +206,29 @@ class _Measuring:
             )
 
     def _probe(self, shown: list[Layer]) -> tuple[dict[ir.Value, int], dict[Layer, str]]:
-        """Numbers a sample, of every tensor that is laid out sample by sample: in reverse order it is reversed."""
-        rows = PROBED if self._main.has_batch else 1
-        batch = next(chunks(self._data, self._ports, self._names[0], self._count, rows))
+        """Numbers a sample, of every tensor that is laid out sample by sample, and why others are not."""
+        numbers: dict[ir.Value, int] = {}
+        skipped: dict[Layer, str] = {}
+        for count in PROBED if self._main.has_batch else (0,):
+            found, left = self._probed(shown, self._spread(count))
+            skipped |= left
+            for layer in shown:
+                if found.get(layer.value) != numbers.setdefault(layer.value, found.get(layer.value, 0)):
+                    skipped.setdefault(layer, OTHER_SIZE)
+            numbers |= found
+        for layer in skipped:
+            numbers.pop(layer.value, None)
+        return numbers, skipped
+
+    def _spread(self, count: int) -> Batch:
+        """So many samples from all over the data; with 0 the first batch that the model takes."""
+        picked = np.unique(np.linspace(0, self._count - 1, min(count, self._count)).astype(int))
+        whole = len(self._data[self._names[0]])
+        some = {name: a[picked] if count and a.ndim and len(a) == whole else a for name, a in self._data.items()}
+        return next(chunks(some, self._ports, self._names[0], len(picked) or self._count, max(1, len(picked))))
+
+    def _probed(self, shown: list[Layer], batch: Batch) -> tuple[dict[ir.Value, int], dict[Layer, str]]:
+        """The same of one batch: in reverse order of samples, a tensor is reversed."""
         rows = self._rows_of(batch)
         turned = {name: a[::-1] if rows > 1 and a.ndim and len(a) == rows else a for name, a in batch.items()}
         names = [layer.value.name or "" for layer in shown]
@@ -261,7 +284,7 @@ class _Measuring:
         moments = {layer: Moments(min(numbers[layer.value], WIDEST), width) for layer in group}
         bad: dict[Layer, str] = {}
         for held, x, found in self._runs(group, numbers, project):
-            bad |= {layer: "how many numbers it has depends on the data" for layer in group if layer not in found}
+            bad |= {layer: OTHER_SIZE for layer in group if layer not in found}
             for layer, h in found.items():
                 if layer not in bad and not np.isfinite(h).all():
                     bad[layer] = "it is not finite on the data"

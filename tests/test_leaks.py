@@ -170,9 +170,10 @@ def test_what_is_not_finite_is_left_out():
 
 
 def test_what_has_another_size_with_other_data_is_left_out():
-    """Four samples of eight ones each, with which it looks as if it were laid out by samples; later ones differ."""
+    """The samples that are tried have eight ones each, as if it were laid out by samples; the others differ."""
     x = np.repeat(RNG.integers(0, 2, (60, 1)), 8, axis=1).astype(np.float32)
-    x[:4] = 1
+    for count in leakage.PROBED:
+        x[np.linspace(0, 59, count).astype(int)] = 1
     model = text(
         """f = Reshape(x, s) n = NonZero(f) c = Cast<to = 1>(n) z = Mul(c, o)
         t = Transpose<perm = [1, 0]>(z) y = Relu(x)""",
@@ -182,6 +183,16 @@ def test_what_has_another_size_with_other_data_is_left_out():
     found = onnx_invert.leaks(model, x)
     assert [row.op for row in found.rows] == ["Relu"]
     assert "depends on the data" in " ".join(found.notes)
+
+
+def test_a_tensor_of_as_many_rows_as_there_are_samples():
+    """Its own four rows look like samples wherever four are tried: they are all alike."""
+    x = RNG.standard_normal((60, 8)).astype(np.float32)
+    model = text("m = ReduceMax<keepdims = 1>(x) t = Expand(m, s) y = Relu(x)",
+                 outputs="float[N,8] y, float[4,1] t", weights="<int64[2] s = {4, 1}>")  # fmt: skip
+    found = onnx_invert.leaks(model, x)
+    assert [row.op for row in found.rows] == ["Relu"]
+    assert "no axis of samples" in " ".join(found.notes)
 
 
 def test_chunks_and_groups_change_nothing(monkeypatch, models):

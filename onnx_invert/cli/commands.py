@@ -355,14 +355,14 @@ def fibre(
         ),
     ] = 8,
     tolerance: Annotated[
-        float,
+        float | None,
         typer.Option(
             "--tolerance",
             metavar="R",
             callback=finite,
-            help="max |f(x) − y| that passes, beside the largest |y|.",
+            help="max |f(x) − y| that passes, beside the largest |y|: 1e-5, or 16 units of rounding of float16.",
         ),
-    ] = 1e-5,
+    ] = None,
 ) -> None:
     """Write different inputs with one output: points of the fibre of Y, each verified by FORWARD."""
     from onnx_invert.cli import fibre as fibres

@@ -31,7 +31,7 @@ def run(
     spread: float,
     apart: float,
     candidates: int,
-    tolerance: float,
+    tolerance: float | None,
 ) -> None:
     """Sample a fibre, write the points, and say how each was verified.
 
@@ -71,7 +71,7 @@ def run(
                 picture.save(drawing, format="PNG")
     _show(fibre, points, source.name)
     line = f"PASSED  {count} points, max |f(x) − y| {points.error.max():.2g}, relative {points.relative.max():.2g} of "
-    line += f"{tolerance:g}  → {output}{'' if image is None else f', {image}'}"
+    line += f"{fibre.tolerance:g}  → {output}{'' if image is None else f', {image}'}"
     console().print(shown(line), soft_wrap=True)
 
 

@@ -27,8 +27,9 @@ from onnx_invert.numerics.manifold import Array, identity, project
 Path_ = str | os.PathLike[str]
 Data = Path_ | NDArray[Any] | Mapping[str, NDArray[Any]]
 
-TOLERANCE = 1e-5
-"""max |f(x) − y| that counts as the same y, beside the largest |y| of the same output."""
+TOLERANCE, ROUNDINGS = 1e-5, 16
+"""max |f(x) − y| that counts as the same y, beside the largest |y| of the same output: the first, or so many units of
+rounding where f computes in float16, of which f itself takes several."""
 
 PROPOSALS, LEAST_PROPOSALS = 32, 128
 """For every sample that is asked for, and in all: as many are made at most, or the larger of both."""
@@ -44,13 +45,16 @@ class Fibre:
         size: numbers of z.
         free: bool (Z,), the latents that may take any value from any x, without changing y.
         recorded: True if the inverse holds what its data say of plausible x.
+        tolerance: max |f(x) − y| that passes, beside the largest |y| of the same output.
         note: why proposals cannot be corrected, or nothing.
     """
 
-    def __init__(self, rows: Rows, *, tolerance: float = TOLERANCE) -> None:
+    def __init__(self, rows: Rows, *, tolerance: float | None = None) -> None:
+        if tolerance is None:
+            tolerance = max(TOLERANCE, ROUNDINGS * float(np.finfo(rows.net.dtype).eps))
         if not 0 < tolerance < np.inf:
             raise UsageError(f"The tolerance {tolerance:g} has to be a number above 0.")
-        self._rows, self._tolerance = rows, tolerance
+        self._rows, self.tolerance = rows, tolerance
         self.size, self.free, self.note = rows.net.size, rows.net.free, rows.net.note
         self.recorded = rows.net.mixture is not None
 
@@ -158,12 +162,12 @@ class Fibre:
         """Carry proposals to the fibre and keep those that arrive: all in their order, or those that are new."""
         x, steps = self._rows.rounded(proposals.x), np.zeros(len(proposals.x), np.int64)
         # A z that was asked for is left alone where it serves; what is sampled is brought as close as rounding allows.
-        off = np.flatnonzero(~(self._errors(x)[1] <= self._tolerance)) if as_asked else np.arange(len(x))
+        off = np.flatnonzero(~(self._errors(x)[1] <= self.tolerance)) if as_asked else np.arange(len(x))
         if off.size:
             with np.errstate(over="ignore", invalid="ignore"):  # what is not finite does not pass
                 x[off], steps[off] = self._carried(proposals, off)
         error, relative = self._errors(x)
-        good = relative <= self._tolerance
+        good = relative <= self.tolerance
         if proposals.box is not None:
             low, high = (self._rows.rounded(end[None])[0] for end in proposals.box)
             good &= np.all((x >= low) & (x <= high), axis=1)
@@ -220,7 +224,7 @@ class Fibre:
         same = len(found.near) - len(points)
         lines = [
             f"{len(points)} of {n} points with this y were found. Of {found.proposed} proposals {found.passed} came "
-            f"to it within {self._tolerance:g}; {same} of them were too near to another, {far} had to be moved much "
+            f"to it within {self.tolerance:g}; {same} of them were too near to another, {far} had to be moved much "
             "farther than most."
         ]
         if np.isfinite(found.missed):
@@ -242,7 +246,7 @@ def fibre(inverse: Path_, model: Path_, y: NDArray[Any] | Mapping[str, NDArray[A
             have latents), or the model itself.
         y: one sample of what the inverse takes: outputs of the model and, by name, the inputs that are not recovered.
             Outputs that the inverse does not take may differ from point to point.
-        options: `tolerance`, relative to the largest |y|: 1e-5.
+        options: `tolerance`, relative to the largest |y|: 1e-5, or 16 units of rounding of a narrower type.
 
     Raises:
         FileError, ModelError, UsageError: something is wrong with what was given.

@@ -13,7 +13,7 @@ from onnx_invert.errors import UsageError
 from onnx_invert.numerics.dispersion import farthest, in_order, mean_distances, nearest
 from onnx_invert.numerics.manifold import Array
 
-FAR = 1.5
+FAR = 1.3
 """Points that had to be moved by more than this, beside the median, are not taken: little of the proposal is left."""
 
 SAME = 1e-4

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx_invert.errors import UsageError
 from onnx_invert.fibres.networks import Rows
 from onnx_invert.numerics.manifold import Array, Box, Metric, identity
-from onnx_invert.numerics.mixture import DIRECTIONS, REST, Mixture, principal
+from onnx_invert.numerics.mixture import REST, Mixture
 from onnx_invert.samples import cut, match
 
 NEIGHBOURS = 48
@@ -57,7 +57,11 @@ class Recorded:
 
 
 class Neighbours:
-    """Inputs of data, each at most once: at random, those with a y near the one that is asked for first."""
+    """Inputs of data, each at most once: at random, those with a y near the one that is asked for first.
+
+    Each number of x is moved in units of its own deviation among the near ones. With their covariance an input would
+    be moved farther (half as far again, on digits), and all of them towards the same few directions.
+    """
 
     name = "the data"
     remedy = "more data, --unbounded, a smaller --apart, or a y that plausible inputs have"
@@ -75,11 +79,8 @@ class Neighbours:
         # The largest of log p + Gumbel noise, one after the other: draws without replacement.
         self._order = np.argsort(-(logs + rng.gumbel(size=len(logs))), kind="stable")
         weights = np.exp(logs) / np.sum(np.exp(logs))
-        root = np.sqrt(weights * len(x))[:, None]
-        far = root * (x - weights @ x)
-        factor = principal(far, min(DIRECTIONS, *far.shape))
-        rest = np.maximum(weights @ np.square(x - weights @ x) - np.sum(np.square(factor), axis=0), 0.0)
-        self._metric = Metric(factor[None], REST * rest[None])
+        variance = weights @ np.square(x - weights @ x) + REST * np.var(x, axis=0)
+        self._metric = Metric(np.zeros((1, 0, x.shape[1])), variance[None])
         self._box = (x.min(axis=0), x.max(axis=0)) if bounded else None
         self._x = x
 

@@ -66,6 +66,9 @@ class System(Knowledge):
         pass goes through the nodes in running order, so that what a block found runs forwards before the block's own
         equations are looked at again. A matrix of poor condition waits until nothing else follows: what it would tell
         may be told better elsewhere.
+
+        Where there are more equations than unknowns, those that come first in this order find a tensor, and the others
+        are left over: the order decides which.
         """
         if grown is None:
             self._late.clear()

@@ -9,6 +9,7 @@ import pytest
 from small_models import affine, save, text
 
 from onnx_invert import samples
+from onnx_invert.arrays import load
 from onnx_invert.errors import UsageError
 from onnx_invert.samples import Port, cut, draw
 
@@ -117,6 +118,16 @@ def test_data_that_cannot_be_used(name, call, files):
     assert done.code == 2
     assert message in done.err
     assert files() == before
+
+
+def test_an_array_that_ends_like_a_zip(tmp_path):
+    """Its last bytes are those of a zip's directory: what a file is, its beginning says."""
+    path = tmp_path / "x.npy"
+    array = np.frombuffer(X.tobytes() + b"PK\5\6" + bytes(18) + b"\0" * 2, np.uint8)
+    np.save(path, array)
+    assert zipfile.is_zipfile(path)
+    np.testing.assert_array_equal(load(path, scratch=tmp_path)[""], array)
+    np.testing.assert_array_equal(load(path)[""], array)
 
 
 def test_objects_in_an_npz(call, files):

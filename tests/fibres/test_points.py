@@ -64,20 +64,31 @@ def pairs(models):
     return get
 
 
-def test_eight_images_with_the_same_ten_logits(models, pairs):
-    y = run(models / "mnist_mlp.onnx", DIGITS.x_test[405:406])
-    points = pairs("mnist_mlp").fibre(y).sample(8, seed=1, spread=3, apart=0.1)
-    assert points.x.shape == (8, 784)
-    assert np.abs(run(models / "mnist_mlp.onnx", points.x) - y).max() < 1e-5
-    apart = [np.abs(a - b).mean() for i, a in enumerate(points.x) for b in points.x[:i]]
+@pytest.mark.parametrize("name", ["mnist_mlp", "mnist_relu", "mnist_residual", "mnist_lenet"])
+def test_eight_images_with_the_same_ten_logits(name, models, pairs):
+    y = run(models / f"{name}.onnx", DIGITS.x_test[405:406])
+    points = pairs(name).fibre(y).sample(8, data=DIGITS.x_train)
+    assert len(points) == 8
+    assert np.abs(run(models / f"{name}.onnx", points.x) - y).max() < 1e-5
+    x = points.x.reshape(8, 784)
+    apart = [np.abs(a - b).mean() for i, a in enumerate(x) for b in x[:i]]
     assert min(apart) > 0.1
-    assert points.x.min() >= 0
-    assert points.x.max() <= 1
+    assert x.min() >= 0
+    assert x.max() <= 1
     np.testing.assert_allclose(points.distances[np.tril_indices(8, -1)], apart, rtol=1e-4)
-    assert points.acceptance > 0.5
+    assert points.apart == points.distances[np.tril_indices(8, -1)].min()
+
+
+def test_draws_that_are_farther_apart(models, pairs):
+    y = run(models / "mnist_mlp.onnx", DIGITS.x_test[405:406])
+    fibre = pairs("mnist_mlp").fibre(y)
+    as_they_come, dispersed = fibre.sample(4, candidates=1), fibre.sample(4)
+    assert dispersed.apart > 1.2 * as_they_come.apart
+    points = fibre.sample(4, seed=1, spread=3, apart=0.1)
+    assert points.apart > 0.1
+    assert np.abs(run(models / "mnist_mlp.onnx", points.x) - y).max() < 1e-5
     # Their latents give them back.
-    again = pairs("mnist_mlp").fibre(y).move(points.z)
-    np.testing.assert_allclose(again.x, points.x, atol=1e-4)
+    np.testing.assert_allclose(fibre.move(points.z).x, points.x, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["mnist_relu", "mnist_residual", "mnist_lenet"])
@@ -85,7 +96,7 @@ def test_networks_whose_latents_are_not_free(name, models, pairs):
     y = run(models / f"{name}.onnx", DIGITS.x_test[5:6])
     fibre = pairs(name).fibre(y)
     for options in ({}, {"data": DIGITS.x_train[1000:2000]}):
-        points = fibre.sample(3, **options)
+        points = fibre.sample(3, candidates=1, **options)
         assert np.abs(run(models / f"{name}.onnx", points.x) - y).max() < 1e-5
         assert points.distances[np.tril_indices(3, -1)].min() > 0.01
 
@@ -93,7 +104,7 @@ def test_networks_whose_latents_are_not_free(name, models, pairs):
 def test_the_seed_decides(models, pairs):
     y = run(models / "mnist_mlp.onnx", DIGITS.x_test[:1])
     fibre = pairs("mnist_mlp").fibre(y)
-    one, same, other = (fibre.sample(2, seed=seed).x for seed in (0, 0, 1))
+    one, same, other = (fibre.sample(2, seed=seed, candidates=2).x for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, same)
     assert np.abs(one - other).max() > 0.01
 
@@ -227,6 +238,7 @@ def test_a_fibre_of_one_point(models):
     [
         (lambda f: f.sample(0), "at least 1"),
         (lambda f: f.sample(1, apart=np.nan), "apart"),
+        (lambda f: f.sample(1, candidates=0), "candidates"),
         (lambda f: f.sample(1, spread=0), "above 0"),
         (lambda f: f.sample(1, data=np.zeros((3, 5), np.float32)), r"shape \(3, 5\)"),
         (lambda f: f.sample(1, data=np.full((3, 6), np.nan, np.float32)), "not finite"),

@@ -103,7 +103,7 @@ def _price(step: Step, settled: Mapping[ir.Value, Price], uses: Mapping[ir.Value
     latent = 0
     if isinstance(step, Undo):
         latent = sum(link.numbers for link in step.links)
-        if uses.get(step.value, 0) > 1:
+        if uses.get(step.value, 0) > 1 and not step.whole:
             # What one node loses of a tensor that others use as well is not lost by the network.
             kept, latent = kept + latent, 0
     elif isinstance(step, Join):

@@ -56,13 +56,17 @@ class Link:
 
 @dataclass(frozen=True, eq=False)
 class Undo:
-    """`value` from `output` of a node that uses it, and its other operands where they are needed."""
+    """`value` from `output` of a node that uses it, and its other operands where they are needed.
+
+    With `whole`, all nodes that use `value` are undone at once, `node` being the last of them.
+    """
 
     value: ir.Value
     node: ir.Node
     output: ir.Value
     links: tuple[Link, ...]
     others: tuple[ir.Value, ...]
+    whole: bool = False
 
     @property
     def needs(self) -> tuple[ir.Value, ...]:

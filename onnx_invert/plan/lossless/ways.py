@@ -13,6 +13,7 @@ from onnx_invert.plan.lossless.steps import Effort, Join, Keep, Run, Step, Undo
 from onnx_invert.plan.problem import Problem
 from onnx_invert.rules import RuleSet
 from onnx_invert.rules.completion import Selection
+from onnx_invert.rules.completions.gates import gate
 from onnx_invert.rules.facts import NoInverse, Paired
 from onnx_invert.rules.node import FLOATS, NodeView
 
@@ -25,6 +26,7 @@ class Ways:
         self.uses: dict[ir.Value, int] = {}
         self._rules, self._effort, self._samples = rules, effort, samples
         self._nodes = [node for node in upstream(problem.known) if self._depends(node)]
+        self._order = {node: place for place, node in enumerate(self._nodes)}
         self._reachable: dict[ir.Node, bool] = {}
         for node in self._nodes:
             for value in {value for value in node.inputs if value is not None}:
@@ -45,12 +47,25 @@ class Ways:
                     yield step
                     if len(step.links) == 1 and isinstance(part := step.links[0].part, Selection) and not step.others:
                         selections.setdefault(step.value, []).append((step.output, part))
+                yield from self._gate(node)
                 yield from self._run(node)
             for output in node.outputs:
                 yield from self._keep(output)
         for value, parts in selections.items():
             if len(parts) > 1:
                 yield _joined(value, parts)
+
+    def _gate(self, node: ir.Node) -> Iterator[Undo]:
+        """A GELU or its like that ends here, written out in several nodes."""
+        if node.op_type not in {"Mul", "Div"}:
+            return
+        found = gate(node.outputs[0], self._order, self.problem.dependent)
+        if found is None or found.value.dtype not in FLOATS or not node.outputs[0].name:
+            return
+        shape = shape_of(found.value)
+        links = links_of((found.part,), shape, shape, self._effort, self._samples)
+        if links is not None:
+            yield Undo(found.value, node, node.outputs[0], links, (), found.whole)
 
     def _keep(self, value: ir.Value) -> Iterator[Keep]:
         numbers = self._samples.numbers(shape_of(value))

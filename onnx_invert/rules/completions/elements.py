@@ -70,7 +70,7 @@ def hard_sigmoid(node: NodeView) -> Completion | NoInverse:
     return (remainder(undone, "beyond the slope"),)
 
 
-def _hard_swish_root(e: Emitter, y: ir.Value) -> ir.Value:
+def hard_swish_root(e: Emitter, y: ir.Value) -> ir.Value:
     """x ≥ 0 with x · min(x + 3, 6) / 6 = y: the root of x² + 3x = 6y up to y = 3, y beyond."""
     root = e.op("Sqrt", e.op("Add", e.op("Mul", e.op("Min", y, 3.0), 24.0), 9.0))
     below = e.op("Mul", e.op("Sub", root, 3.0), 0.5)
@@ -93,10 +93,13 @@ def folded(root: Unary) -> Completed:
 @rules.completion("HardSwish")
 def hard_swish(node: NodeView) -> Completion | NoInverse:
     """z = min(x, 0); x ≥ 0 is a root of a quadratic. Surplus: one number a number."""
-    return (folded(_hard_swish_root),)
+    return (folded(hard_swish_root),)
 
 
-def _newton(value: Unary, slope: Callable[[Emitter, ir.Value, ir.Value], ir.Value], start: float) -> Unary:
+Slope = Callable[[Emitter, ir.Value, ir.Value], ir.Value]
+
+
+def newton(value: Unary, slope: Slope, start: float) -> Unary:
     """Solve f(x) = y for x ≥ 0: `slope(e, x, f(x) / x)` is f′. x stays a little above 0, where f(x) / x is 0/0."""
 
     def root(e: Emitter, y: ir.Value) -> ir.Value:
@@ -116,7 +119,8 @@ def _sigmoid(e: Emitter, x: ir.Value) -> ir.Value:
     return e.op("Div", e.scalar(1.0), e.op("Add", e.op("Exp", e.op("Neg", x)), 1.0))
 
 
-def _gelu_slope(e: Emitter, x: ir.Value, phi: ir.Value) -> ir.Value:
+def gelu_slope(e: Emitter, x: ir.Value, phi: ir.Value) -> ir.Value:
+    """Φ(x) + x · φ(x). That of the approximation by tanh differs by 1e-3 at most."""
     density = e.op("Mul", e.op("Exp", e.op("Mul", e.op("Mul", x, x), -0.5)), 1 / np.sqrt(2 * np.pi))
     return e.op("Add", phi, e.op("Mul", x, density))
 
@@ -132,30 +136,42 @@ def gelu(node: NodeView) -> Completion | NoInverse:
             inner = e.op("Mul", x, e.op("Add", e.op("Mul", e.op("Mul", x, x), a * b), a))
             return e.op("Mul", e.op("Mul", x, 0.5), e.op("Add", e.op("Tanh", inner), 1.0))
 
-        return (folded(_newton(value, _gelu_slope, 0.3)),)  # its slope differs from GELU's by 1e-3 at most
+        return (folded(newton(value, gelu_slope, 0.3)),)
     return (
         folded(
-            _newton(
+            newton(
                 lambda e, x: e.op("Mul", e.op("Mul", x, 0.5), e.op("Add", e.op("Erf", e.op("Mul", x, 0.5**0.5)), 1.0)),
-                _gelu_slope,
+                gelu_slope,
                 0.3,
             )
         ),
     )
 
 
+def swish_slope(alpha: float) -> Slope:
+    """s + αx · s (1 − s), s = sigmoid(αx)."""
+
+    def slope(e: Emitter, x: ir.Value, s: ir.Value) -> ir.Value:
+        rest = e.op("Mul", e.op("Sub", e.scalar(1.0), s), alpha)
+        return e.op("Add", s, e.op("Mul", e.op("Mul", x, s), rest))
+
+    return slope
+
+
 @rules.completion("Swish")
 def swish(node: NodeView) -> Completion | NoInverse:
     """z = min(x, 0); x ≥ 0 by Newton steps on x · sigmoid(alpha · x). Surplus: one number a number."""
     alpha = node.number("alpha", 1.0)
-    if alpha != 1:
-        return NoInverse("its alpha is not 1")
-    value = lambda e, x: e.op("Mul", x, _sigmoid(e, x))  # noqa: E731
+    if not alpha > 0:
+        return NoInverse("its alpha is not above 0")
+    value = lambda e, x: e.op("Mul", x, _sigmoid(e, e.op("Mul", x, alpha)))  # noqa: E731
+    return (folded(newton(value, swish_slope(alpha), 0.3 / alpha)),)
 
-    def slope(e: Emitter, x: ir.Value, s: ir.Value) -> ir.Value:
-        return e.op("Add", s, e.op("Mul", e.op("Mul", x, s), e.op("Sub", e.scalar(1.0), s)))
 
-    return (folded(_newton(value, slope, 0.3)),)
+def mish_slope(e: Emitter, x: ir.Value, t: ir.Value) -> ir.Value:
+    """t + x (1 − t²) sigmoid(x), t = tanh(softplus(x))."""
+    rest = e.op("Sub", e.scalar(1.0), e.op("Mul", t, t))
+    return e.op("Add", t, e.op("Mul", e.op("Mul", x, rest), _sigmoid(e, x)))
 
 
 @rules.completion("Mish")
@@ -169,11 +185,7 @@ def mish(node: NodeView) -> Completion | NoInverse:
         below = e.op("Add", above, e.op("Mul", e.op("Mul", v, v), 2.0))
         return e.op("Mul", x, e.op("Div", above, below))
 
-    def slope(e: Emitter, x: ir.Value, t: ir.Value) -> ir.Value:
-        rest = e.op("Sub", e.scalar(1.0), e.op("Mul", t, t))
-        return e.op("Add", t, e.op("Mul", e.op("Mul", x, rest), _sigmoid(e, x)))
-
-    return (folded(_newton(value, slope, 0.3)),)
+    return (folded(newton(value, mish_slope, 0.3)),)
 
 
 for _name in ("Round", "Floor", "Ceil"):
