@@ -89,3 +89,25 @@ def test_a_mask_made_of_another_in_a_way_that_is_not_followed_is_refused() -> No
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1.0), "one"))
     with pytest.raises(NotInvertibleError, match="mixes elements"):
         onnx_invert.invert(model, recover=["x"], method="closed-form", log_det=True, verify=False)
+
+
+PRODUCTS = {
+    "of x itself": "y = Mul(x, m)",
+    "of a function": "t = Tanh(x) a = Add(t, x) y = Mul(a, m)",
+    "the other way round": "y = Mul(m, x)",
+}
+
+
+@pytest.mark.parametrize("body", PRODUCTS.values(), ids=PRODUCTS)
+def test_a_factor_of_0_that_is_no_mask_has_no_finite_log_determinant(body: str) -> None:
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 17]> g (double[N,3] x, double[N,3] m) => (double[N,3] y) {{ {body} }}'
+    )
+    made = onnx_invert.invert(model, recover=["x"], log_det=True, method="closed-form")
+    m = np.array([[1.0, 2.0, 0.0], [1.0, 1.0, 0.0], [1.0, 2.0, 4.0]])
+    x = np.array([[0.3, -1.0, 0.5]] * 3)
+    y = _run(model, {"x": x, "m": m})["y"]
+    log_det = _run(made.model, {"y": y, "m": m})["log_det"]
+    assert log_det[0] == np.inf  # x is lost where the factor is 0
+    assert np.isfinite(log_det[1:]).all()  # a mask: the elements that it leaves, and no sample minds another
+    assert "x is 0 wherever 'm' is" in made.plan.requirements[0]

@@ -91,8 +91,9 @@ def _log_det(plan: SystemPlan) -> LogDet:
     if plan.redundant:
         what = "an equation is left over: there is no square Jacobian"
         raise NotInvertibleError([Blocker("the model", "log-det", what, "leave out --log-det")])
-    live = Live(plan.concrete, plan.problem.given) if plan.has_masks else None
-    return LogDet(plan.rules, plan.problem.opset, _samples(plan), live)
+    samples = _samples(plan)
+    live = Live(plan.concrete, plan.problem.given, samples) if plan.has_masks else None
+    return LogDet(plan.rules, plan.problem.opset, samples, live)
 
 
 def _samples(plan: SystemPlan) -> Samples:

@@ -17,7 +17,9 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_invert.build.system.pieces import Mask, Piece
+from onnx_invert.graph.emit import Emitter
 from onnx_invert.plan.concrete import Concrete
+from onnx_invert.plan.samples import Samples
 from onnx_invert.plan.steps import Block, Place, Undo
 from onnx_invert.rules.dependence import flow, places
 from onnx_invert.rules.facts import Paired
@@ -32,13 +34,26 @@ _ALONE = frozenset({"Cast", "Identity", "Not"})
 """Functions of one element: what is 0 together stays so."""
 
 
+def _any(e: Emitter, truths: ir.Value, axes: Sequence[int]) -> ir.Value:
+    """Whether one is true along `axes`, which stay with size 1."""
+    if not axes:
+        return truths
+    count = e.op("ReduceSum", e.op("Cast", truths, to=int(e.dtype)), e.ints(axes), keepdims=1)
+    return e.op("Greater", count, e.scalar(0.5))
+
+
 @dataclass
 class Live:
-    """`given` are the inputs that the inverse is given, whose elements may be 0."""
+    """`given` are the inputs that the inverse is given, whose elements may be 0; `samples` says where samples lie.
+
+    `lost` are, by tensors of the model, −∞ in the elements that a given factor which is no mask makes 0, else 0.
+    """
 
     concrete: Concrete
     given: Sequence[ir.Value]
+    samples: Samples
     shadow: Realisation | None = None
+    lost: list[tuple[ir.Value, ir.Value, Mask]] = field(default_factory=list)
     _marks: dict[ir.Value, Labels] = field(default_factory=dict)
     _pairs: dict[tuple[int, int], int] = field(default_factory=dict)
     _next: int = 1
@@ -99,12 +114,36 @@ class Live:
             if other is None or other in self.shadow.dependent:
                 continue
             e = self.shadow.e
-            counts = e.op("Not", e.op("Equal", self.shadow.read(other), e.scalar(0.0)))
+            factor = self.shadow.read(other)
+            none = e.op("Equal", factor, e.scalar(0.0))
+            counts = e.op("Not", none)
+            if self._is_given(other):
+                # A mask holds 0 and 1 alone. A factor that is 0 elsewhere leaves x where it likes, which has a volume.
+                strange = e.op("Not", e.op("Or", none, e.op("Equal", factor, e.scalar(1.0))))
+                some = _any(e, strange, self._apart(x, other))
+                lost = e.op("And", none, some)
+                counts = e.op("Or", counts, lost)
+                self.lost.append((x, e.op("Where", lost, e.scalar(-np.inf), e.scalar(0.0)), step.mask))
             value = e.op("Mul", value, e.op("Cast", counts, to=int(e.dtype)))
             marks = np.where(step.mask, self._both(before, self._of_given(other, shape)), _UNKNOWN)
         known = self._marks.setdefault(x, np.full(shape, _UNKNOWN, np.int64))
         known[step.mask] = marks[step.mask]
         self.shadow.put(x, Piece(value) if step.mask.all() else Piece(value, mask=step.mask))
+
+    def _apart(self, x: ir.Value, factor: ir.Value) -> list[int]:
+        """The axes of a factor of x along which samples do not lie."""
+        rank, along = len(factor.shape or ()), self.samples.along(x)
+        axis = -1 if along is None or along.count > 1 else along.axis - len(x.shape or ()) + rank
+        return [other for other in range(rank) if other != axis]
+
+    def _is_given(self, value: ir.Value) -> bool:
+        """Whether a factor is an input of the inverse as it comes, its elements moved at most."""
+        while value not in self.given:
+            node = value.producer()
+            if node is None or not (moves(node) or node.op_type == "Identity") or node.inputs[0] is None:
+                return False
+            value = node.inputs[0]
+        return True
 
     def block(self, step: Block) -> None:
         """A block that is solved element by element."""

@@ -61,6 +61,13 @@ class LogDet:
         if self._live is not None:
             self._live.undo(step)
 
+    def lost(self, r: Realisation) -> None:
+        """What was undone last may have lost elements: the determinant is infinite then."""
+        for x, logs, mask in self._live.lost if self._live is not None else ():
+            self._sum(r, r.e.op("Expand", logs, r.e.op("Shape", r.read(x))), x, mask, None)
+        if self._live is not None:
+            self._live.lost.clear()
+
     def of_stage(self, r: Realisation, stage: Stage, x: ir.Value, y: ir.Value, like: ir.Value, mask: Mask) -> None:
         """A fact that was undone: `x` and `y` are its ends in the graph, `like` the tensor of the model with the
         elements `mask` that were found."""

@@ -288,6 +288,8 @@ class Realisation:
         if self.log_det is not None:
             self.log_det.undone(first)
         self.put(x, masked(self._back(x, y, stages, last.mask), last.mask))
+        if self.log_det is not None:
+            self.log_det.lost(self)
 
     def _back(self, x: ir.Value, y: ir.Value, stages: Sequence[Stage], mask: Mask) -> ir.Value:
         """Undo stages that lead from `x` to `y`."""
