@@ -189,8 +189,8 @@ def make_system_plan(
     """Spread what is known of the outputs through the equations; outputs that are not needed are left out.
 
     `small` gives the model's graph at sizes that are all known, `small(copies=…)` with more samples. With `tried` a
-    block that is as wide as it is long may be solved without a proof that it has one solution, if all equations are
-    used and every other step is onto.
+    block of as many equations as unknowns may be solved without a proof that it has one solution, if all equations
+    are used and every other step is onto.
 
     Raises:
         NotInvertibleError: with every place where nothing more follows.
