@@ -15,6 +15,9 @@ from onnx_invert.plan.steps import Root
 if TYPE_CHECKING:
     from onnx_invert.build.system.realise import Realisation
 
+SMALL = 64
+"""Numbers up to which constants are compared by what they hold."""
+
 Function = Callable[[Emitter, ir.Value], ir.Value]
 
 
@@ -58,6 +61,15 @@ def function_of(r: Realisation, step: Root, selection: Selection | None = None) 
 
 def _what(r: Realisation, node: ir.Node) -> object:
     """The same for nodes that make the same: those of a spline's tables often do."""
-    operands = tuple(r.operand(node, place) for place in range(len(node.inputs)))
+    operands = tuple(_same(r.operand(node, place)) for place in range(len(node.inputs)))
     attributes = tuple((name, str(attribute.value)) for name, attribute in sorted(node.attributes.items()))
     return node.domain, node.op_type, attributes, operands, len(node.outputs)
+
+
+def _same(value: ir.Value | None) -> object:
+    """A small constant is what it holds, whatever its name."""
+    tensor = None if value is None else value.const_value
+    if tensor is None or tensor.size > SMALL:
+        return value
+    array = tensor.numpy()
+    return tensor.dtype, array.shape, array.tobytes()

@@ -69,7 +69,7 @@ def roots(r: Realisation, step: Root, selection: Selection | None = None) -> tup
             live = e.constant(step.mask.any(axis=_same_axes(step), keepdims=True).astype(dtype.numpy()), "live")
             ends = Ends.of(e, step.domain)
         else:
-            target = selection.pick(e, target, selection.place)
+            target = selection.pick(e, target, selection.place, step.y)
             live = e.constant(np.ones([1] * len(shape)), "live")
             ends = Ends.of(e, step.domain, selection)
             shape[selection.place.axis] = selection.width

@@ -49,12 +49,12 @@ class Selection:
         """Where the lanes are in x and in y."""
         return Place(self.cut.rounds.axis)
 
-    def pick(self, e: Emitter, value: ir.Value, place: Place) -> ir.Value:
-        """The lanes of a tensor that has all of them."""
+    def pick(self, e: Emitter, value: ir.Value, place: Place, like: ir.Value) -> ir.Value:
+        """The lanes of a tensor that has all of them, in the shape of the model's `like`."""
         axis = place.axis
         if place.outer == place.inner == 1:
             return self._gather(e, value, axis)
-        rest = [dim for dim in list(value.shape or ())[axis + 1 :] if isinstance(dim, int)]
+        rest = [dim for dim in list(like.shape or ())[axis + 1 :] if isinstance(dim, int)]
         lead = [0] * axis
         apart = _like(value, e.op("Reshape", value, e.ints([*lead, -1, self.cut.lanes.count, place.inner, *rest])))
         return _like(value, e.op("Reshape", self._gather(e, apart, axis + 1), e.ints([*lead, -1, *rest])))
@@ -94,7 +94,7 @@ class Selection:
                 operand, at = r.operand(node, place), lanes.taken[node, place]
                 assert operand is not None
                 if (operand, at) not in made:
-                    made[operand, at] = self.pick(e, operand, at)
+                    made[operand, at] = self.pick(e, operand, at, value)
                 found[node, place] = made[operand, at]
             if node.op_type in {"Reshape", "Expand"}:
                 found[node, 1] = e.ints(self._sizes(node))
