@@ -374,6 +374,7 @@ def _pair(source: Source, plan: AnyPlan, path: Path, opset: int | None) -> Pair:
         probes=instrumented.probes if instrumented is not None else (),
         eta=instrumented.eta if instrumented is not None else "",
         axes=_sample_axes(problem),
+        bounds=plan.bounds if isinstance(plan, SystemPlan) else {},
     )
 
 

@@ -81,8 +81,18 @@ def match(arrays: Mapping[str, Array], names: Sequence[str], path: str) -> Batch
     return {name: arrays[name] for name in names}
 
 
-def draw(ports: Sequence[Port], count: int, distribution: int, batch_of: str, *, seed: int = SEED) -> Iterator[Batch]:
+def draw(
+    ports: Sequence[Port],
+    count: int,
+    distribution: int,
+    batch_of: str,
+    *,
+    seed: int = SEED,
+    bounds: Mapping[str, tuple[Array, Array]] | None = None,
+) -> Iterator[Batch]:
     """Batches of inputs: one of `count` rows if `batch_of` has a batch axis, else one sample a batch.
+
+    `bounds` are ends, finite or not, between which inputs lie; both broadcast against the input.
 
     Floating-point inputs come from the distribution, others are 0 or 1. Where `count` rows would be more than
     `LARGEST_DRAW` numbers, there are fewer.
@@ -106,10 +116,23 @@ def draw(ports: Sequence[Port], count: int, distribution: int, batch_of: str, *,
                 for axis, dim in enumerate(port.shape)
             )
             if port.dtype.kind == "f":
-                batch[port.name] = np.asarray(sampler(rng, shape)).astype(port.dtype)
+                drawn = np.asarray(sampler(rng, shape))
+                if bounds is not None and port.name in bounds:
+                    drawn = _between(drawn, *bounds[port.name])
+                batch[port.name] = drawn.astype(port.dtype)
             else:
                 batch[port.name] = np.asarray(rng.integers(0, 2, shape)).astype(port.dtype)
         yield batch
+
+
+def _between(drawn: Array, low: Array, high: Array) -> Array:
+    """Numbers between ends: spread over an interval, from an end on where there is one; untouched elsewhere."""
+    share = 0.5 * (1 + drawn / (1 + np.abs(drawn)))
+    with np.errstate(invalid="ignore"):
+        inside = low + (high - low) * share
+    inside = np.where(np.isneginf(low), high - np.abs(drawn), inside)
+    inside = np.where(np.isposinf(high), low + np.abs(drawn), inside)
+    return np.asarray(np.where(np.isneginf(low) & np.isposinf(high), drawn, inside))
 
 
 def cut(data: Batch, ports: Sequence[Port], batch_of: str, count: int | None) -> Iterator[Batch]:

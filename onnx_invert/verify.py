@@ -40,7 +40,7 @@ class Pair:
 
     `instrumented` is the copy of the inverse with noise, None to perturb only its ends. `dtype` is that of
     the outputs, `eps` the coarsest rounding on the way, `eta` the input of `instrumented` that takes η,
-    `axes` where samples lie in an output if not along the first axis.
+    `axes` where samples lie in an output if not along the first axis, `bounds` between which ends inputs are drawn.
     """
 
     forward: Callable[[], Session]
@@ -55,6 +55,7 @@ class Pair:
     probes: Sequence[Probe] = ()
     eta: str = ""
     axes: Mapping[str, int] = field(default_factory=dict)
+    bounds: Mapping[str, tuple[Array, Array]] = field(default_factory=dict)
 
     @property
     def has_batch(self) -> bool:
@@ -162,12 +163,13 @@ def _usable(
     failed: ModelError | None = None
     for index, (name, _) in enumerate(DISTRIBUTIONS):
         try:
-            kept, outputs, skipped = _finite(pair, f, draw(pair.ports, total, index, pair.main))
+            kept, outputs, skipped = _finite(pair, f, draw(pair.ports, total, index, pair.main, bounds=pair.bounds))
         except ModelError as error:  # a lookup beyond its table, where x lies outside of the model's domain
             failed = error
             continue
         if best is None or skipped < best[3]:
-            best = kept, outputs, f"drawn from {name}", skipped
+            where = " within the domain" if pair.bounds else ""
+            best = kept, outputs, f"drawn from {name}{where}", skipped
         if skipped == 0:
             break
     if best is None:

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from onnx_invert.errors import Blocker, ModelError, NotInvertibleError
 from onnx_invert.plan.blocks import solve, stuck
+from onnx_invert.plan.bounds import Ends, bounds_of
 from onnx_invert.plan.concrete import Concrete
 from onnx_invert.plan.equations import equations
 from onnx_invert.plan.guarantee import Guarantee
@@ -41,7 +42,7 @@ class SystemPlan:
 
     Every step gives one x and no other, so that x comes back: a left inverse. Where moreover no equation is left
     over and every step fills its outputs, all equations hold for every y: a bijection. `sizes` says where the
-    inverse finds every symbolic size: an input of it, and an axis.
+    inverse finds every symbolic size: an input of it, and an axis. `bounds` are the ends between which inputs lie.
     """
 
     problem: Problem
@@ -51,8 +52,10 @@ class SystemPlan:
     redundant: list[ir.Node]
     sizes: dict[str, tuple[ir.Value, int]]
     guarantee: Guarantee = field(init=False)
+    bounds: dict[str, Ends] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.bounds = bounds_of(self.problem.recovered, self.flat, self.concrete)
         # What Newton's method solves without a proof may have other solutions: then f(x) = y is all that is said.
         self.guarantee = Guarantee.RIGHT if self.solves else Guarantee.of(True, self.onto)
 

@@ -79,6 +79,10 @@ def roots(r: Realisation, step: Root, selection: Selection | None = None) -> tup
 
         rounding = e.op("Mul", e.op("Abs", target), float(np.finfo(dtype.numpy()).eps))
         x, missed = root_of(e, function, target, live, shape, unroll=r.unroll is not None, ends=ends, noise=rounding)
+        if step.domain.is_reals:
+            # Of an infinite y what rises, or falls, without end has an infinite x; a finite one would be made up.
+            endless = e.op("Greater", e.op("Abs", target), float(np.finfo(dtype.numpy()).max))
+            x = e.op("Where", endless, e.op("Mul", e.op("Sign", x), e.op("Abs", target)), x)
         if step.domain.period is not None:
             turns = e.op("Round", e.op("Div", x, step.domain.period))
             x = e.op("Sub", x, e.op("Mul", turns, step.domain.period))
@@ -150,7 +154,7 @@ def _bracket(
 ) -> list[ir.Value]:
     """Ends with φ below y at the lower and above it at the upper one, as far as there are such."""
 
-    top = float(np.finfo(e.dtype.numpy()).max) / 8  # no y is so large that x becomes infinite, or no number
+    top = _largest(e)
 
     def outside(b: Emitter, f_low: ir.Value, f_high: ir.Value) -> ir.Value:
         found = b.op("Or", b.op("Greater", f_low, 0.0), b.op("Less", f_high, 0.0))
@@ -226,7 +230,7 @@ def _narrow(
     def step(b: Emitter, state: list[ir.Value]) -> tuple[list[ir.Value], ir.Value]:
         # x1, f1: the newest end; x2, f2: the other one; t: where to try next, as a fraction of the way between.
         x1, f1, x2, f2, t = state
-        x = b.op("Add", x1, b.op("Mul", t, b.op("Sub", x2, x1)))
+        x = _between(b, x1, x2, t)
         f = function(b, x)
         same = b.op("Equal", b.op("Sign", f), b.op("Sign", f1))
         x3, f3 = b.op("Where", same, x1, x2), b.op("Where", same, f1, f2)  # the end before
@@ -272,6 +276,21 @@ def _fraction(b: Emitter, t: ir.Value, safe: ir.Value | None) -> ir.Value:
     """t where it is one, between 0 and 1, and `safe`; 1/2 elsewhere, and where it is no number."""
     inside = b.op("Less", b.op("Abs", b.op("Sub", t, 0.5)), 0.5)
     return b.op("Where", inside if safe is None else b.op("And", inside, safe), t, b.scalar(0.5))
+
+
+def _largest(e: Emitter) -> float:
+    """The largest |x| that is tried: no y is so large that x becomes infinite, or no number. Half precision has no
+    numbers to spare: there it is the largest one, and `_between` minds its overflow."""
+    top = float(np.finfo(e.dtype.numpy()).max)
+    return top if e.dtype.itemsize <= 2 else top / 8
+
+
+def _between(b: Emitter, x1: ir.Value, x2: ir.Value, t: ir.Value) -> ir.Value:
+    """x₁ + t (x₂ − x₁); in half precision, whose ends may be further apart than its largest number, in two steps."""
+    if b.dtype.itemsize > 2:
+        return b.op("Add", x1, b.op("Mul", t, b.op("Sub", x2, x1)))
+    half = b.op("Mul", t, b.op("Sub", b.op("Mul", x2, 0.5), b.op("Mul", x1, 0.5)))
+    return b.op("Add", b.op("Add", x1, half), half)
 
 
 def _same_axes(step: Root) -> tuple[int, ...]:

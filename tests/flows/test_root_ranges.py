@@ -1,0 +1,71 @@
+"""Roots over the whole range of a type, of infinite y and of what is no number; samples within a domain."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnxruntime as ort
+import pytest
+
+import onnx_invert
+
+TYPES = {"float16": (np.float16, 10), "float": (np.float32, 1), "double": (np.float64, 11)}
+
+
+def _model(name: str, sign: str) -> onnx.ModelProto:
+    """y = x / 4 + tanh x, or its negative."""
+    return onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 17]> g ({name}[N,3] x) => ({name}[N,3] y) <float q = {{0.25}}> '
+        f"{{ k = Cast<to = {TYPES[name][1]}>(q) t = Tanh(x) u = Mul(x, k) v = Add(u, t) y = {sign}(v) }}"
+    )
+
+
+def _run(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> np.ndarray:
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, feeds)[0]
+
+
+@pytest.mark.parametrize("sign", ["Identity", "Neg"])
+@pytest.mark.parametrize("name", TYPES)
+def test_x_comes_back_over_the_whole_range_of_its_type(name: str, sign: str) -> None:
+    model, dtype = _model(name, sign), TYPES[name][0]
+    made = onnx_invert.invert(model, method="closed-form")
+    assert made.guarantee is onnx_invert.Guarantee.BIJECTION
+    # Half precision has no numbers to spare, others are searched up to an eighth of their largest.
+    top = float(np.finfo(dtype).max) / (1.01 if dtype is np.float16 else 8.1)
+    sizes = top ** np.linspace(0, 1, 12)
+    x = np.concatenate([sizes, -sizes, [0.0, 0.1, -0.5, 2.0, -6.0, 0.25]]).reshape(-1, 3).astype(dtype)
+    back = _run(made.model, {"y": _run(model, {"x": x})})
+    np.testing.assert_allclose(back.astype(float), x.astype(float), rtol=16 * np.finfo(dtype).eps, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_infinite_y_gives_infinite_x_and_no_number_none(name: str) -> None:
+    made = onnx_invert.invert(_model(name, "Neg"), method="closed-form", residual=True)
+    y = np.array([[np.inf, -np.inf, 1.0], [np.nan, 0.0, 0.5]], TYPES[name][0])
+    session = ort.InferenceSession(made.model.SerializeToString(), providers=["CPUExecutionProvider"])
+    x, residual = session.run(["x", "residual"], {"y": y})
+    assert x[0, 0] == -np.inf
+    assert x[0, 1] == np.inf
+    assert np.isnan(x[1, 0])
+    assert np.isfinite([x[0, 2], x[1, 1], x[1, 2]]).all()
+    assert not np.isfinite(residual).any()  # none of the two samples counts as reproduced
+
+
+def test_samples_are_drawn_within_the_domain() -> None:
+    """A piecewise linear function on [0, 1), that is moved to [−3, 5)."""
+    model = onnx.parser.parse_model("""
+        <ir_version: 9, opset_import: ["" : 18]> g (float[N,2] x) => (float[N,2] y)
+        <float[5] heights = {0.0, 0.1, 0.5, 0.7, 1.0}, float half = {0.5}, float three = {3}, int64 one = {1}>
+        {
+            u = Add(x, three) t = Mul(u, half) c = Floor(t) i = Cast<to=7>(c) k = Add(i, one) s = Sub(t, c)
+            a = Gather(heights, i) b = Gather(heights, k) d = Sub(b, a) r = Mul(s, d) y = Add(a, r)
+        }
+    """)
+    made = onnx_invert.invert(model, method="closed-form")
+    assert made.round_trip is not None
+    assert made.round_trip.source.endswith("within the domain")
+    low, high = made.plan.bounds["x"]  # type: ignore[union-attr]
+    np.testing.assert_allclose(low, -3, atol=1e-4)
+    np.testing.assert_allclose(high, 5, atol=1e-4)
