@@ -11,7 +11,6 @@ import scipy.special
 from onnx import TensorProto, helper, numpy_helper
 
 import onnx_invert
-from onnx_invert.build.system.determinant import LARGEST
 from onnx_invert.errors import NotInvertibleError
 from onnx_invert.plan.lipschitz import GATED
 from onnx_invert.plan.steps import Sweep
@@ -129,9 +128,10 @@ def _stopped(model: onnx.ModelProto, rounds: int) -> onnx.ModelProto:
     return model
 
 
-def test_a_block_without_room_for_its_jacobian_has_no_log_determinant() -> None:
-    size = LARGEST + 1
-    weight = numpy_helper.from_array((0.5 * np.eye(size)[::-1]).astype(np.float32), "w")
+def _wide(size: int) -> onnx.ModelProto:
+    """x + tanh(x W), W half of an orthogonal matrix, in float32."""
+    q = np.linalg.qr(np.random.default_rng(0).standard_normal((size, size)))[0] if size < 1000 else np.eye(size)[::-1]
+    weight = numpy_helper.from_array((0.5 * q).astype(np.float32), "w")
     ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", size]) for name in ("x", "y")]
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["a"]),
@@ -139,6 +139,22 @@ def test_a_block_without_room_for_its_jacobian_has_no_log_determinant() -> None:
         helper.make_node("Add", ["x", "b"], ["y"]),
     ]
     graph = helper.make_graph(nodes, "wide", ports[:1], ports[1:], [weight])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    with pytest.raises(NotInvertibleError, match=f"{size} numbers a sample is no product; {LARGEST} are the most"):
-        onnx_invert.invert(model, method="closed-form", log_det=True, verify=False)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_the_log_determinant_of_a_wide_block_is_eliminated_in_a_loop() -> None:
+    model = _wide(300)
+    made = onnx_invert.invert(model, method="closed-form", log_det=True, verify=False)
+    x = np.random.default_rng(1).standard_normal((3, 300)).astype(np.float32)
+    (y,) = _run(model, {"x": x})
+    found = _run(made.model, {"y": y})
+    w = numpy_helper.to_array(model.graph.initializer[0]).astype(np.float64)
+    slopes = 1 / np.cosh(x.astype(np.float64) @ w) ** 2
+    wanted = np.linalg.slogdet(np.eye(300) + w * slopes[:, None, :])[1]
+    np.testing.assert_allclose(found[0], x, atol=1e-5)
+    np.testing.assert_allclose(found[1], -wanted, atol=1e-4)
+
+
+def test_a_block_without_room_for_its_jacobian_has_no_log_determinant() -> None:
+    with pytest.raises(NotInvertibleError, match="1100 numbers a sample is no product; 1024 are the most"):
+        onnx_invert.invert(_wide(1100), method="closed-form", log_det=True, verify=False)

@@ -139,7 +139,7 @@ def conv(node: NodeView) -> At | NoInverse:
     """∂(x ∗ w + b) = ∂x ∗ w + ∂b; its adjoint in x is the transposed convolution with w.
 
     Shapes:    x (N, C, …), w (M, C / group, …), b (M) → y (N, M, …)
-    Refuses:   w unknown; image sizes that are known only at run time
+    Refuses:   w unknown; image sizes that are known only at run time, but for windows one place apart
     Source:    ONNX Conv-1, -11, -22
     """
     if node.unknown:
@@ -148,16 +148,67 @@ def conv(node: NodeView) -> At | NoInverse:
     if isinstance(shapes, NoInverse):
         return shapes
     x, y, weight = shapes
+    group = node.integer("group", 1)
     windows = Windows.of(node, x[2:], y[2:], weight[2:])
     if isinstance(windows, NoInverse):
-        return windows
-    group = node.integer("group", 1)
+        return _of_any_size(node, weight[2:], group) or windows
     return _merged(
         (x[0], weight[1] * group, *windows.sizes),
         (y[0], weight[0], *windows.counts),
         lambda p, e, t: windows.slide(e, t, p.input(1), group),
         lambda p, e, c: windows.spread(e, c, second(e, p.input(1)), group),
     )
+
+
+def _of_any_size(node: NodeView, kernel: Sequence[int], group: int) -> At | None:
+    """Windows one place apart, on images whose sizes are told when it runs: the adjoint begins where they do."""
+    rank = len(kernel)
+    if automatic(node) not in {"", "VALID"} or any(stride != 1 for stride in integers(node, "strides", [1] * rank)):
+        return None
+    pads = [0] * (2 * rank) if automatic(node) else list(integers(node, "pads", [0] * (2 * rank)))
+    dilations = integers(node, "dilations", [1] * rank)
+    reach = [(size - 1) * dilation for size, dilation in zip(kernel, dilations, strict=True)]
+    if any(pad > most for pad, most in zip(pads, reach * 2, strict=True)):
+        return None  # the adjoint is no part of the transposed convolution then
+    attributes: dict[str, int | Sequence[int]] = {
+        "kernel_shape": tuple(kernel),
+        "dilations": dilations,
+        "group": group,
+    }
+
+    def merged(e: Emitter, t: ir.Value, like: ir.Value) -> ir.Value:
+        with e.scope(e.scope_name, ir.DataType.INT64):
+            rest = e.op("Slice", e.op("Shape", like), e.ints([1]), e.ints([rank + 2]), e.ints([0]))
+            return _reshaped(e, t, e.op("Concat", e.ints([-1]), rest, axis=0))
+
+    def apart(p: Point, e: Emitter, t: ir.Value, like: ir.Value) -> ir.Value:
+        with e.scope(e.scope_name, ir.DataType.INT64):
+            return _reshaped(e, t, e.op("Concat", e.ints([p.seeds]), e.op("Shape", like), axis=0))
+
+    def at(p: Point) -> Differential:
+        x, y = p.input(0), p.outputs[0]
+
+        def push(e: Emitter, t: ir.Value) -> ir.Value:
+            return apart(p, e, e.op("Conv", merged(e, t, x), p.input(1), pads=pads, **attributes), y)
+
+        def pull(e: Emitter, c: ir.Value) -> ir.Value:
+            weight = second(e, p.input(1))
+            whole = e.op("ConvTranspose", merged(e, c, y), weight, pads=[0] * (2 * rank), **attributes)
+            axes = [axis for axis in range(rank) if pads[axis] or pads[axis + rank]]
+            if axes:
+                ends = [-pads[axis + rank] or 1 << 62 for axis in axes]
+                starts = [pads[axis] for axis in axes]
+                whole = e.op("Slice", whole, e.ints(starts), e.ints(ends), e.ints([axis + 2 for axis in axes]))
+            return apart(p, e, whole, x)
+
+        return Differential(push, pull)
+
+    return at
+
+
+def _reshaped(e: Emitter, t: ir.Value, shape: ir.Value) -> ir.Value:
+    with e.scope(e.scope_name, t.dtype or e.dtype):
+        return e.op("Reshape", t, shape)
 
 
 @rules.derivative("ConvTranspose")
