@@ -34,14 +34,16 @@ if TYPE_CHECKING:
 
     from flow_zoo.flow import Flow
 
-LIBRARIES = {
-    "nflows": "flow_zoo.nflows_flows",
-    "zuko": "flow_zoo.zuko_flows",
-    "normflows": "flow_zoo.normflows_flows",
-    "FrEIA": "flow_zoo.freia_flows",
-    "torch": "flow_zoo.voice_flows",
-    "keras": "flow_zoo.keras_flows",
+MODULES = {
+    "flow_zoo.nflows_flows": "nflows",
+    "flow_zoo.zuko_flows": "zuko",
+    "flow_zoo.normflows_flows": "normflows",
+    "flow_zoo.freia_flows": "FrEIA",
+    "flow_zoo.voice_flows": "torch",
+    "flow_zoo.block_flows": "torch",
+    "flow_zoo.keras_flows": "keras",
 }
+"""Where flows are made, and the library that this takes."""
 CHECKED_SAMPLES = 4
 
 
@@ -62,7 +64,7 @@ def main() -> None:
 
 def writers(patterns: list[str]) -> Iterator[tuple[str, Callable[[str, Path], dict[str, Any]]]]:
     """The wanted flows of the installed libraries, each with what writes it and gives its entry of the index."""
-    for library, name in LIBRARIES.items():
+    for name, library in MODULES.items():
         if importlib.util.find_spec(library) is None:
             print(f"{library} is not installed: its flows are left out")
             continue

@@ -5,21 +5,14 @@ No library has them with an inverse. Each returns z alone; the case stores the l
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
 from .flow import Flow, images, toy
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-Act = "Callable[[Tensor], Tensor]"
-
 
 class Row(nn.Module):
-    """Layers in a row; those that want a mask are given it."""
+    """Layers in a row."""
 
     def __init__(self, layers: list[nn.Module]) -> None:
         super().__init__()
@@ -241,7 +234,7 @@ def amortised(name: str) -> Flow:
 
 
 def low_rank(name: str) -> Flow:
-    """Low-rank layers with kinks, and a square one."""
+    """Low-rank layers, one with kinks."""
     layers = [LowRank(8, 3, nn.LeakyReLU(0.2), 0.8), Scale(8), LowRank(8, 2, nn.Softplus(), 0.9)]
     return case(name, "low rank", Row(layers), toy(8))
 
@@ -252,7 +245,7 @@ def planars(name: str) -> Flow:
 
 
 def steep(name: str) -> Flow:
-    """Residual blocks that are no contractions: one proven to be one-to-one, one not."""
+    """A residual block that is no contraction, and one-to-one all the same."""
     return case(name, "residual", Row([Scale(5), Gradient(5, 12, 1.5), Rotation(5)]), toy(5))
 
 
