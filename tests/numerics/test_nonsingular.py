@@ -1,4 +1,4 @@
-"""Proofs that I + D K is regular: never where some D makes it singular, and for the matrices that they are there for."""
+"""Proofs that I + D K is regular: never where some D makes it singular, and always where few D decide it."""
 
 from __future__ import annotations
 

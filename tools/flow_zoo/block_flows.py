@@ -1,9 +1,11 @@
-"""Layers whose numbers determine one another, in plain torch: Sylvester flows, planar terms in parallel, residual blocks.
+"""Layers whose numbers determine one another, in plain torch: Sylvester flows, several planar terms, residual blocks.
 
 No library has them with an inverse. Each returns z alone; the case stores the log-determinant of autograd.
 """
 
 from __future__ import annotations
+
+import itertools
 
 import torch
 from torch import Tensor, nn
@@ -159,7 +161,7 @@ class Steep(nn.Module):
     def __init__(self, features: int, hidden: int, norm: float) -> None:
         super().__init__()
         sizes = [features, hidden, hidden, features]
-        self.layers = nn.ModuleList([nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)])
+        self.layers = nn.ModuleList([nn.Linear(a, b) for a, b in itertools.pairwise(sizes)])
         with torch.no_grad():
             for layer in self.layers:
                 layer.weight.mul_(norm / torch.linalg.matrix_norm(layer.weight, 2))
