@@ -9,7 +9,7 @@ stalls far from a solution starts again, with both phases. plan/square.py has th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,7 +29,7 @@ from onnx_invert.plan.steps import Block, Coupled, Edge, Solve
 if TYPE_CHECKING:
     from onnx_invert.build.system.realise import Realisation
 
-ITERATIONS = 100
+ITERATIONS = 300
 """At most; a sample near the identity takes six to ten."""
 
 WRITTEN_OUT = 16
@@ -38,7 +38,9 @@ WRITTEN_OUT = 16
 ROUND_OFF, SOLVED = 2.0, 64.0
 """Residuals in units of eps, and of the larger of y and x: nothing is left to gain; a sample need not start again."""
 
-PATIENCE = 3
+PATIENCE, SLOW = 3, 0.1
+"""Steps without progress until a sample stands still; what such a step counts for where it is not solved yet. From
+far away steps are short: as long as the Jacobian is regular they lead there."""
 
 STARTS = (0.0, 0.1, 1.0)
 """How far from y a sample that stalls starts again, in standard deviations of normal numbers."""
@@ -309,7 +311,10 @@ def _iterated(
         state = State.of(values, soft=False)
         norm = b.op("Max", scale, length(b, state.best))
         after, busy = dense.step(b, equations, target, norm, state, settings)
-        return after.flat(), busy
+        unsolved = b.op("Greater", after.best_error, b.op("Mul", norm, settings.solved))
+        slow = b.op("Add", state.stall, b.op("Mul", b.op("Sub", after.stall, state.stall), SLOW))
+        slow = b.op("Where", b.op("Greater", after.stall, state.stall), slow, after.stall)
+        return replace(after, stall=b.op("Where", unsolved, slow, after.stall)).flat(), busy
 
     shapes = dense.shapes(equations, samples, soft=False)
     most = WRITTEN_OUT if unroll else ITERATIONS
