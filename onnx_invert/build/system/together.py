@@ -145,7 +145,7 @@ class Whole:
         """The unknowns of a row."""
         return _Size(self.rows.size)
 
-    def at(self, e: Emitter, v: ir.Value, seeds: int, soft: ir.Value | None = None) -> Local:
+    def at(self, e: Emitter, v: ir.Value, seeds: int) -> Local:
         """F and ∂F/∂x at v (R, n)."""
         x = self.rows.shaped(e, v, self.like)
         made, matrix = jacobian(e, self.step.program, self.rows, {**self.values, self.step.x: x})
@@ -226,7 +226,7 @@ class Torn:
                 inside.put(output, Piece(made))
         return self.joined(e, [inside.read(s) for s in self.step.s])
 
-    def at(self, e: Emitter, v: ir.Value, seeds: int, soft: ir.Value | None = None) -> Local:
+    def at(self, e: Emitter, v: ir.Value, seeds: int) -> Local:
         """φ and φ′ at v (N, m)."""
         s = self.split(e, v)
         x = self.given(e, s)
@@ -311,7 +311,7 @@ def _iterated(
         after, busy = dense.step(b, equations, target, norm, state, settings)
         return after.flat(), busy
 
-    shapes = dense.shapes(equations, samples, soft=False)
+    shapes = dense.shapes(equations, samples)
     most = WRITTEN_OUT if unroll else ITERATIONS
     found = State.of(iterate(e, first.flat(), shapes, body, most=most, unroll=unroll), soft=False)
     if r.outer is None:
