@@ -36,6 +36,9 @@ MOST_NUMBERS = 1 << 22
 TRIED, TRIED_AGAIN = 128, 16
 """Samples that the plain iteration is tried on, and how many of those that it leaves are tried with starts."""
 
+LANDMARKS = 256
+"""Of the regression, at most: a start has to be near, not the nearest."""
+
 LEAST_DRAWS = 64
 """Below this many nothing is fitted."""
 
@@ -126,4 +129,4 @@ def _fit(known: Array, unknown: Array) -> Prior | None:
     known, unknown = known[finite], unknown[finite]
     if len(known) < LEAST_DRAWS or max(known.shape[1], unknown.shape[1]) > LARGEST:
         return None
-    return fit(lambda: [(known, unknown)], conditional=True)
+    return fit(lambda: [(known, unknown)], conditional=True, landmarks=LANDMARKS)

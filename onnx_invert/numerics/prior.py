@@ -1,10 +1,14 @@
 """What is plausible for x, fitted to data: x = m(y) + w A with w ~ N(0, I), m constant or a regression on y.
 
-The data come in chunks and may be larger than memory: every pass adds up sums and products alone. The strength of
-the ridge is chosen by the data, by generalised cross-validation. A Aᵀ is the covariance (covariance.py) of the
-leave-one-out residuals, since a regression's own residuals are too small by what it has fitted.
-Source: G. Golub, M. Heath & G. Wahba, Generalized cross-validation, Technometrics 21, 1979; A. Rahimi & B. Recht,
-Random features for large-scale kernel machines, 2007.
+    m(y) = clip(mean + φ(y) W)
+
+φ are features of y (kernel.py), W their ridge regression. No number of m(y) leaves the range of the data's: x lies in
+it, and what is clipped to a range is nearer to all that it holds.
+The data come in chunks and may be larger than memory: every pass adds up sums and products, and one takes a part of
+the samples, x mixed into few numbers. The strength of the ridge is chosen by generalised cross-validation, the
+features by a held-out fifth of that part. A Aᵀ is the covariance (covariance.py) of the leave-one-out residuals, since
+a regression's own residuals are too small by what it has fitted.
+Source: G. Golub, M. Heath & G. Wahba, Generalized cross-validation, Technometrics 21, 1979; kernel.py's.
 """
 
 from __future__ import annotations
@@ -16,133 +20,134 @@ import numpy as np
 import scipy.linalg
 
 from onnx_invert.numerics.covariance import MOST_NUMBERS, Array, Root, root
+from onnx_invert.numerics.kernel import LEAST, Features, features
+from onnx_invert.numerics.ridge import Sketch
 
 Chunks = Callable[[], Iterable[tuple[Array, Array]]]
 """Called once a pass: pairs of known numbers (rows, m) and unknown ones (rows, n)."""
 
-MOST_FEATURES = 512
-"""Random features at most, and never more than an eighth of the samples."""
+MOST_LANDMARKS = 1536
+"""At most, and never more than half the samples."""
+
+PART, MIXED = 8192, 256
+"""Samples that the features are chosen on at most, and how many numbers x is mixed into for that."""
 
 LARGEST_REGRESSION = 4 * MOST_NUMBERS
-"""Of any matrix of the regression: half a gigabyte. Random features are left out above a quarter of it."""
+"""Of any matrix of the regression: half a gigabyte. There are no landmarks above a quarter of it."""
 
 
 @dataclass(frozen=True)
 class Regression:
-    """m(y) = mean + z U + relu(z R + b) V with z = (y − center) / scale.
+    """φ(y) @ `weights` (m + p, n)."""
 
-    Shapes: center, scale (m), linear U (m, n), directions R (m, p), offsets b (p), weights V (p, n).
-    """
-
-    center: Array
-    scale: Array
-    linear: Array
-    directions: Array
-    offsets: Array
+    features: Features
     weights: Array
-
-    def features(self, y: Array) -> Array:
-        """(rows, m + p)."""
-        z = (y - self.center) / self.scale
-        return np.hstack([z, np.maximum(z @ self.directions + self.offsets, 0.0)])
 
 
 @dataclass(frozen=True)
 class Prior:
-    """x = mean + [regression of y] + w A, with A the factor."""
+    """x = mean + [regression of y, held within `ends` (2, n) with the mean] + w A, with A the factor."""
 
     mean: Array
     factor: Root
     regression: Regression | None = None
+    ends: Array | None = None
 
     def expected(self, y: Array) -> Array:
         """m(y) (rows, n)."""
         if self.regression is None:
             return np.broadcast_to(self.mean, (len(y), self.mean.size))
-        weights = np.vstack([self.regression.linear, self.regression.weights])
-        return self.mean + self.regression.features(y) @ weights
+        found = self.mean + self.regression.features(y) @ self.regression.weights
+        return found if self.ends is None else np.clip(found, *self.ends)
 
 
-def fit(chunks: Chunks, *, conditional: bool) -> Prior:
+def fit(chunks: Chunks, *, conditional: bool, landmarks: int = MOST_LANDMARKS) -> Prior:
     """Fit the prior to pairs of known and unknown numbers; without `conditional` the known ones do not matter.
 
     Raises:
         ValueError: fewer than two samples, numbers that are not finite, a regression too large to be held.
     """
+    count, mean, ends = _mean(chunks)
     if not conditional:
-        count, mean = _mean(chunks)
         return Prior(mean, root(lambda: (x - mean for _, x in chunks()), mean.size))
-    count, mean = _mean(chunks)
-    blank = _blank(chunks, count, mean.size)
-    gram, cross, feature_mean = _products(chunks, blank, mean)
+    phi = _features(chunks, count, mean.size, landmarks)
+    gram, cross, center, total = _products(chunks, phi, mean)
     values, vectors = scipy.linalg.eigh(gram)
     values = np.maximum(values, 0.0)
     turned = vectors.T @ cross
-    total = sum(float(np.sum(np.square(x - mean))) for _, x in chunks())
     ridge = _ridge(values, turned, total, count)
     weights = vectors @ (turned / (values + ridge)[:, None])
-    m = blank.center.size
-    offset = mean - feature_mean @ weights
-    regression = Regression(blank.center, blank.scale, weights[:m], blank.directions, blank.offsets, weights[m:])
 
     def residuals() -> Iterable[Array]:
         for y, x in chunks():
-            features = blank.features(y) - feature_mean
-            leverage = np.sum(np.square(features @ vectors) / (values + ridge), axis=1) + 1 / count
-            left = (x - mean) - features @ weights
-            yield left / np.maximum(1 - leverage, 1 / count)[:, None]
+            inner = phi(y) - center
+            leverage = np.sum(np.square(inner @ vectors) / (values + ridge), axis=1) + 1 / count
+            left = (x - mean) - inner @ weights
+            left /= np.maximum(1 - leverage, 1 / count)[:, None]
+            yield x - np.clip(x - left, *ends)
 
-    return Prior(offset, root(residuals, mean.size), regression)
+    return Prior(mean - center @ weights, root(residuals, mean.size), Regression(phi, weights), ends)
 
 
-def _mean(chunks: Chunks) -> tuple[int, Array]:
-    count, total = 0, np.zeros(())
+def _mean(chunks: Chunks) -> tuple[int, Array, Array]:
+    """How many samples there are, the mean of x and the ends of its range.
+
+    The range of N samples is widened by an (N − 1)th at each end, which makes it that of a uniform distribution.
+    """
+    count, total, low, high = 0, np.zeros(()), np.array(np.inf), np.array(-np.inf)
     for _, x in chunks():
         if not np.isfinite(x).all():
             raise ValueError(f"{int(np.sum(~np.isfinite(x)))} of its numbers are not finite")
         count += len(x)
         total = total + x.sum(axis=0)
+        low = np.minimum(low, x.min(axis=0, initial=np.inf))
+        high = np.maximum(high, x.max(axis=0, initial=-np.inf))
     if count < 2:
         raise ValueError(f"it has {count} samples, and at least two are needed")
-    return count, total / count
+    more = (high - low) / (count - 1)
+    return count, total / count, np.stack([low - more, high + more])
 
 
-def _blank(chunks: Chunks, count: int, n: int) -> Regression:
-    """The features: their weights are not fitted yet."""
+def _features(chunks: Chunks, count: int, n: int, landmarks: int) -> Features:
+    """The features, chosen by the data."""
     total, squares = np.zeros(()), np.zeros(())
     for y, _ in chunks():
         total = total + y.sum(axis=0)
     center = total / count
-    for y, _ in chunks():
-        squares = squares + np.square(y - center).sum(axis=0)
-    scale = np.sqrt(squares / count)
-    scale = np.where(scale > 0, scale, 1.0)
     m = center.size
     if m * max(m, n) > LARGEST_REGRESSION:
         size = 8 * m * max(m, n) / 2**30
         raise ValueError(f"a regression of {n} numbers on {m} takes matrices of {size:.1f} GB, a gaussian prior none")
-    p = max(0, min(MOST_FEATURES, count // 8, MOST_NUMBERS // n - m))
-    rng = np.random.default_rng(m)
-    directions = rng.standard_normal((m, p)) / np.sqrt(m)
-    empty = np.zeros((0, 0))
-    return Regression(center, scale, empty, directions, rng.standard_normal(p), empty)
+    mix = Sketch(n, MIXED) if n > MIXED else np.asarray
+    every = -(-count // max(2, min(PART, MOST_NUMBERS // (m + MIXED))))
+    part, seen = [], 0
+    for y, x in chunks():
+        squares = squares + np.square(y - center).sum(axis=0)
+        rows = slice(-seen % every, None, every)
+        part.append((y[rows], mix(x[rows])))
+        seen += len(y)
+    scale = np.sqrt(squares / count)
+    scale = np.where(scale > 0, scale, 1.0)
+    most = max(0, min(landmarks, count // 2, MOST_NUMBERS // n - m))
+    known, told = (np.concatenate(rows) for rows in zip(*part, strict=True))
+    return features(known, told, center, scale, most)
 
 
-def _products(chunks: Chunks, blank: Regression, mean: Array) -> tuple[Array, Array, Array]:
-    """ΦᵀΦ and ΦᵀX of centred features Φ and unknowns X, and the features' mean."""
+def _products(chunks: Chunks, phi: Features, mean: Array) -> tuple[Array, Array, Array, float]:
+    """ΦᵀΦ and ΦᵀX of centred features Φ and unknowns X, the features' mean, and ‖X‖²."""
     count, total = 0, np.zeros(())
     for y, _ in chunks():
-        features = blank.features(y)
-        count += len(features)
-        total = total + features.sum(axis=0)
-    center = total / count
-    size = center.size
-    gram, cross = np.zeros((size, size)), np.zeros((size, mean.size))
+        inner = phi(y)
+        count += len(inner)
+        total = total + inner.sum(axis=0)
+    center, squares = total / count, 0.0
+    gram, cross = np.zeros((center.size, center.size)), np.zeros((center.size, mean.size))
     for y, x in chunks():
-        features = blank.features(y) - center
-        gram += features.T @ features
-        cross += features.T @ (x - mean)
-    return gram, cross, center
+        inner, apart = phi(y) - center, x - mean
+        gram += inner.T @ inner
+        cross += inner.T @ apart
+        squares += float(np.sum(np.square(apart)))
+    return gram, cross, center, squares
 
 
 def _ridge(values: Array, turned: Array, total: float, count: int) -> float:
@@ -150,7 +155,7 @@ def _ridge(values: Array, turned: Array, total: float, count: int) -> float:
     top = max(float(values.max(initial=0.0)), np.finfo(float).tiny)
     squares = np.square(turned).sum(axis=1)
     best, least = top, np.inf
-    for ridge in top * np.logspace(-12, 2, 141):
+    for ridge in top * np.geomspace(LEAST, 100, 91):
         shrunk = values + ridge
         residual = total - float(np.sum(squares * (values + 2 * ridge) / np.square(shrunk)))
         freedom = count - 1 - float(np.sum(values / shrunk))

@@ -54,7 +54,7 @@ def test_left_out_residuals_are_those_of_fits_without_the_sample():
     features = prior.regression.features(small_y)
     # The strength follows from the fit itself: (ΦᵀΦ + λ) B = ΦᵀX for centred Φ and X.
     centred, target = features - features.mean(axis=0), small_x - small_x.mean(axis=0)
-    weights = np.vstack([prior.regression.linear, prior.regression.weights])
+    weights = prior.regression.weights
     gap = centred.T @ target - centred.T @ centred @ weights
     strength = float(np.sum(gap * weights) / np.sum(weights * weights))
     left = []

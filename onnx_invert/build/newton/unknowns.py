@@ -110,7 +110,7 @@ class Unknowns:
         forth = np.eye(self.middle.size) if self.forth is None else self.forth
         regression = start.regression
         if regression is not None:
-            regression = replace(regression, linear=regression.linear @ forth, weights=regression.weights @ forth)
+            regression = replace(regression, weights=regression.weights @ forth)
         return Prior((start.mean - self.middle) @ forth, Root(start.factor.rows @ forth), regression)
 
     def _anywhere(self, size: int, count: int) -> Array:
@@ -182,16 +182,21 @@ def unknowns_of(
 def expected(e: Emitter, prior: Prior, known: ir.Value) -> ir.Value:
     """m(y) as rows (N, n), or (1, n) where it is constant."""
     mean = e.constant(prior.mean[None, :], "mean")
-    regression = prior.regression
-    if regression is None:
+    if prior.regression is None:
         return mean
-    centred = e.op("Sub", known, e.constant(regression.center[None, :], "center"))
-    z = e.op("Mul", centred, e.constant(1 / regression.scale[None, :], "rate"))
-    inner = e.op(
-        "Add",
-        e.op("MatMul", z, e.constant(regression.directions, "directions")),
-        e.constant(regression.offsets[None, :], "offsets"),
-    )
-    bent = e.op("MatMul", e.op("Max", inner, 0.0), e.constant(regression.weights, "weights"))
-    straight = e.op("MatMul", z, e.constant(regression.linear, "linear"))
-    return e.op("Add", e.op("Add", straight, bent), mean)
+    features, weights = prior.regression.features, prior.regression.weights
+    m, p = features.landmarks.shape
+    centred = e.op("Sub", known, e.constant(features.center[None, :], "center"))
+    u = e.op("Mul", centred, e.constant(1 / features.scale[None, :], "rate"))
+    value = e.op("Add", e.op("MatMul", u, e.constant(weights[:m], "linear")), mean)
+    if p:
+        squares = np.sum(np.square(features.landmarks), axis=0)[None, :]
+        apart = e.op("MatMul", u, e.constant(-2 * features.landmarks, "landmarks"))
+        apart = e.op("Add", apart, e.op("ReduceSum", e.op("Mul", u, u), e.ints([1]), keepdims=1))
+        apart = e.op("Add", apart, e.constant(1 + squares, "squares"))
+        near = e.op("Reciprocal", e.op("Sqrt", e.op("Max", apart, 1.0)))
+        value = e.op("Add", value, e.op("MatMul", near, e.constant(weights[m:], "weights")))
+    if prior.ends is None:
+        return value
+    low, high = (e.constant(end[None, :], name) for end, name in zip(prior.ends, ("least", "most"), strict=True))
+    return e.op("Min", e.op("Max", value, low), high)

@@ -1,0 +1,67 @@
+"""The features of a conditional prior, against scipy's distances and scikit-learn's regression."""
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+from sklearn.linear_model import LinearRegression
+
+from onnx_invert.numerics import kernel
+from onnx_invert.numerics.prior import fit
+
+RNG = np.random.default_rng(3)
+Y = RNG.standard_normal((600, 3)) * [1.0, 20.0, 0.05] + [0.0, 5.0, 1.0]
+Z = (Y - Y.mean(axis=0)) / Y.std(axis=0)
+X = np.stack([np.sin(2 * Z[:, 0]), np.cos(1.5 * Z[:, 1]), Z[:, 0] * Z[:, 2], np.abs(Z[:, 2])], axis=1)
+X += 0.02 * RNG.standard_normal(X.shape)
+
+
+def chosen(y=Y, x=X, count=200):
+    return kernel.features(y, x, y.mean(axis=0), y.std(axis=0), count)
+
+
+def test_the_features_are_what_they_are_said_to_be():
+    phi = chosen()
+    u = (Y - phi.center) / phi.scale
+    np.testing.assert_allclose(phi(Y)[:, :3], u)
+    np.testing.assert_allclose(phi(Y)[:, 3:], 1 / np.sqrt(1 + cdist(u, phi.landmarks.T, "sqeuclidean")), atol=1e-12)
+    rows = {tuple(row) for row in np.round(u, 9)}
+    assert all(tuple(row) in rows for row in np.round(phi.landmarks.T, 9))
+
+
+@pytest.mark.parametrize(("fast", "narrower"), [(1.0, False), (6.0, True)])
+def test_what_bends_faster_gets_a_narrower_kernel(fast, narrower):
+    x = np.stack([np.sin(fast * Z[:, 0] / 2), np.cos(fast * Z[:, 1] / 2)], axis=1)
+    bandwidth = chosen(x=x).scale[0] / Y.std(axis=0)[0] / np.sqrt(3)
+    assert (bandwidth < 1) == narrower
+
+
+def test_it_follows_what_bends_where_a_line_does_not():
+    train, test = slice(0, 500), slice(500, 600)
+    prior = fit(lambda: [(Y[train], X[train])], conditional=True)
+    ours = np.mean(np.square(prior.expected(Y[test]) - X[test]))
+    line = LinearRegression().fit(Y[train], X[train])
+    assert ours < 0.15 * np.mean(np.square(line.predict(Y[test]) - X[test]))
+
+
+def test_no_number_leaves_the_range_of_the_data():
+    far = Y.mean(axis=0) + 30 * (Y - Y.mean(axis=0))
+    prior = fit(lambda: [(Y, X)], conditional=True)
+    found = prior.expected(far)
+    slack = np.ptp(X, axis=0) / (len(X) - 1)
+    assert (found >= X.min(axis=0) - slack - 1e-12).all()
+    assert (found <= X.max(axis=0) + slack + 1e-12).all()
+
+
+def test_a_few_samples_are_not_the_whole_range():
+    y = np.arange(4.0)[:, None]
+    prior = fit(lambda: [(y, np.hstack([y, -y]))], conditional=True)
+    assert prior.ends == pytest.approx(np.array([[-1, -4], [4, 1]]))
+
+
+def test_float32_holds_what_it_expects():
+    smooth = np.stack([Z[:, 0] + 0.01 * Z[:, 1] ** 2, Z[:, 2]], axis=1)
+    prior = fit(lambda: [(Y, smooth)], conditional=True)
+    phi = prior.regression.features(Y).astype(np.float32)
+    found = phi @ prior.regression.weights.astype(np.float32) + prior.mean.astype(np.float32)
+    exact = prior.mean + prior.regression.features(Y) @ prior.regression.weights
+    assert np.max(np.abs(found - exact)) < 1e-4
