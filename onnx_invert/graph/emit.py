@@ -38,6 +38,7 @@ class Emitter:
         self.nodes: list[ir.Node] = []
         self.initializers: list[ir.Value] = []
         self.made: dict[tuple[object, ...], ir.Value] = {}
+        self.split: dict[tuple[object, ...], list[ir.Value]] = {}
         self.turned: dict[ir.Value, tuple[ir.Value, tuple[int, ...]]] = {}
         self._scope = "inverse"
         self._taken: dict[str, int] = dict.fromkeys(reserved, 1)

@@ -18,6 +18,9 @@ from onnx_invert.graph.emit import Emitter
 MOST_RUNS = 16
 """Runs up to which single numbers are moved by Split and Concat; beyond is one Gather, so that graphs stay small."""
 
+NARROW = 8
+"""Numbers up to which a value is split into every one of them, once for all who want some."""
+
 LONG = 16
 """Numbers in a row from which on a Gather copies them as fast as anything does."""
 
@@ -104,18 +107,30 @@ def _parts(e: Emitter, axis: int, runs: Sequence[_Run]) -> list[ir.Value]:
     of_one: dict[ir.Value, list[_Run]] = {}
     for run in runs:
         of_one.setdefault(run.value, []).append(run)
-    found: dict[_Run, ir.Value] = {}
+    found: dict[_Run, list[ir.Value]] = {}
     for value, mine in of_one.items():
-        ends = sorted({0, mine[0].width, *(end for run in mine for end in (run.first, run.first + run.length))})
-        whole = set(itertools.pairwise(ends))
-        if len(mine) == 1 or any((run.first, run.first + run.length) not in whole for run in mine):
-            found.update({run: _slice(e, axis, run) for run in mine})
-            continue
-        sizes = [b - a for a, b in itertools.pairwise(ends)]
-        split = e.ops("Split", value, e.ints(sizes), outputs=len(sizes), axis=axis)
-        made = dict(zip(ends, split, strict=False))
-        found.update({run: made[run.first] for run in mine})
-    return [found[run] for run in runs]
+        width = mine[0].width
+        if len(mine) == 1:
+            found[mine[0]] = [_slice(e, axis, mine[0])]
+        elif width <= NARROW:
+            single = _split(e, axis, value, [1] * width)
+            found.update({run: single[run.first : run.first + run.length] for run in mine})
+        else:
+            ends = sorted({0, width, *(end for run in mine for end in (run.first, run.first + run.length))})
+            sizes = [b - a for a, b in itertools.pairwise(ends)]
+            made = dict(zip(ends, _split(e, axis, value, sizes), strict=False))
+            between = set(itertools.pairwise(ends))
+            for run in mine:
+                alone = (run.first, run.first + run.length) in between
+                found[run] = [made[run.first] if alone else _slice(e, axis, run)]
+    return [part for run in runs for part in found[run]]
+
+
+def _split(e: Emitter, axis: int, value: ir.Value, sizes: Sequence[int]) -> list[ir.Value]:
+    key = ("split", axis, value, *sizes)
+    if key not in e.split:
+        e.split[key] = list(e.ops("Split", value, e.ints(sizes), outputs=len(sizes), axis=axis))
+    return e.split[key]
 
 
 def _slice(e: Emitter, axis: int, run: _Run) -> ir.Value:

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onnx_invert.build.clamp import Probe
 from onnx_invert.build.inverse import Walk
 from onnx_invert.build.noise import Noise
+from onnx_invert.build.system import narrow
 from onnx_invert.build.system.log_det import LogDet
 from onnx_invert.build.system.moving import only, picked, placed
 from onnx_invert.build.system.pieces import Mask, Piece, Pieces, masked
@@ -262,6 +263,10 @@ class Realisation:
                     for piece in picked(self, node, place, form):
                         self.put(output, piece)
             return
+        known = narrow.run(self, step)
+        if known is not None:
+            self.put(node.outputs[0], known)
+            return
         for output, made, mask in zip(node.outputs, self.evaluate(node), step.masks, strict=True):
             self.put(output, masked(made, mask))
 
@@ -287,6 +292,10 @@ class Realisation:
         y = first.node.outputs[0]
         if self.log_det is not None:
             self.log_det.undone(first)
+        piece = narrow.undone(self, first) if len(steps) == 1 else None
+        if piece is not None:
+            self.put(x, piece)
+            return
         self.put(x, masked(self._back(x, y, stages, last.mask), last.mask))
         if self.log_det is not None:
             self.log_det.lost(self)
