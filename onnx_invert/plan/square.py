@@ -60,8 +60,11 @@ def coupled(system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node]) 
         return None
     proof = proof_of(system, x, y, nodes)
     if not proof:
+        if y in system.folded:
+            return None
         sign = Torn(Trial(system, x, y, nodes), mixing, tail, head).sign()
         if isinstance(sign, str):
+            system.folded.add(y)
             system.blocked[y] = NoInverse(f"{sign}: several inputs may have one output", "--method newton  finds one")
             return None
     mask = np.ones(ids.shape, bool)
@@ -85,7 +88,7 @@ def solved(system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node], *
         return None
     proof = proof_of(system, x, y, nodes) if by_sample(system, x, y, nodes) else ""
     if not proof:
-        if not tried:
+        if not tried or y in system.folded:
             return None
         sign = sign_of(Trial(system, x, y, nodes), own)
         if isinstance(sign, str):

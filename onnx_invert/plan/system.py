@@ -38,7 +38,7 @@ class System(Knowledge):
     """Equations, what is known so far, and the `steps` that found it.
 
     `refused` says of operands why their node is not undone for them, `blocked` of known tensors why the block before
-    them was not solved.
+    them was not solved. Of those in `folded` it was found that several unknowns make one of them.
     """
 
     rules: RuleSet
@@ -46,6 +46,7 @@ class System(Knowledge):
     steps: list[Step] = field(default_factory=list)
     refused: dict[Edge, NoInverse] = field(default_factory=dict)
     blocked: dict[ir.Value, NoInverse] = field(default_factory=dict)
+    folded: set[ir.Value] = field(default_factory=set)
     _stages: dict[Edge, tuple[Stage, ...] | None] = field(default_factory=dict)
     _late: dict[Edge, float] = field(default_factory=dict)
     _places: dict[Edge, list[Labels] | None] = field(default_factory=dict)

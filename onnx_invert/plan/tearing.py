@@ -77,6 +77,7 @@ def torn(system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node]) -> 
         least = 0.0 if _not_negative(s) else None
         sign = _Trial(system, x, y, s, edges, tail, head).sign(least)
         if isinstance(sign, str):
+            system.folded.add(y)
             system.blocked[y] = NoInverse(f"{sign}: several inputs may have one output", "--method newton  finds one")
             return None
         whole_mask = np.ones(shape, bool)
