@@ -31,8 +31,8 @@ PER_ANCHOR = 16
 PER_START = 30
 """The same in the second Loop, which is more patient."""
 
-WIDTH, FAST, SLOW = 1.0, 0.8, 0.93
-"""The width at which a start rounds kinks off in the beginning, and by what it falls in a step: 52 steps, or 159."""
+WIDTH, FAST, SLOW = 1.0, 0.85, 0.93
+"""The width at which a start rounds kinks off in the beginning, and by what it falls in a step: 71 steps, or 159."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Unknowns:
         # Both phases, and the second alone; with kinks as they are, rounded off for a while, and twice for longer.
         second = turns % 4 != 0 if bends else turns % 2 == 1
         soft = np.where(turns % 4 == 0, 0.0, WIDTH) if bends else None
-        fade = np.where(turns % 4 == 3, SLOW, FAST) if bends else None
+        fade = np.where(turns % 4 == 1, FAST, SLOW) if bends else None
         if start is None or self.middle is None or self.root is not None:
             return Restarts(self._anywhere(r, count), second, None, soft, fade)
         centered = self._in_coordinates(start)
