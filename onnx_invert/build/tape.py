@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import onnx_ir as ir
 
 from onnx_invert.graph.emit import Emitter
-from onnx_invert.plan.program import Program, Step
+from onnx_invert.plan.program import Program
 from onnx_invert.rules.differential import Differential, Point
 
 
@@ -50,31 +51,6 @@ def place(e: Emitter, value: ir.Value, values: dict[ir.Value, ir.Value]) -> ir.V
     return values[value]
 
 
-Smooth = Callable[[Emitter, Step, Sequence[ir.Value | None], ir.Value], tuple[ir.Value, Differential] | None]
-"""From a step, its operands and its output to the output of another function in its place, and that one's derivative;
-None where there is none."""
-
-
-def run(e: Emitter, program: Program, values: dict[ir.Value, ir.Value], smooth: Smooth | None = None) -> None:
-    """Emit what follows from the unknowns; `values` grows."""
-    for step in program.steps:
-        _run(e, step, values, smooth)
-
-
-def _run(e: Emitter, step: Step, values: dict[ir.Value, ir.Value], smooth: Smooth | None) -> Differential | None:
-    """Emit one step; the derivative of what takes its place."""
-    copy(e, [step.node], values)
-    if smooth is None:
-        return None
-    inputs = [None if value is None else values[value] for value in step.node.inputs]
-    with e.scope(f"smooth/{step.node.name}"):
-        other = smooth(e, step, inputs, values[step.node.outputs[0]])
-    if other is None:
-        return None
-    values[step.node.outputs[0]], differential = other
-    return differential
-
-
 @dataclass
 class Tape:
     """A program that has run in the graph, and what it is linearised to there."""
@@ -90,21 +66,22 @@ class Tape:
         program: Program,
         values: Mapping[ir.Value, ir.Value],
         seeds: int,
-        smooth: Smooth | None = None,
+        least: Callable[[Emitter, ir.Value], ir.Value | None] | None = None,
     ) -> Tape:
         """Run the program where the unknowns are as `values` says; `seeds` tangents will go together.
 
-        `values` also holds what `program.before` makes, and the inputs that are given. `smooth` puts other
-        functions in the place of some.
+        `values` also holds what `program.before` makes, and the inputs that are given. `least` emits, for a tensor
+        of the model, what slopes of functions with a kink are to be at least.
         """
         found = dict(values)
         tape = Tape(program, found, seeds)
         for step in program.steps:
-            other = _run(e, step, found, smooth)
+            copy(e, [step.node], found)
             inputs = [None if value is None else found[value] for value in step.node.inputs]
-            point = Point(e, seeds, inputs, [found[output] for output in step.node.outputs])
+            held = None if least is None else partial(least, e, step.node.outputs[0])
+            point = Point(e, seeds, inputs, [found[output] for output in step.node.outputs], held)
             with e.scope(f"derivative/{step.node.name}"):
-                made = [(operand, output, other or at(point)) for operand, output, at in step.partials]
+                made = [(operand, output, at(point)) for operand, output, at in step.partials]
             name = step.node.name or ""
             tape._maps += [(name, x, y, differential) for x, y, differential in made if differential is not None]
         return tape

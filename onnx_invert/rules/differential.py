@@ -42,19 +42,26 @@ class Point:
 
     `inputs` has None for operands that are left out. `seeds` is S, the number of tangents that go together.
     What depends on the point alone (a slope, a mask) should be emitted with `e` when the rule is applied, once,
-    and not in `push` or `pull`.
+    and not in `push` or `pull`. `least` emits what a solver wants the slopes of kinks to be at least, to be
+    broadcast against the operand; None where they are to be what they are.
     """
 
     e: Emitter
     seeds: int
     inputs: Sequence[ir.Value | None]
     outputs: Sequence[ir.Value]
+    least: Callable[[], ir.Value | None] | None = None
 
     def input(self, index: int) -> ir.Value:
         """The operand at `index`, which has to be there."""
         value = self.inputs[index]
         assert value is not None
         return value
+
+    def softened(self, slope: ir.Value) -> ir.Value:
+        """The slope of a function with a kink, held above `least`."""
+        least = None if self.least is None else self.least()
+        return slope if least is None else self.e.op("Max", slope, least)
 
 
 At = Callable[[Point], Differential | None]

@@ -58,7 +58,7 @@ class Equations(Protocol):
         """Of v."""
         ...
 
-    def at(self, e: Emitter, v: ir.Value, seeds: int) -> Linearised:
+    def at(self, e: Emitter, v: ir.Value, seeds: int, soft: ir.Value | None = None) -> Linearised:
         """F and J at v (N, r)."""
         ...
 
@@ -73,34 +73,27 @@ def start(
     return initial(e, target, r, settings, extra, begin)
 
 
-def shapes(objective: Equations, samples: int | str) -> list[list[int | str]]:
+def shapes(objective: Equations, samples: int | str, *, soft: bool) -> list[list[int | str]]:
     """The shapes of the state."""
     m, r = objective.outputs, objective.coordinates.size
-    return [*State.shapes(samples, r, soft=False), [samples, m], [samples, m, r]]
+    return [*State.shapes(samples, r, soft=soft), [samples, m], [samples, m, r]]
 
 
 def step(
     e: Emitter, objective: Equations, target: ir.Value, norm: ir.Value, state: State, settings: Settings
 ) -> tuple[State, ir.Value]:
     """One iteration; the new state and, per sample, 1.0 while there is something left to do (N, 1)."""
-    trial = e.op("Add", state.v, direction(e, objective, state, *state.extra, careful=settings.careful))
-    local = objective.at(e, trial, min(objective.outputs, objective.coordinates.size))
+    trial = e.op("Add", state.v, direction(e, objective, state, careful=settings.careful))
+    local = objective.at(e, trial, min(objective.outputs, objective.coordinates.size), state.soft)
     residual = e.op("Sub", target, local.value)
     kept = (residual, local.jacobian(e))
     return advance(e, state, trial, length(e, residual), kept, norm, settings)
 
 
-def direction(
-    e: Emitter,
-    objective: Equations,
-    state: State,
-    residual: ir.Value,
-    jacobian: ir.Value,
-    *,
-    careful: bool = False,
-) -> ir.Value:
-    """The step (N, r) from the state's v, with t − F(v) (N, m) and J (N, m, r) there; `careful` as in linear.py."""
+def direction(e: Emitter, objective: Equations, state: State, *, careful: bool = False) -> ir.Value:
+    """The step (N, r) from the state's v; `careful` as in linear.py."""
     m, r = objective.outputs, objective.coordinates.size
+    residual, jacobian = state.extra
     # In units of the mean entry of J, so that squares neither vanish nor overflow.
     top = e.op("Mul", e.op("ReduceSum", e.op("Abs", jacobian), e.ints([1, 2]), keepdims=1), 1 / (m * r))
     top = e.op("Max", top, float(np.finfo(e.dtype.numpy()).tiny) * 2**20)

@@ -28,12 +28,6 @@ RISE = 10.0
 SECOND = 1e-2
 """λ where a sample starts with the second phase."""
 
-MOST = 1e3
-"""λ at most while kinks are rounded off: what does not help at one width may at the next."""
-
-SHARP = 1e-5
-"""Below this width kinks are kinks again."""
-
 PROGRESS = 0.8
 """A step makes progress if it leaves less than this share of the residual."""
 
@@ -43,8 +37,8 @@ class Restarts:
     """Where a sample that stalls starts again, and how; one row for each time.
 
     It starts from `center` (N, r), 0 if None, plus a row of `offsets` (a, r); with both phases, or where `second`
-    (a) is true with the second alone. `soft` (a) is the width at which kinks are rounded off in the beginning, and
-    `fade` (a) the factor by which this falls each step; None if they stay what they are.
+    (a) is true with the second alone. `soft` (a) is what the slopes of kinks are taken for at least in the beginning,
+    and `fade` (a) the factor by which this falls each step; None if they stay what they are.
     """
 
     offsets: NDArray[np.float64]
@@ -78,8 +72,7 @@ class State:
 
     `v` (N, r) is where the sample is, `anchor` (N, r) where it began, `error` (N, 1) is ‖t − F(v)‖, `damping` α or
     λ, `phase` 1 in the first phase and 0 in the second, `stall` counts steps without progress, `tries` anchors,
-    `best` is the best v and `best_error` its error. `soft` is the width at which kinks are rounded off, None where it
-    is not used; `error` is that of the equations at this width, `best_error` that of the true ones.
+    `best` is the best v and `best_error` its error. `soft` is the least slope of kinks, None where it is not used.
     `extra` is what the method keeps at v beside it.
     """
 
@@ -141,38 +134,27 @@ def advance(
     extra: tuple[ir.Value, ...],
     norm: ir.Value,
     settings: Settings,
-    true: ir.Value | None = None,
 ) -> tuple[State, ir.Value]:
     """Take the step to `trial` (N, r), whose error is `error` (N, 1), where it is to be taken.
 
-    `extra` is what the method keeps at the trial, `norm` (N, 1) that of the target, `true` (N, 1) the error of the
-    true equations, where those that are solved have their kinks rounded off. Returns the new state and, per sample,
-    1.0 while there is something left to do (N, 1).
+    `extra` is what the method keeps at the trial, `norm` (N, 1) that of the target. Returns the new state and, per
+    sample, 1.0 while there is something left to do (N, 1).
     """
     first = e.op("Greater", state.phase, 0.5)
     finite = e.op("Less", error, settings.huge)
     falls = e.op("Less", error, state.error)
     accept = e.op("Or", e.op("And", first, finite), falls)
-    true = error if true is None else true
-    better = e.op("Less", true, state.best_error)
+    better = e.op("Less", error, state.best_error)
     # Against where the sample is now: what another start has reached says nothing of this one.
     progress = e.op("Less", error, e.op("Mul", state.error, PROGRESS))
 
-    best_error = e.op("Where", better, true, state.best_error)
+    best_error = e.op("Where", better, error, state.best_error)
     factor = e.op("Where", accept, e.scalar(FALL), e.scalar(RISE))
     least = e.op("Where", accept, e.scalar(0.0), e.scalar(LAST))
     damping = e.op("Max", e.op("Mul", state.damping, factor), least)
     over = e.op("Or", e.op("Less", damping, LAST * (1 - FALL)), e.op("Not", finite))
     phase = e.op("Where", e.op("And", first, e.op("Not", over)), e.scalar(1.0), e.scalar(0.0))
-    moving = e.op("Or", first, progress)
-    if state.soft is not None:
-        rounded = e.op("Greater", state.soft, 0.0)
-        moving = e.op("Or", moving, rounded)
-        sharp = e.op("Less", state.soft, SHARP / FALL)
-        # As it comes to the kinks themselves a sample begins the second phase anew.
-        held = e.op("Max", e.op("Min", damping, e.op("Where", sharp, e.scalar(SECOND), e.scalar(MOST))), LAST)
-        damping = e.op("Where", rounded, held, damping)
-    stall = e.op("Where", moving, e.scalar(0.0), e.op("Add", state.stall, 1.0))
+    stall = e.op("Where", e.op("Or", first, progress), e.scalar(0.0), e.op("Add", state.stall, 1.0))
     stalled = e.op("Greater", stall, settings.patience - 0.5)
     after = State(
         v=e.op("Where", accept, trial, state.v),
@@ -233,11 +215,10 @@ def _restart(e: Emitter, state: State, again: ir.Value, settings: Settings) -> S
 
 
 def _fade(e: Emitter, state: State, restarts: Restarts) -> ir.Value | None:
-    """The width at the next step; `tries` counts the starts so far."""
+    """The least slope of kinks at the next step; `tries` counts the starts so far."""
     if state.soft is None or restarts.fade is None:
         return None
-    after = e.op("Mul", state.soft, _row(e, e.op("Sub", state.tries, 1.0), restarts.fade[:, None]))
-    return e.op("Where", e.op("Greater", after, SHARP), after, e.scalar(0.0))
+    return e.op("Mul", state.soft, _row(e, e.op("Sub", state.tries, 1.0), restarts.fade[:, None]))
 
 
 def _widened(e: Emitter, truth: ir.Value, rank: int) -> ir.Value:

@@ -30,16 +30,16 @@ def start(
     return initial(e, target, objective.coordinates.size, settings, start=begin)
 
 
-def shapes(objective: Objective, samples: int | str) -> list[list[int | str]]:
+def shapes(objective: Objective, samples: int | str, *, soft: bool) -> list[list[int | str]]:
     """The shapes of the state."""
-    return State.shapes(samples, objective.coordinates.size, soft=False)
+    return State.shapes(samples, objective.coordinates.size, soft=soft)
 
 
 def step(
     e: Emitter, objective: Objective, target: ir.Value, norm: ir.Value, state: State, settings: Settings
 ) -> tuple[State, ir.Value]:
     """One iteration; the new state and, per sample, 1.0 while there is something left to do (N, 1)."""
-    local = objective.at(e, state.v, 1)
+    local = objective.at(e, state.v, 1, state.soft)
     residual = e.op("Sub", target, local.value)
     trial = e.op("Add", state.v, direction(e, objective, local, residual, state))
     error = length(e, e.op("Sub", target, objective.value(e, trial)))

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 
-from onnx_invert.build.newton.smoothing import smoother
 from onnx_invert.build.rows import joined, rows, seeded_rows, seeded_tensor, split, tensor, zeros
-from onnx_invert.build.tape import Tape, run
+from onnx_invert.build.tape import Tape, copy
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.plan.batch import Batch
 from onnx_invert.plan.layout import Layout
@@ -123,16 +123,25 @@ class Objective:
         return [self.layouts[value].size for value in self.program.unknowns]
 
     def at(self, e: Emitter, v: ir.Value, seeds: int, soft: ir.Value | None = None) -> Local:
-        """Evaluate and linearise at v (N, r); `soft` (N, 1) is the width at which kinks are rounded off."""
-        smooth = None if soft is None else smoother(self.batch, soft)
-        tape = Tape.record(e, self.program, self._tensors(e, self.coordinates.decode(e, v)), seeds, smooth)
+        """Evaluate and linearise at v (N, r). `soft` (N, 1) is what the slopes of kinks are taken for at least."""
+        least = None if soft is None else partial(self._beside, soft)
+        tape = Tape.record(e, self.program, self._tensors(e, self.coordinates.decode(e, v)), seeds, least)
         return Local(self, v, self._scaled(e, tape.values), self.coordinates.inside(e, v), tape)
 
-    def value(self, e: Emitter, v: ir.Value, soft: ir.Value | None = None) -> ir.Value:
+    def value(self, e: Emitter, v: ir.Value) -> ir.Value:
         """F(v) (N, m) alone."""
         found = self._tensors(e, self.coordinates.decode(e, v))
-        run(e, self.program, found, None if soft is None else smoother(self.batch, soft))
+        copy(e, (step.node for step in self.program.steps), found)
         return self._scaled(e, found)
+
+    def _beside(self, soft: ir.Value, e: Emitter, value: ir.Value) -> ir.Value | None:
+        """`soft` with the axes of a tensor of the model; None where a sample has several rows of it."""
+        layout = self.batch.layout(value)
+        if not self.batch.is_known(value) or layout.rows != 1:
+            return None
+        if layout.is_matrix:
+            return soft
+        return e.op("Reshape", soft, e.ints([*([-1] if layout.batched else []), *[1] * len(layout.sizes)]))
 
     def _tensors(self, e: Emitter, start: ir.Value) -> dict[ir.Value, ir.Value]:
         found = dict(self.values)

@@ -12,11 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from onnx_invert.build.newton import dense, krylov, rounded
+from onnx_invert.build.newton import dense, krylov
 from onnx_invert.build.newton.iteration import Restarts, Settings, State, length
 from onnx_invert.build.newton.loop import iterate
 from onnx_invert.build.newton.objective import Objective
-from onnx_invert.build.newton.smoothing import bends
 from onnx_invert.build.newton.unknowns import Unknowns
 from onnx_invert.errors import UsageError
 from onnx_invert.graph.emit import Emitter
@@ -91,8 +90,7 @@ class Solver:
         return length(self.e, self.e.op("Sub", self._target(known), value))
 
     def _again(self, known: ir.Value, x: ir.Value, start: Prior | None) -> ir.Value:
-        kinks = bends(self.system.program, self.batch)
-        restarts = self.unknowns.rescues(self.e, known, RESCUE_ITERATIONS, start, bends=kinks)
+        restarts = self.unknowns.rescues(self.e, known, RESCUE_ITERATIONS, start)
         plain = self._settings(RESCUE_ITERATIONS, LONG_PATIENCE, restarts)
         settings = replace(plain, solved=self.solved * MARGIN, careful=True)
         found = self._iterate(known, settings, self.unknowns.encode(self.e, x), unroll=False)
@@ -101,15 +99,15 @@ class Solver:
     def _iterate(self, known: ir.Value, settings: Settings, begin: ir.Value | None, *, unroll: bool) -> State:
         e, objective = self.e, self._objective
         target, norm = self._target(known), self._norm(known)
-        soft = settings.restarts.soft is not None
-        method = rounded if soft else dense if self.system.is_dense else krylov
+        method = dense if self.system.is_dense else krylov
         first = method.start(e, objective, target, settings, begin)
+        soft = first.soft is not None
 
         def body(inner: Emitter, values: list[ir.Value]) -> tuple[list[ir.Value], ir.Value]:
             after, busy = method.step(inner, objective, target, norm, State.of(values, soft=soft), settings)
             return after.flat(), busy
 
-        shapes = method.shapes(objective, self.samples)
+        shapes = method.shapes(objective, self.samples, soft=soft)
         return State.of(iterate(e, first.flat(), shapes, body, most=settings.iterations, unroll=unroll), soft=soft)
 
     def _settings(self, iterations: int, patience: int, restarts: Restarts) -> Settings:

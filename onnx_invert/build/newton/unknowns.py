@@ -29,10 +29,10 @@ PER_ANCHOR = 16
 """Iterations that one start takes, about."""
 
 PER_START = 30
-"""The same in the second Loop, which is more patient."""
+"""The same where kinks are softened: that takes longer."""
 
-WIDTH, FAST, SLOW = 1.0, 0.8, 0.93
-"""The width at which a start rounds kinks off in the beginning, and by what it falls in a step: 52 steps, or 159."""
+SOFT, FAST, SLOW = 0.5, 0.8, 0.9
+"""The least slope of kinks at the beginning of a start that softens them, and by what it falls each step."""
 
 
 @dataclass(frozen=True)
@@ -86,16 +86,15 @@ class Unknowns:
         offsets = self._anywhere(self.coordinates.size, max(len(SCALES), iterations // PER_ANCHOR))
         return Restarts(offsets, np.zeros(len(offsets), bool))
 
-    def rescues(self, e: Emitter, known: ir.Value, iterations: int, start: Prior | None, *, bends: bool) -> Restarts:
+    def rescues(self, e: Emitter, known: ir.Value, iterations: int, start: Prior | None) -> Restarts:
         """The same for those that this does not help: where `start` takes x to be, given the known numbers, in ways
-        that take turns. `bends` says that there are kinks to round off."""
+        that take turns."""
         r = self.coordinates.size
         count = max(1, iterations // PER_START)
         turns = np.arange(count)
-        # Both phases, and the second alone; with kinks as they are, rounded off for a while, and twice for longer.
-        second = turns % 4 != 0 if bends else turns % 2 == 1
-        soft = np.where(turns % 4 == 0, 0.0, WIDTH) if bends else None
-        fade = np.where(turns % 4 == 3, SLOW, FAST) if bends else None
+        # Both phases, the second alone with soft kinks, both with soft kinks, the second with kinks soft for long.
+        second, soft = turns % 2 == 1, np.where(turns % 4 == 0, 0.0, SOFT)
+        fade = np.where(turns % 4 == 3, SLOW, FAST)
         if start is None or self.middle is None or self.root is not None:
             return Restarts(self._anywhere(r, count), second, None, soft, fade)
         centered = self._in_coordinates(start)

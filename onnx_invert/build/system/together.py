@@ -147,7 +147,7 @@ class Whole:
         """The unknowns of a row."""
         return _Size(self.rows.size)
 
-    def at(self, e: Emitter, v: ir.Value, seeds: int) -> Local:
+    def at(self, e: Emitter, v: ir.Value, seeds: int, soft: ir.Value | None = None) -> Local:
         """F and ∂F/∂x at v (R, n)."""
         x = self.rows.shaped(e, v, self.like)
         made, matrix = jacobian(e, self.step.program, self.rows, {**self.values, self.step.x: x})
@@ -228,7 +228,7 @@ class Torn:
                 inside.put(output, Piece(made))
         return self.joined(e, [inside.read(s) for s in self.step.s])
 
-    def at(self, e: Emitter, v: ir.Value, seeds: int) -> Local:
+    def at(self, e: Emitter, v: ir.Value, seeds: int, soft: ir.Value | None = None) -> Local:
         """φ and φ′ at v (N, m)."""
         s = self.split(e, v)
         x = self.given(e, s)
@@ -316,7 +316,7 @@ def _iterated(
         slow = b.op("Where", b.op("Greater", after.stall, state.stall), slow, after.stall)
         return replace(after, stall=b.op("Where", unsolved, slow, after.stall)).flat(), busy
 
-    shapes = dense.shapes(equations, samples)
+    shapes = dense.shapes(equations, samples, soft=False)
     most = WRITTEN_OUT if unroll else ITERATIONS
     found = State.of(iterate(e, first.flat(), shapes, body, most=most, unroll=unroll), soft=False)
     if r.outer is None:

@@ -125,6 +125,11 @@ def _by(slope: Slope) -> At:
     return lambda p: scaling(slope(p.e, p.input(0), p.outputs[0]))
 
 
+def _bent(slope: Slope) -> At:
+    """The same for a function with a kink that is flat, or nearly, on one side: there a solver may want more."""
+    return lambda p: scaling(p.softened(slope(p.e, p.input(0), p.outputs[0])))
+
+
 def _plain(op_type: str, equation: str, slope: Slope) -> None:
     def rule(node: NodeView) -> At | NoInverse:
         return _by(slope)
@@ -154,14 +159,14 @@ def _below_zero(e: Emitter, x: ir.Value, negative: ir.Value, positive: float = 1
 def relu(node: NodeView) -> At | NoInverse:
     """1 where x ≥ 0, else 0."""
     # From the right at 0: a solver that begins at x = 0 could not leave it otherwise.
-    return _by(lambda e, x, y: number(e, e.op("Not", e.op("Less", x, 0.0))))
+    return _bent(lambda e, x, y: number(e, e.op("Not", e.op("Less", x, 0.0))))
 
 
 @rules.derivative("LeakyRelu")
 def leaky_relu(node: NodeView) -> At | NoInverse:
     """1 for x ≥ 0, alpha below, whatever its sign."""
     alpha = node.number("alpha", 0.01)
-    return _by(lambda e, x, y: _below_zero(e, x, e.scalar(alpha)))
+    return _bent(lambda e, x, y: _below_zero(e, x, e.scalar(alpha)))
 
 
 def _exponential(alpha: float, gamma: float, width: float) -> At:
