@@ -118,13 +118,13 @@ def _features(chunks: Chunks, count: int, n: int, landmarks: int) -> Features:
     if m * max(m, n) > LARGEST_REGRESSION:
         size = 8 * m * max(m, n) / 2**30
         raise ValueError(f"a regression of {n} numbers on {m} takes matrices of {size:.1f} GB, a gaussian prior none")
-    mix = Sketch(n, MIXED) if n > MIXED else np.asarray
+    mix = Sketch(n, MIXED) if n > MIXED else np.array
     every = -(-count // max(2, min(PART, MOST_NUMBERS // (m + MIXED))))
     part, seen = [], 0
     for y, x in chunks():
         squares = squares + np.square(y - center).sum(axis=0)
         rows = slice(-seen % every, None, every)
-        part.append((y[rows], mix(x[rows])))
+        part.append((y[rows].copy(), mix(x[rows])))  # a view would keep the chunk
         seen += len(y)
     scale = np.sqrt(squares / count)
     scale = np.where(scale > 0, scale, 1.0)
