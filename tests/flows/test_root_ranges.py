@@ -35,7 +35,7 @@ def test_x_comes_back_over_the_whole_range_of_its_type(name: str, sign: str) -> 
     # Half precision has no numbers to spare, others are searched up to an eighth of their largest.
     top = float(np.finfo(dtype).max) / (1.01 if dtype is np.float16 else 8.1)
     sizes = top ** np.linspace(0, 1, 12)
-    x = np.concatenate([sizes, -sizes, [0.0, 0.1, -0.5, 2.0, -6.0, 0.25]]).reshape(-1, 3).astype(dtype)
+    x = np.concatenate([sizes, -sizes, [0.0, 1e-3, -0.5, 2.0, -6.0, 0.25]]).reshape(-1, 3).astype(dtype)
     back = _run(made.model, {"y": _run(model, {"x": x})})
     np.testing.assert_allclose(back.astype(float), x.astype(float), rtol=16 * np.finfo(dtype).eps, atol=1e-6)
 

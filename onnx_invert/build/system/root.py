@@ -221,7 +221,7 @@ def _narrow(
     """The bracket as narrow as can be: its ends, each with its value."""
     low, f_low, high, f_high = ends
     eps = float(np.finfo(e.dtype.numpy()).eps)
-    tiny = float(np.finfo(e.dtype.numpy()).tiny)
+    tiny = _smallest(e)
 
     def unsolved(b: Emitter, f1: ir.Value, f2: ir.Value) -> ir.Value:
         least = b.op("Min", b.op("Abs", f1), b.op("Abs", f2))
@@ -283,6 +283,13 @@ def _largest(e: Emitter) -> float:
     numbers to spare: there it is the largest one, and `_between` minds its overflow."""
     top = float(np.finfo(e.dtype.numpy()).max)
     return top if e.dtype.itemsize <= 2 else top / 8
+
+
+def _smallest(e: Emitter) -> float:
+    """The width of a bracket around 0 that is narrow enough; half precision needs all digits below its smallest
+    normal number."""
+    limits = np.finfo(e.dtype.numpy())
+    return float(limits.smallest_subnormal if e.dtype.itemsize <= 2 else limits.tiny)
 
 
 def _between(b: Emitter, x1: ir.Value, x2: ir.Value, t: ir.Value) -> ir.Value:
