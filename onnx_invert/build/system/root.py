@@ -186,6 +186,9 @@ def _shrink(e: Emitter, function: Function, bracket: list[ir.Value], live: ir.Va
     To halve it as it is would take a step for each factor of 2: of y = eˣ + x the bracket is as wide as y.
     """
 
+    if float(np.finfo(e.dtype.numpy()).max) <= FAR:
+        return bracket  # half precision spans no more than halving takes steps
+
     def busy(b: Emitter, low: ir.Value, high: ir.Value) -> ir.Value:
         near = b.op("Max", b.op("Max", low, b.op("Neg", high)), 0.0)  # 0 where it holds 0
         wide = b.op("Greater", b.op("Sub", high, low), b.op("Mul", b.op("Add", near, 1.0), FAR))

@@ -24,6 +24,9 @@ Marks = NDArray[np.bool_]
 TINY = float(np.finfo(np.float64).smallest_subnormal)
 """The lower bound of what is positive and may be smaller than any float64."""
 
+_SMALL = 1e-290
+"""Bounds between 0 and this say of what is positive no more than that it is: as `TINY` they take part in no size."""
+
 _ULPS = 4 * float(np.finfo(np.float64).eps)
 """What numpy's functions may be off by, relative."""
 
@@ -106,6 +109,8 @@ def outwards(low: Array, high: Array) -> Pair:
         down = np.where(low > 0, np.maximum(np.nextafter(low, -np.inf), TINY), np.nextafter(low, -np.inf))
         up = np.where(high < 0, np.minimum(np.nextafter(high, np.inf), -TINY), np.nextafter(high, np.inf))
     down, up = np.where(low == 0, 0.0, down), np.where(high == 0, 0.0, up)
+    down = np.where((down > 0) & (down < _SMALL), TINY, down)
+    up = np.where((up < 0) & (up > -_SMALL), -TINY, up)
     return np.where(np.isnan(low), -np.inf, down), np.where(np.isnan(high), np.inf, up)
 
 
@@ -115,7 +120,13 @@ def plus(a: Pair, b: Pair) -> Pair:
         low, high = a[0] + b[0], a[1] + b[1]
     down, up = outwards(low, high)
     exact = [(a[i] == 0) | (b[i] == 0) for i in (0, 1)]
-    return np.where(exact[0] & ~np.isnan(low), low, down), np.where(exact[1] & ~np.isnan(high), high, up)
+    low = np.where(exact[0] & ~np.isnan(low), low, down)
+    high = np.where(exact[1] & ~np.isnan(high), high, up)
+    # What may be as small as any number makes up for nothing.
+    for one, other in ((a, b), (b, a)):
+        low = np.where((one[0] == TINY) & (other[0] < 0), other[0], low)
+        high = np.where((one[1] == -TINY) & (other[1] > 0), other[1], high)
+    return low, high
 
 
 def minus(a: Pair) -> Pair:
@@ -126,7 +137,11 @@ def minus(a: Pair) -> Pair:
 def times(a: Pair, b: Pair) -> Pair:
     """The product; 0 times what has no bound is 0, for it is finite all the same."""
     products = [_product(x, y) for x in a for y in b]
-    return outwards(np.minimum.reduce(products), np.maximum.reduce(products))
+    low, high = np.minimum.reduce(products), np.maximum.reduce(products)
+    # However large the other factor is, the product with what may be as small as any number may be so too.
+    small = (a[0] == TINY) | (b[0] == TINY) | (a[1] == -TINY) | (b[1] == -TINY)
+    low, high = np.where(small & (low > 0), TINY, low), np.where(small & (high < 0), -TINY, high)
+    return outwards(low, high)
 
 
 def _product(a: Array, b: Array) -> Array:
