@@ -35,6 +35,9 @@ def broken(seed: int) -> str:
         made = onnx_invert.invert(model, method="closed-form", recover=["x"])
     except (onnx_invert.NotInvertibleError, onnx_invert.VerificationError):
         return ""
+    except onnx_invert.ModelError as error:
+        assert "Could not find an implementation" in str(error)  # onnxruntime lacks some operators in float64
+        return ""
     if not made.guarantee.promises_x:
         return ""
     f, g = _session(model), _session(made.model)
