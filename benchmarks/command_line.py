@@ -9,7 +9,6 @@ invert networks. A package that is not installed is left out of the table, and n
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import statistics
 import subprocess
@@ -17,6 +16,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from tables import arguments, publish, table
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGETS = {"onnx-invert --help": 0.25, "onnx-invert mnist_mlp.onnx, verified": 2.5}
@@ -55,9 +56,8 @@ def seconds(command: list[str]) -> float:
 
 def main() -> None:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--markdown", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         timed = commands(Path(folder))
@@ -68,22 +68,16 @@ def main() -> None:
             for name, command in timed.items():
                 times[name].append(seconds(command))
     base = statistics.median(times["onnx-invert mnist_mlp.onnx, verified"])
-    lines = [
-        "| process | median s | min s | max s | to our inversion | at most |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+    rows = []
     for name, found in times.items():
         middle = statistics.median(found)
         target = f"{TARGETS[name]:g} s" if name in TARGETS else ""
-        lines.append(
-            f"| `{name}` | {middle:.2f} | {min(found):.2f} | {max(found):.2f} | {middle / base:.2f} | {target} |"
-        )
+        rows.append([f"`{name}`", *(f"{s:.2f}" for s in (middle, min(found), max(found), middle / base)), target])
+    lines = table(["process", "median s", "min s", "max s", "to our inversion", "at most"], rows)
     missing = [peer for peer in PEERS if not installed_here(peer)]
     if missing:
         lines.append(f"\nNot installed here: {', '.join(missing)}.")
-    print("\n".join(lines))
-    if options.markdown is not None:
-        options.markdown.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    publish(lines, options.markdown)
 
 
 if __name__ == "__main__":

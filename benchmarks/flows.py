@@ -19,7 +19,6 @@ own (tools/flow_zoo/requirements.txt says how the libraries are installed):
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import importlib.util
 import json
@@ -37,6 +36,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx.utils import Extractor
+from tables import arguments, publish, table
 
 import onnx_invert
 
@@ -195,25 +195,22 @@ def distance(found: NDArray[Any], x: NDArray[Any]) -> float:
 
 def main() -> None:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument(
         "--only", nargs="*", default=["*"], help="patterns of names, as in tests/data/flows/index.json"
     )
     parser.add_argument("--batch", type=int, nargs="+", default=[1, JUDGED])
     parser.add_argument("--repeat", type=int, default=9, help="rounds (9)")
-    parser.add_argument("--markdown", type=Path)
     options = parser.parse_args()
     refused: dict[str, str] = {}
     rows = [measure(case, batch, options.repeat) for case in cases(options.only, refused) for batch in options.batch]
-    lines = ["| " + " | ".join(row) + " |" for row in (HEADER, ("---",) * len(HEADER), *rows)]
+    lines = table(HEADER, rows)
     absent = [package for package in ("torch", "nflows", "zuko", "normflows", "FrEIA") if not is_installed(package)]
     if absent:
         lines.append(f"\nNot installed here, and left out of the last columns: {', '.join(absent)}.")
     if refused:
         lines.append(f"\nNot inverted: {', '.join(refused)}.")
-    print("\n".join(lines))
-    if options.markdown is not None:
-        options.markdown.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    publish(lines, options.markdown)
 
 
 if __name__ == "__main__":

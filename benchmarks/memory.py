@@ -1,6 +1,6 @@
 """Peak memory of inverting a large network, beyond what the imports take, in multiples of the model's size.
 
-    python benchmarks/memory.py [--layers 12] [--width 2048]
+    python benchmarks/memory.py [--layers 12] [--width 2048] [--markdown FILE]
 
 Each figure is the peak resident size of a fresh process (what the operating system accounts for it).
 """
@@ -13,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from tables import arguments, publish, table
 
 TARGET = 3.0
 
@@ -52,7 +54,7 @@ def peak(command: list[str]) -> int:
 
 def main() -> None:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--width", type=int, default=2048)
     parser.add_argument("--make", type=Path, help=argparse.SUPPRESS)
@@ -68,12 +70,13 @@ def main() -> None:
         size = model.stat().st_size
         imports = peak([sys.executable, "-c", "import onnx_invert.api, onnx_invert.cli.render"])
         ours = [sys.executable, "-m", "onnx_invert", str(model), "-o", str(Path(folder) / "inverse.onnx"), "--quiet"]
-        print(f"model {size / 2**20:.0f} MiB, imports {imports / 2**20:.0f} MiB")
-        print("| inversion | peak MiB | beyond the imports, in model sizes | at most |")
-        print("| --- | --- | --- | --- |")
+        rows = []
         for name, command in {"verified": ours, "not verified": [*ours, "--no-verify"]}.items():
             top = peak(command)
-            print(f"| {name} | {top / 2**20:.0f} | {(top - imports) / size:.2f} | {TARGET:g} |")
+            rows.append([name, f"{top / 2**20:.0f}", f"{(top - imports) / size:.2f}", f"{TARGET:g}"])
+    found = table(["inversion", "peak MiB", "beyond the imports, in model sizes", "at most"], rows)
+    sizes = f"A model of {size / 2**20:.0f} MiB; the imports take {imports / 2**20:.0f} MiB."
+    publish([sizes, "", *found], options.markdown)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Time and accuracy of `factorize(a).pinv(float32)` against `numpy.linalg.pinv(a)` on float32 weights.
 
-python benchmarks/pinv.py [--markdown] [--repeat N]
+python benchmarks/pinv.py [--repeat N] [--markdown FILE]
 
 numpy works in float32. It cuts at its own rtol=None, max(K, M) · eps(float32) · sigma_max, where that keeps
 the rank that `factorize` keeps, and at the threshold of `factorize` where it does not: the column "numpy cut".
@@ -11,14 +11,13 @@ process (numpy, ours, numpy, ours, …); the ratio is the median of the pairs' r
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
+from tables import arguments, publish, table
 
 from onnx_invert.numerics.factorization import factorize
 
@@ -87,23 +86,13 @@ def measure(name: str, a: np.ndarray, repeat: int) -> tuple[str, ...]:
 
 
 def main() -> None:
-    """Print the table; with --markdown as Markdown, to a file where one is named."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--markdown", nargs="?", const="-", metavar="FILE", help="as Markdown, to FILE if given")
+    """Measure and print the table."""
+    parser = arguments(__doc__)
     parser.add_argument("--repeat", type=int, default=5, help="paired runs per matrix (5)")
     options = parser.parse_args()
     rng = np.random.default_rng(0)
-    rows = [HEADER, *(measure(name, a.astype(np.float32), options.repeat) for name, a in cases(rng))]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    if options.markdown:
-        lines = ["| " + " | ".join(row) + " |" for row in rows]
-        lines.insert(1, "|" + " --- |" * len(HEADER))
-    text = "\n".join(lines) + "\n"
-    if options.markdown in (None, "-"):
-        print(text, end="")
-    else:
-        Path(options.markdown).write_text(text)
+    rows = [measure(name, a.astype(np.float32), options.repeat) for name, a in cases(rng)]
+    publish(table(HEADER, rows), options.markdown)
 
 
 if __name__ == "__main__":

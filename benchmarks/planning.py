@@ -9,7 +9,6 @@ hardly change. The models are those of tests/flows/random_flows.py, in float64.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from pathlib import Path
@@ -22,6 +21,7 @@ import onnx_invert
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "flows"))
 
 from random_flows import RandomFlow
+from tables import arguments, publish, table
 
 COUPLINGS = ("coupling", "indexed", "masked", "permutation")
 TARGETS = {5000: 2.0}
@@ -36,10 +36,9 @@ def seconds(model: onnx.ModelProto) -> tuple[float, float]:
 
 def main() -> None:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--nodes", type=int, nargs="+", default=[100, 200, 500, 1000, 2000, 5000])
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--markdown", type=Path)
     options = parser.parse_args()
     models = {count: RandomFlow(count, count, COUPLINGS).model() for count in options.nodes}
     seconds(models[min(models)])  # imports and caches
@@ -47,15 +46,14 @@ def main() -> None:
     for _ in range(options.repeat):
         for count, model in models.items():
             runs[count].append(seconds(model))
-    lines = ["| nodes | s | CPU s | CPU ms a node | at most |", "| --- | --- | --- | --- | --- |"]
+    rows = []
     for count, found in runs.items():
         wall, cpu = (median(times) for times in zip(*found, strict=True))
         nodes = len(models[count].graph.node)
         target = f"{TARGETS[count]:g} s" if count in TARGETS else ""
-        lines.append(f"| {nodes} | {wall:.2f} | {cpu:.2f} | {1000 * cpu / nodes:.2f} | {target} |")
-    print("\n".join(lines))
-    if options.markdown is not None:
-        options.markdown.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        rows.append([str(nodes), f"{wall:.2f}", f"{cpu:.2f}", f"{1000 * cpu / nodes:.2f}", target])
+    lines = table(["nodes", "s", "CPU s", "CPU ms a node", "at most"], rows)
+    publish(lines, options.markdown)
 
 
 if __name__ == "__main__":

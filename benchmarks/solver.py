@@ -1,13 +1,14 @@
 """The solver against descent on the input and against inverses that solve nothing, on the digit networks.
 
-    python benchmarks/solver.py [--networks NAME]… [--batches 1 256] [--limit S] [--threads N] [--markdown FILE]
+    python benchmarks/solver.py [--networks NAME …] [--batches 1 256] [--limit S] [--others S] [--threads N]
+                                [--keep FILE] [--markdown FILE]
 
 For each network and batch: this inverse in onnxruntime, without and with a prior; Adam and L-BFGS on the input in
 torch and in Keras, from the mean of the training digits; the layer-by-layer inverse; a decoder trained from y to x
 (tests/data/newton). All in one process, with the same number of threads, in turn; what solves nothing within the
-limit is run once. Adam's rate and halving time and L-BFGS's history, and whether it takes the samples together or one
-by one, are chosen on the very problem that is timed: each setting is tried for a quarter of the limit, and the best
-shown.
+limit is run once. The limit is the longer one on mnist_mlp, by which the targets are judged. Adam's rate and halving
+time and L-BFGS's history, and whether it takes the samples together or one by one, are chosen on the very problem
+that is timed: each setting is tried for a quarter of the limit, and the best shown.
 
 Seconds are until every sample of the batch has a relative residual of 1e-6, without building, tracing and a first
 run. All x are judged by onnxruntime's f, at 1.5e-6, since frameworks round differently. The last table has the peak
@@ -15,7 +16,8 @@ memory of a fresh process each, beyond what the imports, the model and one evalu
 
 Neither torch nor TensorFlow is among the project's dependencies, nor in its lock file: to see their columns, install
 the project into an environment of its own with them (pip install . mlxtend torch tensorflow). What is not installed
-is left out and named. All of it takes up to three quarters of an hour.
+is left out and named. All of it takes a quarter of an hour; with --keep it can be done in parts, and the tables are
+of all parts so far.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -38,8 +40,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np  # noqa: E402
 from digits import load_digits  # noqa: E402
+from solvers.figures import OURS, PRIOR, Figures, Found  # noqa: E402
 from solvers.in_onnx import inverse, layer_by_layer, session, single  # noqa: E402
 from solvers.problem import Array, Outcome, Problem, Solver, one_by_one  # noqa: E402
+from tables import arguments, publish  # noqa: E402
 
 TOLERANCE, JUDGED = 1e-6, 1.5e-6
 RATES, HALVES = (0.3, 0.1, 0.03, 0.01), (0, 300)
@@ -53,36 +57,18 @@ NETWORKS = {
     for path in (ROOT / folder / f"{name}.onnx" for name in names)
 }
 DECODERS = {f"mnist_{name}": ROOT / "tests/data/newton" / f"decoder_{name}.onnx" for name in ("mlp", "lenet")}
-OURS, PRIOR = "ours", "ours, prior"
+JUDGED_BY = "mnist_mlp"
 TORCH = {"torch Adam": "adam", "torch L-BFGS": "lbfgs"}
 KERAS = {"Keras Adam": "adam", "Keras L-BFGS": "lbfgs"}
 ALL = (OURS, PRIOR, *TORCH, *KERAS, "layer by layer", "decoder")
 
 
-@dataclass(frozen=True)
-class Figures:
-    """What was measured of one way on one problem: the median time, and the x's of the last run."""
-
-    seconds: float
-    solved: int
-    residual: float
-    error: float
-    samples: int
-    setting: str = ""
-
-    def time(self) -> str:
-        """Seconds, and how many samples were solved where not all were."""
-        if self.solved == self.samples:
-            return _seconds(self.seconds)
-        return f"{self.solved} of {self.samples} in {_seconds(self.seconds)}"
-
-
 class Bench:
     """All ways on all problems."""
 
-    def __init__(self, threads: int, limit: float, repeat: int) -> None:
+    def __init__(self, threads: int, limits: Mapping[str, float], repeat: int) -> None:
         self._digits = load_digits()
-        self._threads, self._limit, self._repeat = threads, limit, repeat
+        self._threads, self._limits, self._repeat = threads, limits, repeat
         self._frameworks = {name: module for name in ("torch", "keras") if (module := _framework(name, threads))}
         # The test digits lie sorted by class; this way a batch holds all of them in turn.
         self._x = self._digits.x_test.reshape(10, -1, 784).swapaxes(0, 1).reshape(-1, 784)
@@ -95,14 +81,14 @@ class Bench:
 
     def run(self, network: str, batch: int, names: tuple[str, ...] = ALL) -> dict[str, Figures]:
         """Tune, then time all in turn."""
-        problem = self.problem(network, batch)
+        problem, limit = self.problem(network, batch), self._limits[network]
         self._same(problem, network)
         ways = {name: way for name in names if (way := self.way(name, network, problem))}
         found: dict[str, list[Outcome]] = {name: [] for name in ways}
         for turn in range(self._repeat):
             for name, (solve, _) in ways.items():
-                if turn == 0 or found[name][0].seconds < min(2.0, self._limit):
-                    found[name].append(solve(problem, self._limit))
+                if turn == 0 or found[name][0].seconds < min(2.0, limit):
+                    found[name].append(solve(problem, limit))
         figures = {}
         for name, outcomes in found.items():
             seconds = median(outcome.seconds for outcome in outcomes)
@@ -124,7 +110,8 @@ class Bench:
         framework = "torch" if name in TORCH else "keras"
         if framework not in self._frameworks:
             return None
-        return self._tuned(self._settings(framework, (TORCH | KERAS)[name], len(problem.y)), problem)
+        settings = self._settings(framework, (TORCH | KERAS)[name], len(problem.y))
+        return self._tuned(settings, problem, self._limits[network] / 4)
 
     def _settings(self, framework: str, method: str, batch: int) -> Iterator[tuple[str, Solver]]:
         solve: Callable[..., Outcome] = getattr(self._frameworks[framework], method)
@@ -142,21 +129,19 @@ class Bench:
             if batch > 1 and framework == "torch":  # in Keras every shape would be traced again
                 yield f"history {history}, one by one", one_by_one(together)
 
-    def _tuned(self, settings: Iterator[tuple[str, Solver]], problem: Problem) -> tuple[Solver, str]:
+    def _tuned(self, settings: Iterator[tuple[str, Solver]], problem: Problem, limit: float) -> tuple[Solver, str]:
         """The setting that solves most samples, the fastest of those that solve all; slower ones are cut off.
 
-        Each has a quarter of the limit; of those that solve as many the one with the least residual goes on.
+        Each has `limit` seconds at most; of those that solve as many the one with the least residual goes on.
         """
         best: tuple[tuple[int, float], Solver, str] | None = None
-        limit = self._limit / 4
         for setting, solve in settings:
             outcome = solve(problem, limit)
             figures = self._judge(problem, outcome.x, outcome.seconds, setting)
-            whole = figures.solved == figures.samples
-            rank = (-figures.solved, outcome.seconds if whole else figures.residual)
+            rank = (-figures.solved, outcome.seconds if figures.whole else figures.residual)
             if best is None or rank < best[0]:
                 best = rank, solve, setting
-                limit = outcome.seconds if whole else limit
+                limit = outcome.seconds if figures.whole else limit
         assert best is not None
         return best[1], best[2]
 
@@ -187,7 +172,7 @@ class Bench:
             self._frameworks[framework].forward(problem, self._x[:batch])
         before = _resident("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew from here
-        made[0](problem, min(self._limit, 10.0))
+        made[0](problem, min(self._limits[network], 10.0))
         return (_resident("VmHWM") - before) / 1024
 
 
@@ -213,114 +198,63 @@ def _resident(entry: str) -> int:
     raise SystemExit(f"no {entry} in /proc/self/status")
 
 
-def _seconds(seconds: float) -> str:
-    return f"{1000 * seconds:.2g} ms" if seconds < 0.1 else f"{seconds:.3g} s"
-
-
-def table(header: list[str], rows: list[list[str]]) -> list[str]:
-    """Markdown."""
-    return [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
-
-
-def targets(found: dict[tuple[str, int], dict[str, Figures]]) -> list[str]:
-    """What the solver is to reach, and whether it does."""
-    lines = []
-    large, small = found.get(("mnist_mlp", 256)), found.get(("mnist_mlp", 1))
-    if large is not None:
-        ours = large[OURS]
-        for name, least in (("torch L-BFGS", 10), ("torch Adam", 100)):
-            if name not in large:
-                continue
-            ratio, all_there = large[name].seconds / ours.seconds, large[name].solved == large[name].samples
-            met = ours.solved == ours.samples and ratio >= least
-            lines.append(
-                f"- 256 samples of mnist_mlp at least {least} times as fast as {name}: {_met(met)}, "
-                f"{'' if all_there else 'more than '}{ratio:.0f} times"
-            )
-    if small is not None:
-        lines.append(f"- one sample below 5 ms: {_met(small[OURS].seconds < 0.005)}, {_seconds(small[OURS].seconds)}")
-    return lines
-
-
-def _met(met: bool) -> str:
-    return "met" if met else "not met"
-
-
-def report(found: dict[tuple[str, int], dict[str, Figures]], options: argparse.Namespace) -> list[str]:
-    """The tables."""
-    present = [name for name in ALL if any(name in figures for figures in found.values())]
-    times = [
-        [network, str(batch), *(figures[name].time() if name in figures else "–" for name in present)]
-        for (network, batch), figures in found.items()
-    ]
-    largest = max(options.batches)
-    errors = [
-        [network, *(f"{f[n].error:.3g} ({f[n].residual:.0e})" if n in f else "–" for n in present)]
-        for (network, batch), f in found.items()
-        if batch == largest
-    ]
-    load = os.getloadavg()[0]
-    return [
-        f"{options.threads} threads each; at most {options.limit:g} s a run; load {load:.1f} at the end.",
-        "",
-        *table(["network", "batch", *present], times),
-        "",
-        f"Mean squared error per pixel to the true digit, and (median relative residual), {largest} samples:",
-        "",
-        *table(["network", *present], errors),
-        "",
-        "Best settings: "
-        + "; ".join(
-            f"{network} {batch}: " + ", ".join(f"{name} {f.setting}" for name, f in figures.items() if f.setting)
-            for (network, batch), figures in found.items()
-            if any(f.setting for f in figures.values())
-        )
-        + ".",
-    ]
-
-
-def peaks(options: argparse.Namespace, present: list[str]) -> list[str]:
-    """The memory table, each figure from a fresh process."""
-    network, batch = options.networks[0], max(options.batches)
-    row = []
+def peaks(options: argparse.Namespace, network: str, present: Iterable[str]) -> dict[str, str]:
+    """Peak memory in MiB, each figure from a fresh process."""
+    found = {}
     for name in present:
-        command = [sys.executable, __file__, "--peak", name, "--networks", network, "--batches", str(batch)]
-        command += ["--threads", str(options.threads), "--limit", str(options.limit)]
-        row.append(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip())
-    return ["", f"Peak memory in MiB, {network}, {batch} samples:", "", *table(present, [row])]
+        command = [sys.executable, __file__, "--peak", name, "--networks", network]
+        command += ["--batches", str(max(options.batches)), "--threads", str(options.threads)]
+        found[name] = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    return found
 
 
 def main() -> None:
-    """Measure and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Measure what is not kept yet, and print the tables."""
+    parser = arguments(__doc__)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 256])
-    parser.add_argument("--limit", type=float, default=20.0, help="seconds of one run at most (20)")
+    parser.add_argument("--limit", type=float, default=20.0, help=f"seconds of one run on {JUDGED_BY} at most (20)")
+    parser.add_argument("--others", type=float, default=4.0, help="the same on the other networks (4)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of each (all processors)")
     parser.add_argument("--repeat", type=int, default=5, help="runs of what takes below two seconds (5)")
-    parser.add_argument("--markdown", type=Path)
+    parser.add_argument(
+        "--keep", type=Path, metavar="FILE", help="where figures are kept; what it has is not run again"
+    )
     parser.add_argument("--peak", choices=ALL, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if os.environ.get("OMP_NUM_THREADS") != str(options.threads):  # numpy and scipy read it when they are imported
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | {"OMP_NUM_THREADS": str(options.threads)})
-    bench = Bench(options.threads, options.limit, options.repeat)
+    limits = {network: options.limit if network == JUDGED_BY else options.others for network in NETWORKS}
+    bench = Bench(options.threads, limits, options.repeat)
     if options.peak is not None:
         print(f"{bench.memory(options.peak, options.networks[0], options.batches[0]):.0f}")
         return
-    found = {(network, batch): bench.run(network, batch) for network in options.networks for batch in options.batches}
-    lines = report(found, options)
-    first = next(iter(found.values()))
-    with contextlib.suppress(PermissionError, FileNotFoundError):  # only where /proc is Linux's
-        lines += peaks(options, list(first))
-    lines += ["", *targets(found)]
+    found = Found.read(options.keep)
+    for network in options.networks:
+        for batch in options.batches:
+            if (network, batch) not in found.times:
+                found.times[network, batch] = bench.run(network, batch)
+                found.write(options.keep)
+    if not found.peaks:
+        network = options.networks[0]
+        with contextlib.suppress(PermissionError, FileNotFoundError):  # only where /proc is Linux's
+            ways = found.times[network, max(options.batches)]
+            found = replace(found, peaks=peaks(options, network, ways), network=network)
+            found.write(options.keep)
+    head = f"{options.threads} threads each; at most {options.limit:g} s a run on {JUDGED_BY}, {options.others:g} s on"
+    lines = [
+        f"{head} the others; load {os.getloadavg()[0]:.1f} at the end.",
+        "",
+        *found.tables(ALL),
+        "",
+        *found.targets(),
+    ]
     missing = [
         name for name, file in {"torch": "torch", "Keras": "tensorflow"}.items() if not importlib.util.find_spec(file)
     ]
     if missing:
         lines += ["", f"Not installed here: {', '.join(missing)}."]
-    print("\n".join(lines))
-    if options.markdown is not None:
-        options.markdown.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    publish(lines, options.markdown)
 
 
 if __name__ == "__main__":

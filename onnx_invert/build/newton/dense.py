@@ -12,90 +12,30 @@ Source: as for iteration.py.
 
 from __future__ import annotations
 
-from typing import Protocol
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 
-from onnx_invert.build.newton.iteration import Settings, State, advance, initial, length
+from onnx_invert.build.newton.iteration import Direction, Equations, Linearised, State
 from onnx_invert.build.newton.linear import solve
-from onnx_invert.build.rows import zeros
 from onnx_invert.graph.emit import Emitter
 
 
-class Sized(Protocol):
-    """What is iterated over: v (N, size)."""
-
-    @property
-    def size(self) -> int:
-        """Of v."""
-        ...
+def direction(objective: Equations, *, careful: bool = False) -> Direction:
+    """From J, held for as long as the step takes; `careful` as in linear.py."""
+    return Direction(min(objective.outputs, objective.coordinates.size), partial(_emit, careful=careful))
 
 
-class Linearised(Protocol):
-    """Equations at a point."""
-
-    @property
-    def value(self) -> ir.Value:
-        """F(v) (N, m)."""
-        ...
-
-    def jacobian(self, e: Emitter) -> ir.Value:
-        """J (N, m, r)."""
-        ...
-
-
-class Equations(Protocol):
-    """What is solved: `outputs` equations F(v) = t."""
-
-    @property
-    def outputs(self) -> int:
-        """m."""
-        ...
-
-    @property
-    def coordinates(self) -> Sized:
-        """Of v."""
-        ...
-
-    def at(self, e: Emitter, v: ir.Value, seeds: int, soft: ir.Value | None = None) -> Linearised:
-        """F and J at v (N, r)."""
-        ...
-
-
-def start(
-    e: Emitter, objective: Equations, target: ir.Value, settings: Settings, begin: ir.Value | None = None
-) -> State:
-    """The state before the first step. It keeps t − F(v) (N, m) and J (N, m, r); both are 0 at first, so that the
-    first step stays at v and evaluates them there."""
+def _emit(
+    e: Emitter, objective: Equations, local: Linearised, residual: ir.Value, state: State, *, careful: bool
+) -> ir.Value:
     m, r = objective.outputs, objective.coordinates.size
-    extra = (zeros(e, target, after=(m,)), zeros(e, target, after=(m, r)))
-    return initial(e, target, r, settings, extra, begin)
-
-
-def shapes(objective: Equations, samples: int | str, *, soft: bool) -> list[list[int | str]]:
-    """The shapes of the state."""
-    m, r = objective.outputs, objective.coordinates.size
-    return [*State.shapes(samples, r, soft=soft), [samples, m], [samples, m, r]]
-
-
-def step(
-    e: Emitter, objective: Equations, target: ir.Value, norm: ir.Value, state: State, settings: Settings
-) -> tuple[State, ir.Value]:
-    """One iteration; the new state and, per sample, 1.0 while there is something left to do (N, 1)."""
-    trial = e.op("Add", state.v, direction(e, objective, state, careful=settings.careful))
-    local = objective.at(e, trial, min(objective.outputs, objective.coordinates.size), state.soft)
-    residual = e.op("Sub", target, local.value)
-    kept = (residual, local.jacobian(e))
-    return advance(e, state, trial, length(e, residual), kept, norm, settings)
-
-
-def direction(e: Emitter, objective: Equations, state: State, *, careful: bool = False) -> ir.Value:
-    """The step (N, r) from the state's v; `careful` as in linear.py."""
-    m, r = objective.outputs, objective.coordinates.size
-    residual, jacobian = state.extra
-    # In units of the mean entry of J, so that squares neither vanish nor overflow.
-    top = e.op("Mul", e.op("ReduceSum", e.op("Abs", jacobian), e.ints([1, 2]), keepdims=1), 1 / (m * r))
+    jacobian = local.jacobian(e)
+    # In units of J's entries, so that squares neither vanish nor overflow; their size is that of a product with J.
+    probe = np.random.default_rng(r).standard_normal((r, 1)) / r**0.5
+    rough = e.op("Abs", e.op("MatMul", jacobian, e.constant(probe, "probe")))
+    top = e.op("Mul", e.op("ReduceSum", rough, e.ints([1, 2]), keepdims=1), 1 / m)
     top = e.op("Max", top, float(np.finfo(e.dtype.numpy()).tiny) * 2**20)
     jacobian = e.op("Div", jacobian, top)
     turned = e.op("Transpose", jacobian, perm=[0, 2, 1])

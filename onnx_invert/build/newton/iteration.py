@@ -10,7 +10,9 @@ Problems, 2008, chapter 4; J. Nocedal & S. Wright, Numerical Optimization, 2006,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import onnx_ir as ir
@@ -19,11 +21,11 @@ from numpy.typing import NDArray
 from onnx_invert.build.rows import zeros
 from onnx_invert.graph.emit import Emitter
 
-FIRST, FALL, LAST = 1.0, 0.1, 1e-6
+FIRST, FADE, LAST = 1.0, 0.01, 1e-6
 """α starts at the mean eigenvalue of J Jᵀ, falls by this factor each step, and ends the first phase here."""
 
-RISE = 10.0
-"""By which λ rises where a step did not help."""
+FALL, RISE = 0.1, 10.0
+"""By which λ falls where a step helped and rises where it did not."""
 
 SECOND = 1e-2
 """λ where a sample starts with the second phase."""
@@ -55,30 +57,31 @@ class Restarts:
 class Settings:
     """How far and how long: `iterations` at most, `solved` the relative residual of a solution, `floor` that of
     round-off, `patience` steps without progress until a sample counts as stalled, `restarts` what it does then.
-    `huge` stands for the residual of what is not finite; `careful` is how linear systems are solved (linear.py)."""
+    From `near` on, a relative residual too, one such step ends it. α falls by `fade` each step. `huge` stands for the
+    residual of what is not finite.
+    """
 
     iterations: int
     solved: float
     floor: float
+    near: float
     patience: int
     restarts: Restarts
     huge: float
-    careful: bool = False
+    fade: float = FADE
 
 
 @dataclass(frozen=True)
 class State:
     """What goes round the loop, per sample.
 
-    `v` (N, r) is where the sample is, `anchor` (N, r) where it began, `error` (N, 1) is ‖t − F(v)‖, `damping` α or
-    λ, `phase` 1 in the first phase and 0 in the second, `stall` counts steps without progress, `tries` anchors,
-    `best` is the best v and `best_error` its error. `soft` is the least slope of kinks, None where it is not used.
-    `extra` is what the method keeps at v beside it.
+    `v` (N, r) is where the sample is, `anchor` (N, r) where it began, `damping` α or λ, `phase` 1 in the first phase
+    and 0 in the second, `stall` counts steps without progress, `tries` anchors, `best` is the best v and `best_error`
+    (N, 1) is ‖t − F‖ there. `soft` is the least slope of kinks, None where it is not used.
     """
 
     v: ir.Value
     anchor: ir.Value
-    error: ir.Value
     damping: ir.Value
     phase: ir.Value
     stall: ir.Value
@@ -86,80 +89,146 @@ class State:
     best: ir.Value
     best_error: ir.Value
     soft: ir.Value | None = None
-    extra: tuple[ir.Value, ...] = ()
 
     def flat(self) -> list[ir.Value]:
         """All tensors, in the order of the fields."""
-        named = (self.v, self.anchor, self.error, self.damping, self.phase, self.stall, self.tries)
-        return [*named, self.best, self.best_error, *([] if self.soft is None else [self.soft]), *self.extra]
-
-    @staticmethod
-    def of(values: list[ir.Value], *, soft: bool) -> State:
-        """Back from `flat`; `soft` says whether there is one."""
-        v, anchor, error, damping, phase, stall, tries, best, best_error, *rest = values
-        least, extra = (rest[0], rest[1:]) if soft else (None, rest)
-        return State(v, anchor, error, damping, phase, stall, tries, best, best_error, least, tuple(extra))
+        named = (self.v, self.anchor, self.damping, self.phase, self.stall, self.tries, self.best, self.best_error)
+        return [*named, *([] if self.soft is None else [self.soft])]
 
     @staticmethod
     def shapes(samples: int | str, r: int, *, soft: bool) -> list[list[int | str]]:
-        """The shapes of `flat`, without those of `extra`."""
+        """The shapes of `flat`."""
         vector, number = [samples, r], [samples, 1]
-        return [vector, vector, *[number] * 5, vector, number, *([number] if soft else [])]
+        return [vector, vector, *[number] * 4, vector, number, *([number] if soft else [])]
+
+
+class Sized(Protocol):
+    """What is iterated over: v (N, size)."""
+
+    @property
+    def size(self) -> int:
+        """Of v."""
+        ...
+
+
+class Linearised(Protocol):
+    """Equations at a point."""
+
+    @property
+    def value(self) -> ir.Value:
+        """F(v) (N, m)."""
+        ...
+
+    def jacobian(self, e: Emitter) -> ir.Value:
+        """J (N, m, r)."""
+        ...
+
+
+class Equations(Protocol):
+    """What is solved: `outputs` equations F(v) = t."""
+
+    @property
+    def outputs(self) -> int:
+        """m."""
+        ...
+
+    @property
+    def coordinates(self) -> Sized:
+        """Of v."""
+        ...
+
+    def at(self, e: Emitter, v: ir.Value, seeds: int, soft: ir.Value | None = None) -> Linearised:
+        """F and J at v (N, r); `soft` (N, 1) is the least slope of kinks."""
+        ...
+
+    def value(self, e: Emitter, v: ir.Value) -> ir.Value:
+        """F(v) (N, m) alone."""
+        ...
+
+
+@dataclass(frozen=True)
+class Direction:
+    """Emits the step (N, r) from the state's v, given the equations, what they are there, t − F(v) (N, m) and the
+    state; `seeds` tangents go together in it."""
+
+    seeds: int
+    emit: Callable[[Emitter, Any, Any, ir.Value, State], ir.Value]
 
 
 def initial(
-    e: Emitter,
-    like: ir.Value,
-    r: int,
-    settings: Settings,
-    extra: tuple[ir.Value, ...] = (),
-    start: ir.Value | None = None,
+    e: Emitter, like: ir.Value, r: int, settings: Settings, begin: tuple[ir.Value, ir.Value] | None = None
 ) -> State:
-    """The state before the first step, for as many samples as `like` has; with `start` (N, r) the second phase alone,
-    from there."""
-    vector, number = zeros(e, like, after=(r,)), zeros(e, like, after=(1,))
-    large = e.op("Add", number, settings.huge)
-    damping = e.op("Add", number, FIRST if start is None else SECOND)
-    phase = e.op("Add", number, 1.0 if start is None else 0.0)
-    begin = vector if start is None else start
+    """The state before the first step, for as many samples as `like` has; with `begin`, a v (N, r) and its error
+    (N, 1), the second phase alone, from there."""
+    number = zeros(e, like, after=(1,))
+    phase, damping = (1.0, FIRST) if begin is None else (0.0, SECOND)
+    v, error = begin or (zeros(e, like, after=(r,)), e.op("Add", number, settings.huge))
     soft = None if settings.restarts.soft is None else number
-    return State(begin, begin, large, damping, phase, number, number, begin, large, soft, extra)
+    return State(
+        v=v,
+        anchor=v,
+        damping=e.op("Add", number, damping),
+        phase=e.op("Add", number, phase),
+        stall=number,
+        tries=number,
+        best=v,
+        best_error=error,
+        soft=soft,
+    )
 
 
-def advance(
+def step(
+    e: Emitter,
+    objective: Equations,
+    direction: Direction,
+    target: ir.Value,
+    norm: ir.Value,
+    state: State,
+    settings: Settings,
+) -> tuple[State, ir.Value]:
+    """One iteration, towards `target` (N, m) of norm `norm` (N, 1): F is linearised at v and tried after the step.
+
+    To run F twice costs less than to carry its Jacobian to the next iteration for those that do not move.
+    Returns the new state and, per sample, 1.0 while there is something left to do (N, 1).
+    """
+    local = objective.at(e, state.v, direction.seeds, state.soft)
+    residual = e.op("Sub", target, local.value)
+    trial = e.op("Add", state.v, direction.emit(e, objective, local, residual, state))
+    error = length(e, e.op("Sub", target, objective.value(e, trial)))
+    return _advance(e, state, trial, length(e, residual), error, norm, settings)
+
+
+def _advance(
     e: Emitter,
     state: State,
     trial: ir.Value,
+    now: ir.Value,
     error: ir.Value,
-    extra: tuple[ir.Value, ...],
     norm: ir.Value,
     settings: Settings,
 ) -> tuple[State, ir.Value]:
-    """Take the step to `trial` (N, r), whose error is `error` (N, 1), where it is to be taken.
-
-    `extra` is what the method keeps at the trial, `norm` (N, 1) that of the target. Returns the new state and, per
-    sample, 1.0 while there is something left to do (N, 1).
-    """
+    """Take the step to `trial` (N, r) where it is to be taken: from the error `now` (N, 1) to `error` (N, 1)."""
     first = e.op("Greater", state.phase, 0.5)
     finite = e.op("Less", error, settings.huge)
-    falls = e.op("Less", error, state.error)
+    falls = e.op("Less", error, now)
     accept = e.op("Or", e.op("And", first, finite), falls)
     better = e.op("Less", error, state.best_error)
     # Against where the sample is now: what another start has reached says nothing of this one.
-    progress = e.op("Less", error, e.op("Mul", state.error, PROGRESS))
+    progress = e.op("Less", error, e.op("Mul", now, PROGRESS))
 
     best_error = e.op("Where", better, error, state.best_error)
-    factor = e.op("Where", accept, e.scalar(FALL), e.scalar(RISE))
+    factor = e.op("Where", accept, e.op("Where", first, e.scalar(settings.fade), e.scalar(FALL)), e.scalar(RISE))
     least = e.op("Where", accept, e.scalar(0.0), e.scalar(LAST))
     damping = e.op("Max", e.op("Mul", state.damping, factor), least)
-    over = e.op("Or", e.op("Less", damping, LAST * (1 - FALL)), e.op("Not", finite))
+    over = e.op("Or", e.op("Less", damping, 0.9 * LAST), e.op("Not", finite))
     phase = e.op("Where", e.op("And", first, e.op("Not", over)), e.scalar(1.0), e.scalar(0.0))
-    stall = e.op("Where", e.op("Or", first, progress), e.scalar(0.0), e.op("Add", state.stall, 1.0))
-    stalled = e.op("Greater", stall, settings.patience - 0.5)
+    moving = e.op("Or", first, progress)
+    stall = e.op("Where", moving, e.scalar(0.0), e.op("Add", state.stall, 1.0))
+    far = e.op("Greater", best_error, e.op("Mul", norm, settings.near))
+    stalled = e.op("Greater", stall, e.op("Where", far, e.scalar(settings.patience - 0.5), e.scalar(0.5)))
     after = State(
         v=e.op("Where", accept, trial, state.v),
         anchor=state.anchor,
-        error=e.op("Where", accept, error, state.error),
         damping=damping,
         phase=phase,
         stall=stall,
@@ -167,10 +236,6 @@ def advance(
         best=e.op("Where", better, trial, state.best),
         best_error=best_error,
         soft=_fade(e, state, settings.restarts),
-        extra=tuple(
-            e.op("Where", _widened(e, accept, rank), new, old)
-            for new, old, rank in zip(extra, state.extra, (2, 3), strict=False)
-        ),
     )
     rough = e.op("Greater", best_error, e.op("Mul", norm, settings.floor))
     going = e.op("Not", stalled)
@@ -201,16 +266,11 @@ def _restart(e: Emitter, state: State, again: ir.Value, settings: Settings) -> S
         state,
         v=e.op("Where", again, anchor, state.v),
         anchor=anchor,
-        error=e.op("Where", again, e.scalar(settings.huge), state.error),
         damping=e.op("Where", again, damping, state.damping),
         phase=e.op("Where", again, phase, state.phase),
         stall=e.op("Mul", state.stall, kept),
         tries=e.op("Sub", e.op("Add", state.tries, 1.0), kept),
         soft=soft,
-        extra=tuple(
-            e.op("Where", _widened(e, again, rank), e.scalar(0.0), value)
-            for value, rank in zip(state.extra, (2, 3), strict=False)
-        ),
     )
 
 
@@ -219,14 +279,6 @@ def _fade(e: Emitter, state: State, restarts: Restarts) -> ir.Value | None:
     if state.soft is None or restarts.fade is None:
         return None
     return e.op("Mul", state.soft, _row(e, e.op("Sub", state.tries, 1.0), restarts.fade[:, None]))
-
-
-def _widened(e: Emitter, truth: ir.Value, rank: int) -> ir.Value:
-    if rank == 2:
-        return truth
-    wide = e.op("Unsqueeze", truth, e.ints([2]))
-    wide.dtype = ir.DataType.BOOL
-    return wide
 
 
 def length(e: Emitter, rows: ir.Value) -> ir.Value:

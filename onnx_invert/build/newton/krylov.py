@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnx_invert.build.newton.iteration import Settings, State, advance, initial, length
+from onnx_invert.build.newton.iteration import Direction, State
 from onnx_invert.build.newton.loop import iterate
 from onnx_invert.build.newton.objective import Local, Objective
 from onnx_invert.graph.emit import Emitter
@@ -23,31 +23,12 @@ FORCING = 1e-3
 """The relative residual to which a linear system is solved: each Gauss–Newton step then gains up to three digits."""
 
 
-def start(
-    e: Emitter, objective: Objective, target: ir.Value, settings: Settings, begin: ir.Value | None = None
-) -> State:
-    """The state before the first step; nothing is kept beside the common part."""
-    return initial(e, target, objective.coordinates.size, settings, start=begin)
+def direction() -> Direction:
+    """From products with J, one tangent at a time."""
+    return Direction(1, _emit)
 
 
-def shapes(objective: Objective, samples: int | str, *, soft: bool) -> list[list[int | str]]:
-    """The shapes of the state."""
-    return State.shapes(samples, objective.coordinates.size, soft=soft)
-
-
-def step(
-    e: Emitter, objective: Objective, target: ir.Value, norm: ir.Value, state: State, settings: Settings
-) -> tuple[State, ir.Value]:
-    """One iteration; the new state and, per sample, 1.0 while there is something left to do (N, 1)."""
-    local = objective.at(e, state.v, 1, state.soft)
-    residual = e.op("Sub", target, local.value)
-    trial = e.op("Add", state.v, direction(e, objective, local, residual, state))
-    error = length(e, e.op("Sub", target, objective.value(e, trial)))
-    return advance(e, state, trial, error, (), norm, settings)
-
-
-def direction(e: Emitter, objective: Objective, local: Local, residual: ir.Value, state: State) -> ir.Value:
-    """The step (N, r) from the state's v."""
+def _emit(e: Emitter, objective: Objective, local: Local, residual: ir.Value, state: State) -> ir.Value:
     m, r = objective.outputs, objective.coordinates.size
     wide = m <= r
 

@@ -4,8 +4,9 @@ Gauss–Jordan elimination in blocks: for the rows k of each block, with D = A[k
 
     [A | b][k, :] ← D⁻¹ [A | b][k, :],    [A | b][i, :] ← [A | b][i, :] − A[i, k] · (that),   i ∉ k
 
-after which A is the identity and b the solution. D⁻¹ is found the same way, one row at a time. Without pivoting
-this is as stable as Cholesky's for a positive definite A: no element grows.
+after which A is the identity and b the solution. Within a block it goes row by row, with the samples along the last
+axis: each of its steps is a product of a column with a row, and runtimes are fast only where the last axis of such a
+product is long. Without pivoting this is as stable as Cholesky's for a positive definite A: no element grows.
 Source: N. Higham, Accuracy and Stability of Numerical Algorithms, 2002, 14.4.
 """
 
@@ -29,35 +30,41 @@ def solve(e: Emitter, a: ir.Value, b: ir.Value, size: int, *, careful: bool = Fa
         return e.op("Div", b, a)
     whole = e.op("Concat", a, b, axis=2)
     if size <= BLOCK:
-        for row in range(size):
-            whole = eliminate_row(e, whole, row, size)
-    else:
-        for start in range(0, size, BLOCK):
-            whole = _eliminate_block(e, whole, start, min(BLOCK, size - start), size, careful=careful)
+        found, _ = eliminate(e, samples_last(e, whole, size, size + 1), size, 1)
+        return samples_first(e, found, size, 1)
+    for start in range(0, size, BLOCK):
+        whole = _eliminate_block(e, whole, start, min(BLOCK, size - start), size, careful=careful)
     return columns_of(e, whole, size, size + 1)
 
 
-def eliminate_row(e: Emitter, a: ir.Value, row: int, size: int, first: int = 0) -> ir.Value:
-    """One step of the elimination, of `size` rows: column `first` + `row` becomes that of the identity."""
-    pivots = rows_of(e, a, row, row + 1)
-    at = first + row
-    scaled = e.op("Div", pivots, columns_of(e, pivots, at, at + 1))
-    column = columns_of(e, a, at, at + 1)
-    unit = np.zeros((1, size, 1))
-    unit[0, row] = 1
-    # Row `row` itself: a − (a_kk − 1) · a / a_kk = a / a_kk.
-    return e.op("Sub", a, e.op("Mul", e.op("Sub", column, e.constant(unit, "unit")), scaled))
+def eliminate(e: Emitter, a: ir.Value, size: int, others: int) -> tuple[ir.Value, list[ir.Value]]:
+    """A⁻¹ B (k, c, N) of [A | B] (k, k + c, N), k = `size` and c = `others`, and the pivots (1, 1, N) of A.
+
+    Columns that have become those of the identity are left out at once.
+    """
+    pivots: list[ir.Value] = []
+    for row in range(size):
+        width = size - row - 1 + others
+        if width == 0:
+            return a, [*pivots, _row(e, a, row)]
+        column, a = e.ops("Split", a, e.ints([1, width]), outputs=2, axis=1)
+        pivots.append(_row(e, column, row))
+        scaled = e.op("Div", _row(e, a, row), pivots[-1])
+        unit = np.zeros((size, 1, 1))
+        unit[row] = 1
+        # Row `row` itself: a − (a_kk − 1) · a / a_kk = a / a_kk.
+        a = e.op("Sub", a, e.op("Mul", e.op("Sub", column, e.constant(unit, "unit")), scaled))
+    return a, pivots
 
 
 def _eliminate_block(e: Emitter, a: ir.Value, start: int, count: int, size: int, *, careful: bool) -> ir.Value:
-    """The same for `count` rows from `start` on, as a product of matrices."""
+    """One step for `count` rows of [A | b] (N, k, k + 1) from `start` on: their columns become the identity's."""
     rows = rows_of(e, a, start, start + count)
+    pivot = columns_of(e, rows, start, start + count)
     if careful:
-        scaled = rows
-        for row in range(count):
-            scaled = eliminate_row(e, scaled, row, count, start)
+        both = samples_last(e, e.op("Concat", pivot, rows, axis=2), count, count + size + 1)
+        scaled = samples_first(e, eliminate(e, both, count, size + 1)[0], count, size + 1)
     else:
-        pivot = columns_of(e, rows, start, start + count)
         scaled = e.op("MatMul", _inverse(e, pivot, count), rows)
     columns = columns_of(e, a, start, start + count)
     unit = np.zeros((1, size, count))
@@ -67,18 +74,37 @@ def _eliminate_block(e: Emitter, a: ir.Value, start: int, count: int, size: int,
 
 def _inverse(e: Emitter, a: ir.Value, size: int) -> ir.Value:
     """A⁻¹ of (N, k, k), one row at a time beside the identity."""
-    zero = e.op("Mul", a, 0.0)
-    whole = e.op("Concat", a, e.op("Add", zero, e.constant(np.eye(size)[None], "identity")), axis=2)
-    for row in range(size):
-        whole = eliminate_row(e, whole, row, size)
-    return columns_of(e, whole, size, 2 * size)
+    a = samples_last(e, a, size, size)
+    identity = e.op("Add", e.op("Mul", a, 0.0), e.constant(np.eye(size)[:, :, None], "identity"))
+    found, _ = eliminate(e, e.op("Concat", a, identity, axis=1), size, size)
+    return samples_first(e, found, size, size)
+
+
+def samples_last(e: Emitter, a: ir.Value, rows: int, columns: int) -> ir.Value:
+    """(N, k, l) → (k, l, N).
+
+    As one matrix: onnxruntime would move a Transpose of three axes past all that follows, and undo it.
+    """
+    flat = e.op("Reshape", a, e.ints([-1, rows * columns]))
+    return e.op("Reshape", e.op("Transpose", flat, perm=[1, 0]), e.ints([rows, columns, -1]))
+
+
+def samples_first(e: Emitter, a: ir.Value, rows: int, columns: int) -> ir.Value:
+    """(k, l, N) → (N, k, l), the same way."""
+    flat = e.op("Reshape", a, e.ints([rows * columns, -1]))
+    return e.op("Reshape", e.op("Transpose", flat, perm=[1, 0]), e.ints([-1, rows, columns]))
 
 
 def rows_of(e: Emitter, a: ir.Value, start: int, stop: int) -> ir.Value:
-    """a[:, start:stop, :]."""
+    """a[:, start:stop, :] of (N, k, l)."""
     return e.op("Slice", a, e.ints([start]), e.ints([stop]), e.ints([1]))
 
 
 def columns_of(e: Emitter, a: ir.Value, start: int, stop: int) -> ir.Value:
-    """a[:, :, start:stop]."""
+    """a[:, :, start:stop] of (N, k, l)."""
     return e.op("Slice", a, e.ints([start]), e.ints([stop]), e.ints([2]))
+
+
+def _row(e: Emitter, a: ir.Value, row: int) -> ir.Value:
+    """a[row:row + 1] of (k, l, N)."""
+    return e.op("Slice", a, e.ints([row]), e.ints([row + 1]), e.ints([0]))

@@ -178,8 +178,11 @@ class Local:
 
     def pull(self, e: Emitter, cotangent: ir.Value) -> ir.Value:
         """Jᵀ ȳ: (S, N, m) → (S, N, r)."""
+        return self._pull(e, e.op("Mul", cotangent, self.objective.scale))
+
+    def _pull(self, e: Emitter, scaled: ir.Value) -> ir.Value:
+        """The same of cotangents in y's own units."""
         o, seeds = self.objective, self.tape.seeds
-        scaled = e.op("Mul", cotangent, o.scale)
         sizes = [o.layouts[value].size for value in o.program.wanted]
         cotangents = {
             value: seeded_tensor(e, o.layouts[value], part, seeds)
@@ -205,9 +208,14 @@ class Local:
         o = self.objective
         m, r = o.outputs, o.coordinates.size
         if m <= r:
-            unit = e.constant(np.eye(m)[:, None, :], "unit")
-            seeds = e.op("Add", unit, zeros(e, self.v, before=(1,), after=(1,)))
-            return e.op("Transpose", self.pull(e, seeds), perm=[1, 0, 2])
-        unit = e.constant(np.eye(r)[:, None, :], "unit")
-        seeds = e.op("Add", unit, zeros(e, self.v, before=(1,), after=(1,)))
+            seeds = self._repeated(e, e.op("Mul", e.constant(np.eye(m)[:, None, :], "unit"), o.scale))
+            return e.op("Transpose", self._pull(e, seeds), perm=[1, 0, 2])
+        seeds = self._repeated(e, e.constant(np.eye(r)[:, None, :], "unit"))
         return e.op("Transpose", self.push(e, seeds), perm=[1, 2, 0])
+
+    def _repeated(self, e: Emitter, seeds: ir.Value) -> ir.Value:
+        """Seeds (S, 1, k) for every sample, (S, N, k)."""
+        with e.scope(e.scope_name, ir.DataType.INT64):
+            count = e.op("Slice", e.op("Shape", self.v), e.ints([0]), e.ints([1]), e.ints([0]))
+            shape = e.op("Concat", e.ints([1]), count, e.ints([1]), axis=0)
+        return e.op("Expand", seeds, shape)

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_invert.build.newton import dense, krylov
-from onnx_invert.build.newton.iteration import Restarts, Settings, State, length
+from onnx_invert.build.newton.iteration import Restarts, Settings, State, initial, length, step
 from onnx_invert.build.newton.loop import iterate
 from onnx_invert.build.newton.objective import Objective
 from onnx_invert.build.newton.unknowns import Unknowns
@@ -27,8 +27,11 @@ from onnx_invert.plan.newton import System
 PATIENCE, LONG_PATIENCE = 3, 8
 """Steps without progress until a sample counts as stalled; the longer one in the second Loop."""
 
-ROUND_OFF = 2.0
-"""In units of eps: below it a residual has nothing left to gain."""
+ROUND_OFF, NEAR = 2.0, 8.0
+"""In units of eps: below the first a residual has nothing left to gain, below the second little."""
+
+SLOWLY = 0.1
+"""By which α falls in the second Loop, each step."""
 
 RESCUE_ITERATIONS = 720
 """Of the second Loop at most: 24 starts."""
@@ -70,7 +73,7 @@ class Solver:
         e = self.e
         unsolved = e.op("Greater", error, e.op("Mul", self._norm(known), self.solved * MARGIN))
         if not apart:
-            return e.op("Where", unsolved, self._again(known, x, start), x)
+            return e.op("Where", unsolved, self._again(known, x, error, start), x)
         unsolved.dtype = ir.DataType.BOOL
         chosen = _indices(e, unsolved)
         everyone = _indices(e, e.op("Or", unsolved, e.op("Not", unsolved)))
@@ -80,7 +83,8 @@ class Solver:
             put = e.op("Concat", chosen, e.op("Sub", first, e.ints([1])), axis=0)  # −1: nobody's row
             everyone = e.op("Unsqueeze", everyone, e.ints([1]))
         alone = replace(self, samples=e.unique("unsolved"), unknowns=self.unknowns.of(e, taken))
-        found = alone._again(e.op("Gather", known, taken, axis=0), e.op("Gather", x, taken, axis=0), start)
+        known, begin, error = (e.op("Gather", value, taken, axis=0) for value in (known, x, error))
+        found = alone._again(known, begin, error, start)
         where = e.op("Cast", e.op("Equal", everyone, put), to=int(e.dtype))
         return e.op("Where", unsolved, e.op("MatMul", where, found), x)
 
@@ -89,31 +93,41 @@ class Solver:
         value = self._objective.value(self.e, self.unknowns.encode(self.e, x))
         return length(self.e, self.e.op("Sub", self._target(known), value))
 
-    def _again(self, known: ir.Value, x: ir.Value, start: Prior | None) -> ir.Value:
+    def _again(self, known: ir.Value, x: ir.Value, error: ir.Value, start: Prior | None) -> ir.Value:
         restarts = self.unknowns.rescues(self.e, known, RESCUE_ITERATIONS, start)
         plain = self._settings(RESCUE_ITERATIONS, LONG_PATIENCE, restarts)
-        settings = replace(plain, solved=self.solved * MARGIN, careful=True)
-        found = self._iterate(known, settings, self.unknowns.encode(self.e, x), unroll=False)
+        settings = replace(plain, solved=self.solved * MARGIN, near=plain.floor, fade=SLOWLY)
+        begin = self.unknowns.encode(self.e, x), error
+        found = self._iterate(known, settings, begin, unroll=False, careful=True)
         return self.unknowns.decode(self.e, found.best)
 
-    def _iterate(self, known: ir.Value, settings: Settings, begin: ir.Value | None, *, unroll: bool) -> State:
+    def _iterate(
+        self,
+        known: ir.Value,
+        settings: Settings,
+        begin: tuple[ir.Value, ir.Value] | None,
+        *,
+        unroll: bool,
+        careful: bool = False,
+    ) -> State:
         e, objective = self.e, self._objective
         target, norm = self._target(known), self._norm(known)
-        method = dense if self.system.is_dense else krylov
-        first = method.start(e, objective, target, settings, begin)
-        soft = first.soft is not None
+        direction = dense.direction(objective, careful=careful) if self.system.is_dense else krylov.direction()
+        size = objective.coordinates.size
+        first = initial(e, target, size, settings, begin)
 
         def body(inner: Emitter, values: list[ir.Value]) -> tuple[list[ir.Value], ir.Value]:
-            after, busy = method.step(inner, objective, target, norm, State.of(values, soft=soft), settings)
+            after, busy = step(inner, objective, direction, target, norm, State(*values), settings)
             return after.flat(), busy
 
-        shapes = method.shapes(objective, self.samples, soft=soft)
-        return State.of(iterate(e, first.flat(), shapes, body, most=settings.iterations, unroll=unroll), soft=soft)
+        shapes = State.shapes(self.samples, size, soft=first.soft is not None)
+        return State(*iterate(e, first.flat(), shapes, body, most=settings.iterations, unroll=unroll))
 
     def _settings(self, iterations: int, patience: int, restarts: Restarts) -> Settings:
         numbers = self.e.dtype.numpy()
         huge = float(np.finfo(numbers).max) / 16
-        return Settings(iterations, self.solved, ROUND_OFF * eps(numbers), patience, restarts, huge)
+        unit = eps(numbers)
+        return Settings(iterations, self.solved, ROUND_OFF * unit, NEAR * unit, patience, restarts, huge)
 
     @property
     def _objective(self) -> Objective:

@@ -25,7 +25,7 @@ SCALES = (0.03, 0.1, 0.3, 1.0, 0.1, 0.3)
 """How far from the first anchor a sample that stalls starts again, in standard deviations: near it first, where
 activations are not saturated yet. More iterations than these need go through them again."""
 
-PER_ANCHOR = 16
+PER_ANCHOR = 11
 """Iterations that one start takes, about."""
 
 PER_START = 30

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from onnx_invert.build.newton.linear import BLOCK, columns_of, eliminate_row, rows_of
+from onnx_invert.build.newton.linear import BLOCK, columns_of, eliminate, rows_of, samples_first, samples_last
 from onnx_invert.build.newton.loop import iterate
 from onnx_invert.graph.emit import Emitter
 
@@ -42,19 +42,16 @@ def log_det(e: Emitter, a: ir.Value, size: int, *, unroll: bool = False) -> ir.V
 def _eliminated(e: Emitter, a: ir.Value, left: int) -> tuple[ir.Value, ir.Value]:
     """What is left of A (N, left, left) when its first block is eliminated; the logarithms of the pivots (N, k)."""
     count = min(BLOCK, left)
-    rows = rows_of(e, a, 0, count)
-    logs = []
-    for row in range(count):
-        pivot = columns_of(e, rows_of(e, rows, row, row + 1), row, row + 1)
-        logs.append(e.op("Log", e.op("Abs", pivot)))
-        if count > 1 or left > count:
-            rows = eliminate_row(e, rows, row, count)
-    found = logs[0] if count == 1 else e.op("Concat", *logs, axis=2)
+    rows, below = a, None
     if left > count:
-        below = rows_of(e, a, count, left)
-        product = e.op("MatMul", columns_of(e, below, 0, count), columns_of(e, rows, count, left))
-        a = e.op("Sub", columns_of(e, below, count, left), product)
-    return a, e.op("Squeeze", found, e.ints([1]))
+        rows, below = e.ops("Split", a, e.ints([count, left - count]), outputs=2, axis=1)
+    found, pivots = eliminate(e, samples_last(e, rows, count, left), count, left - count)
+    diagonal = pivots[0] if count == 1 else e.op("Concat", *pivots, axis=0)
+    logs = e.op("Squeeze", e.op("Log", e.op("Abs", diagonal)), e.ints([1]))
+    if below is not None:
+        before, after = e.ops("Split", below, e.ints([count, left - count]), outputs=2, axis=2)
+        a = e.op("Sub", after, e.op("MatMul", before, samples_first(e, found, count, left - count)))
+    return a, e.op("Transpose", logs, perm=[1, 0])
 
 
 def _in_a_loop(e: Emitter, a: ir.Value, size: int) -> ir.Value:

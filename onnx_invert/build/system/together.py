@@ -17,7 +17,8 @@ import onnx_ir as ir
 
 from onnx_invert.build.clamp import Probe
 from onnx_invert.build.newton import dense
-from onnx_invert.build.newton.iteration import Restarts, Settings, State, length
+from onnx_invert.build.newton.iteration import Restarts, Settings, State, initial, length
+from onnx_invert.build.newton.iteration import step as iteration
 from onnx_invert.build.newton.loop import iterate
 from onnx_invert.build.system.pieces import Piece
 from onnx_invert.build.tape import Tape
@@ -35,8 +36,9 @@ ITERATIONS = 300
 WRITTEN_OUT = 16
 """The same without a loop."""
 
-ROUND_OFF, SOLVED = 2.0, 64.0
-"""Residuals in units of eps, and of the larger of y and x: nothing is left to gain; a sample need not start again."""
+ROUND_OFF, NEAR, SOLVED = 2.0, 8.0, 64.0
+"""Residuals in units of eps, and of the larger of y and x: nothing is left to gain; little is; a sample need not start
+again."""
 
 PATIENCE, SLOW = 3, 0.1
 """Steps without progress until a sample stands still; what such a step counts for where it is not solved yet. From
@@ -151,11 +153,13 @@ class Whole:
         """F and ∂F/∂x at v (R, n)."""
         x = self.rows.shaped(e, v, self.like)
         made, matrix = jacobian(e, self.step.program, self.rows, {**self.values, self.step.x: x})
-        if self.r.noise is not None:
-            inside = self.r.inside(e, self.step.name, {})
-            inside.put(self.step.x, Piece(x))
-            made = _run(inside, self.step.nodes, self.step.y)
-        return Local(self.rows.flat(e, made), matrix)
+        return Local(self.rows.flat(e, made) if self.r.noise is None else self.value(e, v), matrix)
+
+    def value(self, e: Emitter, v: ir.Value) -> ir.Value:
+        """F at v (R, n) alone."""
+        inside = self.r.inside(e, self.step.name, {})
+        inside.put(self.step.x, Piece(self.rows.shaped(e, v, self.like)))
+        return self.rows.flat(e, _run(inside, self.step.nodes, self.step.y))
 
 
 def jacobian(e: Emitter, program: Program, rows: Rows, values: dict[ir.Value, ir.Value]) -> tuple[ir.Value, ir.Value]:
@@ -234,6 +238,10 @@ class Torn:
         x = self.given(e, s)
         return Local(e.op("Sub", v, self.head(e, x)), self.slope(e, x, s))
 
+    def value(self, e: Emitter, v: ir.Value) -> ir.Value:
+        """φ at v (N, m) alone."""
+        return e.op("Sub", v, self.head(e, self.given(e, self.split(e, v))))
+
     def slope(self, e: Emitter, x: ir.Value, s: Sequence[ir.Value], there: ir.Value | None = None) -> ir.Value:
         """φ′ (N, m, m) where x = G(y, s); of the elements of x alone that are not 0 in `there`."""
         step, m = self.step, self.outputs
@@ -300,25 +308,27 @@ def _iterated(
     rng = np.random.default_rng(m)
     offsets = np.stack([scale * rng.standard_normal(m) for scale in STARTS])
     restarts = Restarts(offsets, np.zeros(len(STARTS), bool), begin)
-    settings = Settings(ITERATIONS, SOLVED * unit, ROUND_OFF * unit, PATIENCE, restarts, huge)
+    settings = Settings(ITERATIONS, SOLVED * unit, ROUND_OFF * unit, NEAR * unit, PATIENCE, restarts, huge)
     least = float(np.finfo(numbers).tiny) / unit**2
     scale = e.op("Max", length(e, begin), least)
     unroll = r.unroll is not None
-    first = dense.start(e, equations, target, settings, begin)
+    error = length(e, e.op("Sub", target, equations.value(e, begin)))
+    first = initial(e, target, m, settings, (begin, error))
+    direction = dense.direction(equations)
     samples = e.unique("rows")
 
     def body(b: Emitter, values: list[ir.Value]) -> tuple[list[ir.Value], ir.Value]:
-        state = State.of(values, soft=False)
+        state = State(*values)
         norm = b.op("Max", scale, length(b, state.best))
-        after, busy = dense.step(b, equations, target, norm, state, settings)
+        after, busy = iteration(b, equations, direction, target, norm, state, settings)
         unsolved = b.op("Greater", after.best_error, b.op("Mul", norm, settings.solved))
         slow = b.op("Add", state.stall, b.op("Mul", b.op("Sub", after.stall, state.stall), SLOW))
         slow = b.op("Where", b.op("Greater", after.stall, state.stall), slow, after.stall)
         return replace(after, stall=b.op("Where", unsolved, slow, after.stall)).flat(), busy
 
-    shapes = dense.shapes(equations, samples, soft=False)
+    shapes = State.shapes(samples, m, soft=False)
     most = WRITTEN_OUT if unroll else ITERATIONS
-    found = State.of(iterate(e, first.flat(), shapes, body, most=most, unroll=unroll), soft=False)
+    found = State(*iterate(e, first.flat(), shapes, body, most=most, unroll=unroll))
     if r.outer is None:
         rough = e.op("Mul", e.op("Max", scale, length(e, found.best)), unit**0.5)
         missed = e.op("Cast", e.op("Greater", found.best_error, rough), to=int(e.dtype))
