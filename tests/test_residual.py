@@ -68,6 +68,20 @@ def test_it_is_how_far_f_of_x_is_from_y(name: str) -> None:
         assert found["residual"].max() < 1e-14
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_no_samples_have_no_residual(name: str) -> None:
+    model = _model(name)
+    made = onnx_invert.invert(model, recover=["x"], method="closed-form", residual=True, verify=False)
+    sizes = {"N": 0, "T": 4}
+    empty = {
+        port.name: np.zeros([sizes.get(d.dim_param, d.dim_value) for d in port.type.tensor_type.shape.dim])
+        for port in (*model.graph.input, *model.graph.output)
+    }
+    found = _run(made.model, empty)
+    assert found["x"].shape == empty["x"].shape
+    assert found["residual"].shape == (0,)
+
+
 def test_it_goes_with_the_log_determinant() -> None:
     made = onnx_invert.invert(_model("a coupling"), residual=True, log_det=True)
     assert [port.name for port in made.model.graph.output] == ["x", "log_det", "residual"]

@@ -93,12 +93,14 @@ def _rows(e: Emitter, along: Along, forward: ir.Value, value: ir.Value) -> ir.Va
         value = e.op("Cast", value, to=int(e.dtype))
     if along.axis:
         value = e.op("Transpose", value, perm=[along.axis, *(axis for axis in range(rank) if axis != along.axis)])
-    if along.count == 1:
-        return e.op("Reshape", value, e.ints([0, -1])) if rank > 1 else e.op("Unsqueeze", value, e.ints([1]))
     rest = [dim for axis, dim in enumerate(forward.shape or ()) if axis != along.axis]
-    if along.strided or not all(isinstance(dim, int) for dim in rest):
-        raise UsageError(f"--residual: the samples of {forward.name!r} are interleaved.")
-    return e.op("Reshape", value, e.ints([-1, along.count * int(np.prod([int(dim) for dim in rest]))]))  # type: ignore[arg-type]
+    fixed = [dim for dim in rest if isinstance(dim, int)]
+    # Sizes that are told leave −1 to the samples: of none of them, Reshape could not tell the size of a row.
+    if len(fixed) == len(rest) and not along.strided:
+        return e.op("Reshape", value, e.ints([-1, along.count * int(np.prod(fixed))]))
+    if along.count == 1:
+        return e.op("Flatten", value, axis=1)
+    raise UsageError(f"--residual: the samples of {forward.name!r} are interleaved.")
 
 
 def _dims(value: ir.Value) -> list[int | str]:
