@@ -96,7 +96,7 @@ def _rows(e: Emitter, along: Along, forward: ir.Value, value: ir.Value) -> ir.Va
     rest = [dim for axis, dim in enumerate(forward.shape or ()) if axis != along.axis]
     fixed = [dim for dim in rest if isinstance(dim, int)]
     # Sizes that are told leave −1 to the samples: of none of them, Reshape could not tell the size of a row.
-    if len(fixed) == len(rest) and not along.strided:
+    if len(fixed) == len(rest) and along.fixed and not along.strided:
         return e.op("Reshape", value, e.ints([-1, along.count * int(np.prod(fixed))]))
     if along.count == 1:
         return e.op("Flatten", value, axis=1)

@@ -144,6 +144,7 @@ class Lanes:
                 place = places[0].on(places[0].axis + axis)
             elif node.op_type in {"Reshape", "Flatten"} and at[0]:
                 place = _reshaped(places[0], self.count, shapes[0] or (), out) if _writable(node) else None
+                place = place if place is not None and _told(node, places[0], place) else None
             elif node.op_type == "Expand" and at[0]:
                 lead = len(out) - len(shapes[0] or ())
                 place = places[0].on(places[0].axis + lead) if _kept(node, shapes[0] or (), out) else None
@@ -253,6 +254,21 @@ def written(node: ir.Node, dims: Sequence[int | str | None]) -> list[int] | None
 def _writable(node: ir.Node) -> bool:
     dims = [dim if isinstance(dim, int) else None for dim in node.outputs[0].shape or ()]
     return written(node, dims) is not None
+
+
+def _told(node: ir.Node, before: Place, after: Place) -> bool:
+    """Whether the numbers behind a lane that share its axis are as many whatever the sizes that are not fixed are:
+    those sizes stay behind the axis."""
+    (x, y) = (
+        None
+        if value is None
+        else [dim for dim in list(value.shape or ())[place.axis + 1 :] if not isinstance(dim, int)]
+        for value, place in ((node.inputs[0], before), (node.outputs[0], after))
+    )
+    if x is None or y is None or any(dim.value is None for dim in (*x, *y)):
+        return False
+    names = [sorted(str(dim.value).rpartition("*")[2] for dim in dims) for dims in (x, y)]
+    return names[0] == names[1]
 
 
 def _kept(node: ir.Node, shape: Sequence[int], out: Sequence[int]) -> bool:

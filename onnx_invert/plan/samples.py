@@ -18,11 +18,12 @@ from onnx_invert.rules.static import UnsizedError
 @dataclass(frozen=True)
 class Along:
     """Samples lie along `axis`, `count` elements of it for each: side by side, or with `strided` one of each sample
-    after the other."""
+    after the other. Where `fixed` is not set there are so many at the sizes that the plan was made at alone."""
 
     axis: int
     count: int = 1
     strided: bool = False
+    fixed: bool = True
 
 
 @dataclass
@@ -49,8 +50,13 @@ class Samples:
             count, ids = size // total, np.arange(1, total + 1)
             for strided, order in ((False, np.repeat(ids, count)), (True, np.tile(ids, count))):
                 if np.array_equal(line[:, 0], order):
-                    return Along(axis, count, strided)
+                    return Along(axis, count, strided, count == 1 or self._fixed)
         return None
+
+    @cached_property
+    def _fixed(self) -> bool:
+        """Whether no size but the number of samples is left open."""
+        return all(isinstance(dim, int) or dim == self.batch for value in self.inputs for dim in _dims(value))
 
     @cached_property
     def _known(self) -> dict[str, Labels]:

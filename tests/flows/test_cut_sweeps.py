@@ -119,6 +119,39 @@ def test_rounds_of_several_elements() -> None:
     np.testing.assert_allclose(_run(made.model, {"y": y})[0], x, atol=1e-10)
 
 
+@pytest.mark.parametrize("apart", ["-1", "12, -1"])
+def test_an_axis_of_any_length_behind_the_elements(apart: str) -> None:
+    """In one axis with it, elements lie as far apart as it is long: that is no distance to be written down."""
+    head = HEAD.replace("double[N,4]", "double[3,4,T]").replace("flat = {-1}", f"flat = {{{apart}}}")
+    head = head.replace("int64[1] flat", f"int64[{len(apart.split(','))}] flat")
+    body = """
+        a = Transpose<perm = [0, 2, 1]>(x) b = MatMul(a, w) s = Transpose<perm = [0, 2, 1]>(b) e = Exp(s)
+        p = Reshape(e, flat) q = Reshape(x, flat) t = Tanh(q) h = Mul(t, p) c = Add(q, h) i = Shape(x)
+        y = Reshape(c, i)
+    """
+    model, made = _made(body, head)
+    for length in (1, 2, 4, 7):
+        x = np.random.default_rng(0).standard_normal((3, 4, length))
+        (y,) = _run(model, {"x": x})
+        np.testing.assert_allclose(_run(made.model, {"y": y})[0], x, atol=1e-10)
+
+
+@pytest.mark.parametrize("layout", ["-1", "-1, 3, 8", "-1, 12, 2", "-1, 24"])
+@pytest.mark.parametrize("samples", [0, 1, 5])
+def test_elements_within_an_axis(layout: str, samples: int) -> None:
+    head = HEAD.replace("double[N,4]", "double[N,3,4,2]").replace("[2] back = {-1, 4}", "[4] back = {-1, 3, 4, 2}")
+    head = head.replace("int64[1] flat = {-1}", f"int64[{len(layout.split(','))}] flat = {{{layout}}}")
+    body = """
+        a = Transpose<perm = [0, 1, 3, 2]>(x) b = MatMul(a, w) s = Transpose<perm = [0, 1, 3, 2]>(b) e = Exp(s)
+        p = Reshape(e, flat) q = Reshape(x, flat) t = Tanh(q) h = Mul(t, p) c = Add(q, h) y = Reshape(c, back)
+    """
+    model, made = _made(body, head)
+    assert _sweep(made).cut is not None
+    x = np.random.default_rng(0).standard_normal((samples, 3, 4, 2))
+    (y,) = _run(model, {"x": x})
+    np.testing.assert_allclose(_run(made.model, {"y": y})[0], x, atol=1e-10)
+
+
 def test_a_node_that_is_not_followed_leaves_the_sweep_whole() -> None:
     """A product with a diagonal matrix keeps elements apart; only its zeros tell."""
     diagonal = "double[4,4] m = {1, 0, 0, 0, 0, 2, 0, 0, 0, 0, 3, 0, 0, 0, 0, 4}>"

@@ -249,7 +249,10 @@ class LogDet:
         others = [a for a in range(len(like.shape or ())) if a != along.axis]
         term = e.op("ReduceSum", logs, e.ints(others), keepdims=0) if others else logs
         if along.count > 1:
-            parts = e.op("Reshape", term, e.ints([along.count, -1] if along.strided else [-1, along.count]))
+            if along.fixed:
+                parts = e.op("Reshape", term, e.ints([along.count, -1] if along.strided else [-1, along.count]))
+            else:
+                parts = _rows(e, term, r.size(self._samples.batch, like), strided=along.strided)
             term = e.op("ReduceSum", parts, e.ints([0 if along.strided else 1]), keepdims=0)
         self._terms.append(term)
 
@@ -269,6 +272,17 @@ class LogDet:
                 [Blocker(maker.name or "" if maker else "", maker.op_type if maker else "input", what)]
             )
         return found
+
+
+def _rows(e: Emitter, value: ir.Value, samples: ir.Value, *, strided: bool = False) -> ir.Value:
+    """The numbers (n,) of `samples` (1,) samples, one sample after the other, as (N, n / N); `strided`, one number of
+    each sample after the other, as (n / N, N)."""
+    with e.scope(e.scope_name, ir.DataType.INT64):
+        one = e.ints([1])
+        size = e.op("Max", e.op("Div", e.op("Shape", value), e.op("Max", samples, one)), one)
+        shape = e.op("Concat", *((size, samples) if strided else (samples, size)), axis=0)
+    # Of no samples Reshape reads 0 as the size that stands there already.
+    return e.op("Reshape", e.op("Unsqueeze", value, e.ints([0])) if strided else value, shape)
 
 
 def _tangent(e: Emitter, x: ir.Value, size: float) -> ir.Value:

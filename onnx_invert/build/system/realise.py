@@ -196,27 +196,30 @@ class Realisation:
                 if fixed:
                     parts.append(self.e.ints(fixed))
                     fixed = []
-                parts.append(self._size(str(dim.value), value))
+                parts.append(self.size(str(dim.value), value))
             if fixed or not parts:
                 parts.append(self.e.ints(fixed))
             return parts[0] if len(parts) == 1 else self.e.op("Concat", *parts, axis=0)
 
-    def _size(self, name: str, value: ir.Value) -> ir.Value:
-        """A symbolic size, (1,), from an input of the inverse; `2*name` and `name/2` are told by `name`.
+    def size(self, name: int | str, value: ir.Value) -> ir.Value:
+        """A size of `value`, (1,), from an input of the inverse; `2*name` and `name/2` are told by `name`.
 
         Raises:
             ModelError: no input tells it.
         """
-        e = self.e
-        if name in self.sizes:
-            port, axis = self.sizes[name]
-            return e.op("Slice", e.op("Shape", port), e.ints([axis]), e.ints([axis + 1]), e.ints([0]))
+        if isinstance(name, int):
+            return self.e.ints([name])
         count, _, base = name.partition("*")
-        if base in self.sizes:
-            return e.op("Mul", self._size(base, value), e.ints([int(count)]))
-        base, _, count = name.rpartition("/")
-        if base in self.sizes:
-            return e.op("Div", self._size(base, value), e.ints([int(count)]))
+        whole, _, part = name.rpartition("/")
+        e = self.e
+        with e.scope(e.scope_name, ir.DataType.INT64):
+            if name in self.sizes:
+                port, axis = self.sizes[name]
+                return e.op("Slice", e.op("Shape", port), e.ints([axis]), e.ints([axis + 1]), e.ints([0]))
+            if base in self.sizes:
+                return e.op("Mul", self.size(base, value), e.ints([int(count)]))
+            if whole in self.sizes:
+                return e.op("Div", self.size(whole, value), e.ints([int(part)]))
         what = f"The size {name!r} of {value.name!r} is told by no input of the inverse"
         raise ModelError(f"{what}: give the model's inputs fixed sizes.")
 

@@ -54,10 +54,14 @@ class Selection:
         axis = place.axis
         if place.outer == place.inner == 1:
             return self._gather(e, value, axis)
-        rest = [dim for dim in list(like.shape or ())[axis + 1 :] if isinstance(dim, int)]
-        lead = [0] * axis
-        apart = _like(value, e.op("Reshape", value, e.ints([*lead, -1, self.cut.lanes.count, place.inner, *rest])))
-        return _like(value, e.op("Reshape", self._gather(e, apart, axis + 1), e.ints([*lead, -1, *rest])))
+        dims = list(like.shape or ())
+        rest = [dim for dim in dims[axis + 1 :] if isinstance(dim, int)]
+        # Of no samples −1 would not tell how many numbers there are.
+        fixed = isinstance(dims[axis], int)
+        lead, outer = [0] * axis, place.outer if fixed else -1
+        size = place.outer * self.width * place.inner if fixed else -1
+        apart = _like(value, e.op("Reshape", value, e.ints([*lead, outer, self.cut.lanes.count, place.inner, *rest])))
+        return _like(value, e.op("Reshape", self._gather(e, apart, axis + 1), e.ints([*lead, size, *rest])))
 
     def _gather(self, e: Emitter, value: ir.Value, axis: int) -> ir.Value:
         return _like(value, e.op("Gather", value, self.index, axis=axis))
