@@ -40,6 +40,25 @@ It bounds the slope of x g(βx) for every β, one number for all elements or one
 t = βx, and the derivative by x is that of t g(t) by t.
 """
 
+
+def _bent(node: ir.Node) -> tuple[float, float]:
+    """inf f′ and sup f′ of a function that is bent at 0, whatever the signs of its attributes are."""
+    defaults = {"LeakyRelu": 0.01, "Selu": 1.6733}  # Selu's are rounded up
+    alpha, gamma = node.attributes.get("alpha"), node.attributes.get("gamma")
+    steep = float(alpha.as_float()) if alpha is not None else defaults.get(node.op_type, 1.0)
+    factor = 1.0
+    if node.op_type == "Selu":
+        factor = float(gamma.as_float()) if gamma is not None else 1.0508
+    match node.op_type:
+        case "LeakyRelu":
+            below = steep, steep
+        case "Celu":  # exp(x / alpha), x < 0
+            below = (0.0, 1.0) if steep > 0 else (1.0, math.inf)
+        case _:
+            below = 0.0, factor * steep
+    return min(*below, factor), max(*below, factor)
+
+
 SLOPES: dict[str, Callable[[ir.Node], tuple[float, float]]] = {
     **dict.fromkeys(("Relu", "Tanh", "Softplus", "Softsign", "Atan", "Asinh"), lambda _: (0.0, 1.0)),
     **dict.fromkeys(("Sin", "Cos", "Abs"), lambda _: (-1.0, 1.0)),
@@ -47,10 +66,7 @@ SLOPES: dict[str, Callable[[ir.Node], tuple[float, float]]] = {
     "Identity": lambda _: (1.0, 1.0),
     "Erf": lambda _: (0.0, STEEPEST["Erf"]),
     "Sigmoid": lambda _: (0.0, 0.25),
-    "LeakyRelu": lambda node: tuple(sorted((1.0, _alpha(node, 0.01)))),  # type: ignore[dict-item,return-value]
-    "Elu": lambda node: (0.0, _slope(node)) if _alpha(node, 1.0) >= 0 else (-_slope(node), _slope(node)),
-    "Celu": lambda _: (0.0, 1.0),
-    "Selu": lambda node: (0.0, _slope(node)),
+    **dict.fromkeys(("LeakyRelu", "Elu", "Celu", "Selu"), _bent),
 }
 """inf f′ and sup f′."""
 
@@ -120,7 +136,8 @@ def _factor(
     if op in STEEPEST and place == 0:
         return before * STEEPEST[op]
     if op in {"LeakyRelu", "Elu", "Celu", "Selu"}:
-        return before * _slope(node)
+        steepest = max(map(abs, _bent(node)))
+        return before * steepest if math.isfinite(steepest) else None
     if op in _SHAPED and place == 0:
         return before
     if op in {"Mul", "Div"} and op in ELEMENTWISE:
@@ -253,26 +270,6 @@ def _at_its_size(node: ir.Node, opset: int) -> float | None:
         return None
     rows = made[node.outputs[0].name or ""].astype(np.float64).reshape(count + 1, -1)
     return _norm(rows[:-1] - rows[-1]) if rows.shape[1] <= 4 * LARGEST else None
-
-
-def _alpha(node: ir.Node, default: float) -> float:
-    alpha = node.attributes.get("alpha")
-    return float(alpha.as_float()) if alpha is not None else default
-
-
-def _slope(node: ir.Node) -> float:
-    alpha = node.attributes.get("alpha")
-    match node.op_type:
-        case "LeakyRelu":
-            return max(1.0, abs(float(alpha.as_float())) if alpha is not None else 0.01)
-        case "Selu":
-            gamma = node.attributes.get("gamma")
-            steep = float(alpha.as_float()) if alpha is not None else 1.6733
-            return (float(gamma.as_float()) if gamma is not None else 1.0508) * max(1.0, steep)
-        case "Elu":
-            return max(1.0, float(alpha.as_float()) if alpha is not None else 1.0)
-        case _:
-            return 1.0
 
 
 def _norm(weight: NDArray[np.generic]) -> float:

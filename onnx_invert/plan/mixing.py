@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from onnx_invert.numerics.nonsingular import proven
 from onnx_invert.plan.affine import is_affine
-from onnx_invert.plan.carry import numbers
+from onnx_invert.plan.carry import carried, in_place, numbers
 from onnx_invert.plan.equations import upstream
 from onnx_invert.plan.lipschitz import SLOPES
 from onnx_invert.plan.steps import Edge
@@ -109,10 +109,16 @@ def proof_of(system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node])
         after.append(t)
         low.append(np.full(size, ends[0]))
         high.append(np.full(size, ends[1]))
+    if not np.isfinite(np.concatenate([*low, *high])).all():
+        return ""
     edges = tuple((node, place) for node in nodes for place, value in enumerate(node.inputs) if value in after)
     tail = between(nodes, y, edges)
     if not is_affine(system, x, head) or not is_affine(system, x, tail, also=after):
         return ""
+    ids = numbers(np.ones(system.concrete.shapes[x.name or ""], bool))
+    kept = carried(system, {x: ids}, y, tail, edges)
+    if kept is None or not in_place(kept, ids):
+        return ""  # `a` is a matrix then
     matrices = _linear(Trial(system, x, y, nodes), before, head, after, tail)
     if matrices is None:
         return ""

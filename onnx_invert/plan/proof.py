@@ -34,6 +34,9 @@ MOST_NUMBERS = 1 << 20
 ROUNDING = 1e-10
 """Bounds at a single x that are wider than this are so for other reasons than rounding: what known tensors may be."""
 
+NOISE = 1e-5
+"""What rounding leaves unknown of y in x's type by more than this share of it may hide a jump: no proof."""
+
 FIRST = (0.0, 2.0**-10, 0.125, 0.5, 1.0, 2.0, 4.0, 16.0, 64.0, 2.0**10, 2.0**20, 2.0**40)
 """Where the first cells end, on both sides."""
 
@@ -196,23 +199,13 @@ def _beside(
     inner = (edges > -function.top) & (edges < function.top)
     first = np.concatenate([(edges - step)[inner], *(pair[0] for pair in narrow)])
     last = np.concatenate([(edges + step)[inner], *(pair[1] for pair in narrow)])
-    if domain.low is not None or domain.high is not None:
-        # At an end of the domain itself the values may be anything: the search does not ask for them.
-        ends = [float(f(end)) for f, end in ((np.max, domain.low), (np.min, domain.high)) if end is not None]
-        keep = np.ones(first.size, bool)
-        if domain.low is not None:
-            keep &= first > ends[0]
-        if domain.high is not None:
-            keep &= last < ends[-1]
-        first, last = first[keep], last[keep]
-    told = np.zeros(first.size, bool)
-    told[first.size - sum(pair[0].size for pair in narrow) :] = bool(narrow)
+    inside = _inside(function, domain, first, last)
     made = function.at(first, last)
     if made is None:
         return Found()
     fall, rise = made.slope
-    doubtful = (made.jumps | ~((fall > 0) | (rise < 0))).any(axis=1)
-    first, last = first[doubtful], last[doubtful]
+    doubtful = ((made.jumps | ~((fall > 0) | (rise < 0))) & inside).any(axis=1)
+    first, last, inside = first[doubtful], last[doubtful], inside[doubtful]
     if not first.size:
         return Found(proven=True)
     values = [function.at(point, point) for point in (first, first / 2 + last / 2, last)]
@@ -227,12 +220,28 @@ def _beside(
             slack = 8 * function.eps * size + function.tiny + noise
             ahead = np.where(rises, behind.low - before.high, before.low - behind.high)
             against = np.where(rises, before.low - behind.high, behind.low - before.high)
-        if np.any(against > slack):
-            at = first[np.flatnonzero((against > slack).any(axis=1))[0]]
+        back = (against > slack) & inside
+        if back.any():
+            at = first[np.flatnonzero(back.any(axis=1))[0]]
             return Found(fold=f"it jumps back at {at:.6g}")
-        if not np.all((ahead >= -slack) & (wide <= ROUNDING * (1 + size))):
+        rounded = (wide <= ROUNDING * (1 + size)) & (noise <= NOISE * (1 + size))
+        if not np.all((ahead >= -slack) & rounded | ~inside):
             return Found()
     return Found(proven=True)
+
+
+def _inside(function: Function, domain: Domain, first: Floats, last: Floats) -> NDArray[np.bool_]:
+    """Which elements have the places from `first` to `last` within their domain (places, elements).
+
+    At an end of the domain itself the values may be anything: the search does not ask for them.
+    """
+    axes = [1] * len(function.shape)
+    inside = np.ones((first.size, *function.shape), bool)
+    if domain.low is not None:
+        inside &= first.reshape(-1, *axes) > np.asarray(domain.low, np.float64)
+    if domain.high is not None:
+        inside &= last.reshape(-1, *axes) < np.asarray(domain.high, np.float64)
+    return inside[:, function.mask]
 
 
 def _fold(low: Floats, high: Floats, rising: NDArray[np.bool_], falling: NDArray[np.bool_]) -> str:

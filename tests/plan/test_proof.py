@@ -37,6 +37,7 @@ PROVEN = {
           t = Sub(s, o) u = Div(t, m) w = Neg(u) y = Where(c, w, r) }""",
     "a dip that is too flat": "<float c = {30}, float w = {0.1}, float k = {0.09}> "
     "{ u = Sub(x, c) v = Div(u, w) t = Tanh(v) r = Mul(t, k) y = Sub(x, r) }",
+    "an Elu that goes up to the left, and less steep": "{ e = Elu<alpha = -0.5>(x) y = Add(x, e) }",
     "falls": "{ t = Tanh(x) a = Add(x, t) b = Add(a, x) y = Neg(b) }",
 }
 
@@ -63,6 +64,16 @@ FOLDS = {
         "<float c = {3.3}, float w = {0.001}, float k = {0.01}> "
         "{ u = Sub(x, c) v = Div(u, w) q = Mul(v, v) n = Neg(q) t = Exp(n) r = Mul(t, k) y = Sub(x, r) }",
         "falls from 3.298",
+    ),
+    "an Elu that goes up to the left": (
+        "<float k = {0.5}, float w = {100000}, float e = {0.00001}> "
+        "{ s = Mul(x, w) t = Elu<alpha = -1.0>(s) r = Mul(t, e) u = Mul(x, k) y = Add(u, r) }",
+        "falls from -6.9",
+    ),
+    "an Elu that ends": (
+        "<float w = {100000}, float e = {0.00001}> { s = Mul(x, w) t = Elu<alpha = 0.0>(s) r = Mul(t, e) "
+        "a = Tanh(r) y = Add(a, r) }",
+        "Several inputs|not one-to-one",
     ),
     "a plateau": ("<float l = {-0.01}, float h = {0.01}> { c = Clip(x, l, h) y = Sub(x, c) }", "stands still"),
     "a jump back": (
@@ -145,3 +156,57 @@ def test_bounds_hold_for_random_cells() -> None:
         size = 1e-6 * (1 + np.abs(slopes))
         assert np.all(slopes >= made.fall - size), name
         assert np.all(slopes <= made.rise + size), name
+
+
+def test_a_power_that_underflows_stands_not_still() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]> g (double[N,3] x) => (double[N,3] y)
+        <double p = {3}, double q = {5}> { t = Pow(x, p) u = Pow(x, q) y = Add(t, u) }"""
+    )
+    (root,) = [step for step in _plan(model).flat if isinstance(step, Root)]
+    assert root.evidence.proven
+
+
+def test_the_width_of_a_known_tensor_is_no_rounding() -> None:
+    """It jumps back by 1e-3, and s moves the bounds by 1e-11 only: that is no float32 that lost its digits."""
+    body = """<float o = {1}, float j = {-0.001}, float z = {0}, float w = {1e-11}>
+        { s = Sigmoid(b) t = Mul(s, w) u = Add(x, t) v = Mul(u, u) r = Mul(u, v)
+          c = Greater(x, o) d = Where(c, j, z) k = Add(u, r) y = Add(k, d) }"""
+    try:
+        plan = _plan(_model(body, ", float[N,3] b"))
+    except NotInvertibleError:
+        return
+    assert plan.tried
+
+
+def test_every_element_is_looked_at_in_its_own_domain() -> None:
+    """One element starts at −20 and jumps back at −5, where the other is not defined yet."""
+    body = """<float[3] c = {20, 1, 1}, float e = {-5}, float h = {0.0003}>
+        { p = Add(x, c) r = Sqrt(p) g = Less(x, e) f = Cast<to = 1>(g) i = Mul(f, h) y = Add(r, i) }"""
+    with pytest.raises(NotInvertibleError, match="jumps back at -5"):
+        _plan(_model(body))
+
+
+SWAPPED = {
+    "an activation beside": "<float i = {0.1}> { s = MatMul(x, m) q = Add(x, i) t = Tanh(q) u = Mul(t, two)",
+    "one behind a matrix": "{ s = MatMul(x, m) q = MatMul(x, n) t = Tanh(q) u = Mul(t, two)",
+}
+
+
+@pytest.mark.parametrize("body", SWAPPED.values(), ids=SWAPPED)
+def test_a_matrix_on_the_straight_way_is_no_factor(body: str) -> None:
+    """(x₂ + 2 tanh x₁, x₁ + 2 tanh x₂): its rows have the sum 1, and 0 is reached three times."""
+    constants = "float[3,3] m = {0,1,0, 1,0,0, 0,0,1}, float[3,3] n = {1,0,0, 0,1,0, 0,0,1}, float two = {2}"
+    body = body.replace("<", f"<{constants}, ", 1) if body.startswith("<") else f"<{constants}> {body}"
+    with pytest.raises(NotInvertibleError):
+        _plan(_model(f"{body} y = Add(s, u) }}"))
+
+
+@pytest.mark.parametrize("activation", ["Elu<alpha = -3.0>", "Celu<alpha = -1.0>", "Selu<alpha = 1.0, gamma = -3.0>"])
+def test_a_steep_activation_makes_no_contraction(activation: str) -> None:
+    """x ± 0.64 h(x) turns round where h falls by more, or grows without bound."""
+    sign = "Sub" if activation.startswith("Celu") else "Add"
+    body = f"""<float[3,3] n = {{0.8,0,0.1, 0,0.8,0, 0,0.1,0.8}}>
+        {{ q = MatMul(x, n) t = {activation}(q) u = MatMul(t, n) y = {sign}(x, u) }}"""
+    with pytest.raises(NotInvertibleError):
+        _plan(_model(body))

@@ -193,7 +193,7 @@ def expected(e: Emitter, prior: Prior, known: ir.Value) -> ir.Value:
         apart = e.op("MatMul", u, e.constant(-2 * features.landmarks, "landmarks"))
         apart = e.op("Add", apart, e.op("ReduceSum", e.op("Mul", u, u), e.ints([1]), keepdims=1))
         apart = e.op("Add", apart, e.constant(1 + squares, "squares"))
-        near = e.op("Reciprocal", e.op("Sqrt", e.op("Max", apart, 1.0)))
+        near = e.op("Div", 1.0, e.op("Sqrt", e.op("Max", apart, 1.0)))
         value = e.op("Add", value, e.op("MatMul", near, e.constant(weights[m:], "weights")))
     if prior.ends is None:
         return value

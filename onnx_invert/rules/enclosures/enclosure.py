@@ -265,7 +265,7 @@ def through(
         steep = steep[0] * (1 - 4 * _ULPS), steep[1] * (1 + 4 * _ULPS)
     steep = (
         np.where(np.isnan(steep[0]), TINY, np.maximum(steep[0], TINY)),
-        np.where(np.isnan(steep[1]), np.inf, np.maximum(steep[1], TINY)),
+        np.where(np.isnan(steep[1]), np.inf, np.maximum(steep[1], _SMALL)),  # it may have underflowed
     )
     bottom = TINY if low == 0 else low
     top = -TINY if high == 0 else high
@@ -288,7 +288,7 @@ def less(a: Enclosure, b: Enclosure, *, equal: bool = False) -> Enclosure:
     gap = add(a, negative(b))
     never_still = np.zeros((1,) * gap.low.ndim, bool)
     if gap.moves:
-        never_still = ~gap.jumps & ((gap.slope[0] > 0) | (gap.slope[1] < 0))
+        never_still = ~gap.jumps & ((gap.slope[0] > 0) | (gap.slope[1] < 0)) & (gap.low < gap.high)
     above_open = gap.low > 0 if equal else gap.low >= 0
     below_open = gap.high <= 0 if equal else gap.high < 0
     yes = below_open | ((gap.high <= 0) & never_still)

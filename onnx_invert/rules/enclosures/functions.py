@@ -13,18 +13,24 @@ import numpy as np
 import scipy.special
 
 from onnx_invert.rules.enclosures.enclosure import (
+    TINY,
     Array,
     Enclosure,
     Pair,
     absolute,
     add,
     exactly,
+    hull,
     larger,
+    made,
     multiply,
     negative,
     outwards,
+    pick,
+    plus,
     smaller,
     through,
+    times,
     within,
 )
 
@@ -86,7 +92,15 @@ def tanh(a: Enclosure) -> Enclosure:
 
 def erf(a: Enclosure) -> Enclosure:
     """erf a."""
-    return through(a, scipy.special.erf, bell(lambda v: 2 / np.sqrt(np.pi) * np.exp(-v * v)), low=-1.0, high=1.0)
+    peak = bell(lambda v: 2 / np.sqrt(np.pi) * np.exp(-v * v))
+
+    def bounds(low: Array, high: Array) -> Pair:
+        fall, rise = peak(low, high)
+        # exp makes of the rounding of v² a relative error.
+        share = np.minimum(1e-15 * np.maximum(low * low, high * high), 1.0)
+        return fall * (1 - share), rise * (1 + share)
+
+    return through(a, scipy.special.erf, bounds, low=-1.0, high=1.0)
 
 
 def exp(a: Enclosure) -> Enclosure:
@@ -120,8 +134,9 @@ def softsign(a: Enclosure) -> Enclosure:
     return through(a, forward, bell(lambda v: 1 / (1 + np.abs(v)) ** 2), low=-1.0, high=1.0)
 
 
-def _hypotenuse(v: Array, sign: float) -> Array:
-    return np.asarray(1 / np.sqrt(np.abs(1 + sign * v * v)))
+def _side(v: Array) -> Array:
+    """1 / √|1 − v²|, to its last digits near 1, and where v² has no number."""
+    return np.asarray(1 / (np.sqrt(np.abs(1 - v)) * np.sqrt(np.abs(1 + v))))
 
 
 FUNCTIONS: dict[str, Callable[[Enclosure], Enclosure]] = {
@@ -134,24 +149,22 @@ FUNCTIONS: dict[str, Callable[[Enclosure], Enclosure]] = {
     "Softplus": softplus,
     "Softsign": softsign,
     "Atan": partial(through, forward=np.arctan, slope=bell(lambda v: 1 / (1 + v * v)), low=-np.pi / 2, high=np.pi / 2),
-    "Asinh": partial(through, forward=np.arcsinh, slope=bell(lambda v: _hypotenuse(v, 1.0))),
+    "Asinh": partial(through, forward=np.arcsinh, slope=bell(lambda v: 1 / np.hypot(1.0, v))),
     "Sinh": partial(through, forward=np.sinh, slope=valley(np.cosh)),
     "Atanh": lambda a: through(
         a,
         np.arctanh,
-        valley(lambda v: 1 / np.abs(1 - v * v)),
+        valley(lambda v: 1 / np.abs((1 - v) * (1 + v))),
         outside=(a.low < -1) | (a.high > 1),
     ),
-    "Asin": lambda a: through(
-        a, np.arcsin, valley(lambda v: _hypotenuse(v, -1.0)), outside=(a.low < -1) | (a.high > 1)
-    ),
+    "Asin": lambda a: through(a, np.arcsin, valley(_side), outside=(a.low < -1) | (a.high > 1)),
     "Acos": lambda a: negative(
         add(
-            through(a, np.arcsin, valley(lambda v: _hypotenuse(v, -1.0)), outside=(a.low < -1) | (a.high > 1)),
+            through(a, np.arcsin, valley(_side), outside=(a.low < -1) | (a.high > 1)),
             within(a.low.ndim - 1, -np.pi / 2, -np.pi / 2),
         )
     ),
-    "Acosh": lambda a: through(a, np.arccosh, monotone(lambda v: 1 / np.sqrt(np.abs(v * v - 1))), outside=a.low < 1),
+    "Acosh": lambda a: through(a, np.arccosh, monotone(_side), outside=a.low < 1),
 }
 """f by operator, for those without attributes."""
 
@@ -174,8 +187,6 @@ def wave(a: Enclosure, turn: float) -> Enclosure:
     value = bounds(shifted.low, shifted.high)
     if not a.moves:
         return Enclosure(*value)
-    from onnx_invert.rules.enclosures.enclosure import times
-
     slope = bounds(*outwards(shifted.low + np.pi / 2, shifted.high + np.pi / 2))
     return Enclosure(*value, *times(slope, a.slope), a.jumps)
 
@@ -190,27 +201,29 @@ def power(a: Enclosure, exponent: float) -> Enclosure | None:
     if whole and exponent > 0 and exponent <= 64:
         odd = int(exponent) % 2 == 1
 
-        def forward(v: Array) -> Array:
-            return np.asarray(v ** int(exponent))
-
         base = a if odd else absolute(a)
-        steep: Bounds = valley(lambda v: exponent * np.abs(v) ** (int(exponent) - 1))
-        return _risen(base, forward, steep)
+        steep: Bounds = valley(lambda v: _kept(exponent * np.abs(v) ** (int(exponent) - 1), np.abs(v)))
+        return _risen(base, lambda v: _kept(v ** int(exponent), v), steep)
     if np.any(a.low < 0):
         return None
     if exponent > 0:
-        return _risen(a, lambda v: np.abs(v) ** exponent, monotone(lambda v: exponent * np.abs(v) ** (exponent - 1)))
+        steep = monotone(lambda v: _kept(exponent * np.abs(v) ** (exponent - 1), np.abs(v)))
+        return _risen(a, lambda v: _kept(np.abs(v) ** exponent, np.abs(v)), steep)
     return None
+
+
+def _kept(power: Array, v: Array) -> Array:
+    """A power without its underflow: that of what is not 0 is not 0."""
+    return np.where((power == 0) & (v != 0), np.sign(v) * TINY, power)
 
 
 def _risen(a: Enclosure, forward: Callable[[Array], Array], slope: Bounds) -> Enclosure:
     """f(a) for an f that rises, its slope 0 at single points perhaps."""
-    from onnx_invert.rules.enclosures.enclosure import made, times
-
     with np.errstate(all="ignore"):
-        value = outwards(*outwards(*outwards(forward(a.low), forward(a.high))))
-        steep = slope(a.low, a.high)
-    return made(value, times(outwards(*steep), a.slope), a)
+        value, steep = (forward(a.low), forward(a.high)), slope(a.low, a.high)
+    for _ in range(3):  # what powers may be off by
+        value, steep = outwards(*value), outwards(*steep)
+    return made(value, times(steep, a.slope), a)
 
 
 def bent(a: Enclosure, below: float, above: float = 1.0) -> Enclosure:
@@ -230,16 +243,23 @@ def bent(a: Enclosure, below: float, above: float = 1.0) -> Enclosure:
     return Enclosure(whole.low, whole.high, low, high, a.jumps)
 
 
-def exponential_unit(a: Enclosure, alpha: float, gamma: float, width: float) -> Enclosure:
-    """gamma·a for a ≥ 0, gamma·alpha·(exp(a / width) − 1) below; it rises."""
-    depth = gamma * alpha
+def exponential_unit(a: Enclosure, alpha: float, gamma: float, width: float) -> Enclosure | None:
+    """gamma·a for a ≥ 0, gamma·alpha·(exp(a / width) − 1) below: it may rise, fall, turn round at 0 or stand still."""
+    if width == 0 or not np.isfinite([alpha, gamma, width]).all():
+        return None
+    rank = a.low.ndim - 1
+    # Each side with the slope of a itself: held at 0, it would stand still in the whole of a cell across 0.
+    below = Enclosure(np.minimum(a.low, 0.0), np.minimum(a.high, 0.0), a.fall, a.rise, a.jump)
+    above = Enclosure(np.maximum(a.low, 0.0), np.maximum(a.high, 0.0), a.fall, a.rise, a.jump)
+    bend = through(multiply(below, _about(rank, 1 / width)), np.expm1, monotone(np.exp), low=-1.0)
+    left, right = multiply(bend, _about(rank, gamma * alpha)), multiply(above, _about(rank, gamma))
+    value = plus(left.value, right.value)  # one of both is 0
+    if not a.moves:
+        return Enclosure(*value)
+    slope = pick(a.low >= 0, right.slope, pick(a.high <= 0, left.slope, hull(left.slope, right.slope)))
+    return Enclosure(*value, *slope, a.jumps)
 
-    def forward(v: Array) -> Array:
-        return np.where(v < 0, depth * np.expm1(np.minimum(v, 0) / width), gamma * v)
 
-    def bounds(low: Array, high: Array) -> Pair:
-        ends = [np.where(v < 0, depth / width * np.exp(np.minimum(v, 0) / width), gamma) for v in (low, high)]
-        left = np.where((low < 0) & (high >= 0), depth / width, ends[0])
-        return np.minimum(np.minimum(*ends), left), np.maximum(np.maximum(*ends), left)
-
-    return through(a, forward, bounds, low=-depth)
+def _about(rank: int, number: float) -> Enclosure:
+    """A number that was rounded; those that products leave exact are."""
+    return within(rank, *((number, number) if abs(number) == 1 else map(float, outwards(*[np.asarray(number)] * 2))))

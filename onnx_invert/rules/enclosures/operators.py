@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import reduce
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
@@ -24,10 +25,12 @@ from onnx_invert.rules.enclosures.enclosure import (
     made,
     multiply,
     negative,
+    outwards,
     plus,
     reciprocal,
     smaller,
     steps,
+    times,
     within,
 )
 from onnx_invert.rules.static import constant, integer, integers
@@ -120,7 +123,8 @@ def _equal(a: Enclosure, b: Enclosure) -> Enclosure:
     gap = add(a, negative(b))
     apart = (gap.low > 0) | (gap.high < 0)
     if gap.moves:
-        apart = apart | (~gap.jumps & ((gap.slope[0] > 0) | (gap.slope[1] < 0)))  # but at one point of a cell
+        moving = ~gap.jumps & ((gap.slope[0] > 0) | (gap.slope[1] < 0)) & (gap.low < gap.high)
+        apart = apart | moving  # but at one point of a cell
     same = (gap.low == 0) & (gap.high == 0)
     low, high = np.where(same, 1.0, 0.0), np.where(apart, 0.0, 1.0)
     zero = np.zeros_like(low)
@@ -137,7 +141,13 @@ def _cast(node: ir.Node, a: Enclosure) -> Enclosure | None:
         return None
     if target is ir.DataType.BOOL:
         return None
-    return steps(a, np.trunc) if source.dtype.is_floating_point() else a
+    if not target.is_integer():
+        return None
+    limits = ml_dtypes.iinfo(target.numpy())  # type: ignore[no-untyped-call]
+    whole = steps(a, np.trunc) if source.dtype.is_floating_point() else a
+    outside = (a.low < float(limits.min)) | (a.high > float(limits.max))  # whole numbers wrap round, or are anything
+    value = np.where(outside, float(limits.min), whole.low), np.where(outside, float(limits.max), whole.high)
+    return made(value, whole.slope if a.moves else None, whole, jump=outside)
 
 
 def _swish(node: ir.Node, a: Enclosure) -> Enclosure:
@@ -199,7 +209,8 @@ def _reduced(node: ir.Node, operands: Operands) -> Enclosure | None:
             count_here = low.shape[axis + 1]
             total = reduce(plus, [(low.take([i], axis + 1), high.take([i], axis + 1)) for i in range(count_here)])
         if node.op_type == "ReduceMean":
-            total = total[0] / count, total[1] / count
+            share = np.asarray(1 / count)
+            total = times(total, (share, share) if count == 1 else outwards(share, share))
         return total
 
     value = folded(whole.value)
