@@ -99,7 +99,7 @@ SKLEARN = {
     "Pipeline_Std_PCAw": BIJECTION,
     "Pipeline_Std_PCAw.f64": BIJECTION,
     "PolynomialFeatures_2": ("Concat", SEVERAL),
-    "PowerTransformer_yj": ("Add", SEVERAL),
+    "PowerTransformer_yj": LEFT,
     "RobustScaler": BIJECTION,
     "SimpleImputer_indicator": ("Imputer", "not told by its output"),
     "StandardScaler": BIJECTION,
@@ -195,12 +195,15 @@ def test_sklearn(name):
             assert inversion.round_trip.passed
 
 
+# Divided by up to 6129 after a transform that is nearly flat: t in float32 holds x to 2e-5.
+ROUNDED = {"PowerTransformer_yj": 4e-5}
+
 TRANSFORMERS = [name for name, e in SKLEARN.items() if isinstance(e, str) and not name.startswith(("MLP", "Linear"))]
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_inverse_transform(name):
-    """The inverse is scikit-learn's own, sample by sample, to 1e-5."""
+    """The inverse is scikit-learn's own, sample by sample, to 1e-5, or to what rounding t moves x by."""
     path = DATA / "sklearn" / f"{name}.onnx"
     inverse = invert(path, verify=False).model
     kind = onnx.helper.tensor_dtype_to_np_dtype(inverse.graph.input[0].type.tensor_type.elem_type)
@@ -208,7 +211,33 @@ def test_inverse_transform(name):
     found = run(inverse, {inverse.graph.input[0].name: stored["t"].astype(kind)}).astype(np.float64)
     expected = stored["inv"].astype(np.float64)
     error = np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)
-    assert error.max() <= 1e-5
+    assert error.max() <= ROUNDED.get(name, 1e-5)
+
+
+def test_box_cox_before_a_rotation():
+    """scikit-learn's PowerTransformer("box-cox") as exported, then a rotation: x > 0 comes back."""
+    text = """<ir_version: 8, opset_import: ["": 17, "ai.onnx.ml": 1]>
+        boxcox (float[N, 3] x) => (float[N, 3] y)
+        <float[3] power = {0.3, 1.4, -0.2}, float[3] one = {1, 1, 1}, float[3] off = {0, 0, 0},
+         float[3, 3] w = {0.6, 0.8, 0, -0.8, 0.6, 0, 0, 0, 1}> {
+            ones = Div (x, x)
+            log = Log (x)
+            raised = Pow (x, power)
+            number = ai.onnx.ml.Imputer <imputed_value_floats = [0.0], replaced_value_float: float = nan> (log)
+            less = Sub (raised, ones)
+            shared = Div (less, power)
+            switched = Mul (number, off)
+            finite = ai.onnx.ml.Imputer <imputed_value_floats = [0.0], replaced_value_float: float = inf> (shared)
+            kept = Mul (finite, one)
+            z = Add (kept, switched)
+            y = MatMul (z, w)
+        }"""
+    model = onnx.parser.parse_model(text)
+    x = np.random.default_rng(0).lognormal(size=(64, 3)).astype(np.float32)
+    inversion = invert(model, data=x)
+    assert inversion.guarantee is Guarantee.LEFT and inversion.round_trip.passed
+    back = run(inversion.model, {"y": run(model, {"x": x})})
+    assert np.abs(back - x).max() <= 1e-4 * x.max()
 
 
 @pytest.mark.parametrize("path", [p for f in ("keras", "sklearn") for p in files(f) if p.stem in ILL_CONDITIONED])

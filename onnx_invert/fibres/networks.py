@@ -71,6 +71,16 @@ class Networks:
         outputs = {value.name: value.shape for value in self.f.output_ports}
         return any(symbol in outputs[name][1:] or isinstance(outputs[name][0], int) for name in self.known)
 
+    def _rows_of_one(self, name: str) -> int:
+        """Rows that one sample has in an output: several where they are merged with another axis, as (2 N, 1)."""
+        if name not in self.known:
+            return 1
+        feeds = {
+            port.name: np.zeros([size if isinstance(size, int) else 1 for size in port.shape], port.dtype)
+            for port in ports(self.f)
+        }
+        return len(self.f.run(feeds, [name])[name])
+
     def _derived(self, model: ModelLike) -> tuple[Session | None, str]:
         try:
             made = jacobian(model, wrt=[port.name for port in self.recovered], of=self.known)
@@ -96,7 +106,8 @@ class Networks:
         for name in wanted:
             array = np.asarray(y[name])
             array = array[None] if array.ndim == shapes[name] - 1 else array
-            if array.ndim and len(array) != 1 and self.recovered[0].has_batch:
+            several = self.recovered[0].has_batch and array.ndim and len(array) != 1
+            if several and len(array) != self._rows_of_one(name):
                 raise UsageError(
                     f"The array for {name!r} has {len(array)} samples: a fibre is that of one y. Give one row of it."
                 )
@@ -216,9 +227,9 @@ class Rows:
 
     def _spread(self, name: str, array: NDArray[Any], count: int) -> NDArray[Any]:
         """A given array for `count` samples; what has no axis of samples is shared."""
-        has_batch = self.net.recovered[0].has_batch and array.ndim and len(array) == 1
+        has_batch = self.net.recovered[0].has_batch and array.ndim and (len(array) == 1 or name in self.net.known)
         shared = any(port.name == name and not port.has_batch for port in self.net.given)
-        return np.repeat(array, count, axis=0) if has_batch and not shared else array
+        return np.concatenate([array] * count) if has_batch and not shared else array
 
     def _run(self, session: Session, rows: Array, names: list[str]) -> list[NDArray[Any]]:
         """Outputs as rows; one sample at a time where the network takes no more."""

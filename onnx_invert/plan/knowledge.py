@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from onnx_invert.plan.concrete import Concrete
 from onnx_invert.plan.steps import Edge, Mask
-from onnx_invert.rules.dependence import ELEMENTWISE, SEVERAL, flow
+from onnx_invert.rules.dependence import ELEMENTWISE, SEVERAL, flow, switched_off
 from onnx_invert.rules.moving import Labels
 from onnx_invert.rules.static import UnsizedError, constant
 
@@ -175,7 +175,7 @@ class Knowledge:
     def _zero(self, node: ir.Node) -> Mask | None:
         """The elements of a product that a constant 0 makes 0, whatever the unknown is."""
         shape = self.concrete.shapes.get(node.outputs[0].name or "")
-        if shape is None or node.op_type not in {"Mul", "Add", "Sub", "Identity", "Neg"}:
+        if shape is None or node.op_type not in {"Mul", "Add", "Sub", "Identity", "Neg"} or switched_off(node):
             return None
         parts = []
         for value in node.inputs:

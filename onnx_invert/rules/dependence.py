@@ -32,6 +32,9 @@ ELEMENTWISE = frozenset(
 )
 """Element i of the output follows from the elements i of the operands, broadcast."""
 
+ELEMENTWISE_ML = frozenset({"Binarizer", "Imputer", "Scaler"})
+"""The same in ai.onnx.ml: their offsets, scales and thresholds are attributes, one number each or one a column."""
+
 REDUCTIONS = frozenset(
     {
         *("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceLogSum"),
@@ -65,6 +68,8 @@ def flow(node: ir.Node, labels: Sequence[Labels | None]) -> list[Labels]:
     made = None
     if node.domain in {"", "ai.onnx"}:
         made = _special(node, labels, shapes)
+    elif node.domain == "ai.onnx.ml" and node.op_type in ELEMENTWISE_ML:
+        made = [_elementwise(node, labels, shapes[0])]
     if made is None:
         whole = join([joined(label).reshape(()) for label in labels if label is not None])
         made = [np.broadcast_to(whole, shape) for shape in shapes]
@@ -181,9 +186,26 @@ def _elementwise(node: ir.Node, labels: Sequence[Labels | None], shape: tuple[in
     for place, label in enumerate(labels):
         if label is not None:
             parts.append(label)
-        elif node.op_type == "Mul" and (array := constant(node, place)) is not None:
+        elif node.op_type == "Mul" and (array := constant(node, place)) is not None and not switched_off(node):
             zeros = array == 0
     return np.where(zeros, 0, np.broadcast_to(join(parts), shape))
+
+
+def switched_off(node: ir.Node) -> bool:
+    """Whether a product is 0 · log x throughout: 0 only where the logarithm is finite, and a block has to see where not.
+
+    The power transforms of scikit-learn, as exported, are 0 · ∞ outside of a branch, and replace that NaN by 0.
+    """
+    if node.op_type != "Mul":
+        return False
+    arrays = [constant(node, place) for place in range(len(node.inputs))]
+    if not any(array is not None and not array.any() for array in arrays):
+        return False
+    makers = [value.producer() for value, array in zip(node.inputs, arrays, strict=True) if value and array is None]
+    while makers and makers[0] is not None and makers[0].op_type in {"Neg", "Identity"}:
+        behind = makers[0].inputs[0]
+        makers = [None if behind is None else behind.producer()]
+    return any(maker is not None and maker.op_type == "Log" for maker in makers)
 
 
 def _matmul(

@@ -47,6 +47,27 @@ def test_different_inputs_with_one_output(model, call):
     assert Path("x.npy").read_bytes() != before
 
 
+def test_a_network_that_makes_several_rows_of_one_sample(call):
+    """MLPRegressor of two outputs ends, as exported, in a Reshape to (-1, 1)."""
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+        rows (float[N, 9] x) => (float[M, 1] y) <int64[2] shape = {-1, 1}> {
+            u = MatMul (x, w)
+            y = Reshape (u, shape)
+        }""")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(WEIGHT[:, :2], "w"))
+    save(model, Path("rows.onnx"))
+    onnx_invert.invert("rows.onnx", "back.onnx", lossless="rows_z.onnx", data=X)
+    y = run("rows.onnx", X[:1])
+    assert y.shape == (2, 1)
+    np.save("y2.npy", y)
+    done = call("fibre", "back.onnx", "--model", "rows_z.onnx", "-i", "y2.npy", "-o", "x.npy", "-n", 4)
+    assert done.code == 0, done.err
+    np.testing.assert_allclose(run("rows.onnx", np.load("x.npy")), np.tile(y, (4, 1)), atol=1e-4)
+    np.save("y3.npy", np.vstack([y, y]))
+    refused = call("fibre", "back.onnx", "--model", "rows_z.onnx", "-i", "y3.npy", "-o", "x.npy", "-n", 4)
+    assert refused.code == 2 and "a fibre is that of one y" in refused.err
+
+
 def test_latents_and_a_picture(call):
     done = call(*CALL[:-1], "x.npz", "--model", "forward.onnx", "-n", 3, "--image", "x.png", "--data", "data.npy")
     assert done.code == 0, done.err
