@@ -19,6 +19,7 @@ from onnx_invert.build.newton.inverse import Options, build_newton, build_probe
 from onnx_invert.build.residual import RESIDUAL
 from onnx_invert.graph.write import to_proto
 from onnx_invert.numerics.prior import Prior, fit
+from onnx_invert.numerics.tolerance import eps
 from onnx_invert.plan.newton import NewtonPlan
 from onnx_invert.runtime import Session
 from onnx_invert.samples import SEED, Batch, cut, draw, ports_of
@@ -121,12 +122,13 @@ def _fit_starts(plan: NewtonPlan, prior: Mapping[str, NDArray[Any]] | None) -> l
     known = [system_rows(found, [next(outputs) for _ in s.wanted], s.m) for s in systems]
     x = system_rows(batches, [value.name or "" for value in plan.solved.recovered], systems[-1].n)
     pairs = [*zip(known, [*known[1:], x], strict=True), (known[0], x)]
-    return [_fit(y, unknown) for y, unknown in pairs]
+    unit = eps(plan.dtypes[0].numpy())
+    return [_fit(y, unknown, unit) for y, unknown in pairs]
 
 
-def _fit(known: Array, unknown: Array) -> Prior | None:
+def _fit(known: Array, unknown: Array, unit: float) -> Prior | None:
     finite = np.isfinite(known).all(axis=1) & np.isfinite(unknown).all(axis=1)
     known, unknown = known[finite], unknown[finite]
     if len(known) < LEAST_DRAWS or max(known.shape[1], unknown.shape[1]) > LARGEST:
         return None
-    return fit(lambda: [(known, unknown)], conditional=True, landmarks=LANDMARKS)
+    return fit(lambda: [(known, unknown)], conditional=True, landmarks=LANDMARKS, unit=unit)

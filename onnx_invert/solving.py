@@ -216,7 +216,7 @@ def _fit(plan: NewtonPlan, data: Mapping[str, NDArray[Any]], *, conditional: boo
                 kept[start] = found
 
     try:
-        found = fit(chunks, conditional=conditional)
+        found = fit(chunks, conditional=conditional, unit=eps(plan.dtypes[0].numpy()))
         spread = found.factor.least + np.max(np.abs(found.factor.rows), initial=0.0)
         if not spread > 4 * eps(np.float64) * np.max(np.abs(found.mean), initial=0.0):  # no more than rounding
             raise ValueError("its samples are all the same, or follow from y alone")

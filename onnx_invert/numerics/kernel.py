@@ -33,7 +33,7 @@ TRIED = 512
 """Landmarks that they are tried with."""
 
 FOLD = 5
-"""Every so manieth sample is held out."""
+"""One sample in so many is held out."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,11 @@ def _error(inner: Array, x: Array, held: Array, wanted: Array) -> float:
     center, mean = inner.mean(axis=0), x.mean(axis=0)
     inner = inner - center
     values, vectors = scipy.linalg.eigh(inner.T @ inner, check_finite=False)
+    if not values[-1] > np.finfo(float).tiny / LEAST:  # these samples are all the same
+        return 0.0
     turned, along = vectors.T @ (inner.T @ (x - mean)), (held - center) @ vectors
     # ‖along (turned / shrunk) − (wanted − mean)‖² as a quadratic form: one product for all strengths.
     square, cross = along.T @ along, along.T @ (wanted - mean)
     product, both = turned @ turned.T * square, np.sum(cross * turned, axis=1)
-    shares = 1 / (np.maximum(values, 0.0) + STRENGTHS[:, None] * max(float(values[-1]), np.finfo(float).tiny))
+    shares = 1 / (np.maximum(values, 0.0) + STRENGTHS[:, None] * float(values[-1]))
     return float(np.min(np.sum((shares @ product) * shares, axis=1) - 2 * (shares @ both)))

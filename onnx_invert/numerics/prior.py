@@ -61,16 +61,21 @@ class Prior:
         return found if self.ends is None else np.clip(found, *self.ends)
 
 
-def fit(chunks: Chunks, *, conditional: bool, landmarks: int = MOST_LANDMARKS) -> Prior:
+def fit(
+    chunks: Chunks, *, conditional: bool, landmarks: int = MOST_LANDMARKS, unit: float = float(np.finfo(float).eps)
+) -> Prior:
     """Fit the prior to pairs of known and unknown numbers; without `conditional` the known ones do not matter.
+
+    `unit` is the rounding of the type that the known ones come in: where none of them moves beyond it, they tell
+    nothing, and m is constant.
 
     Raises:
         ValueError: fewer than two samples, numbers that are not finite, a regression too large to be held.
     """
     count, mean, ends = _mean(chunks)
-    if not conditional:
+    phi = _features(chunks, count, mean.size, landmarks, unit) if conditional else None
+    if phi is None:
         return Prior(mean, root(lambda: (x - mean for _, x in chunks()), mean.size))
-    phi = _features(chunks, count, mean.size, landmarks)
     gram, cross, center, total = _products(chunks, phi, mean)
     values, vectors = scipy.linalg.eigh(gram)
     values = np.maximum(values, 0.0)
@@ -108,11 +113,19 @@ def _mean(chunks: Chunks) -> tuple[int, Array, Array]:
     return count, total / count, np.stack([low - more, high + more])
 
 
-def _features(chunks: Chunks, count: int, n: int, landmarks: int) -> Features:
-    """The features, chosen by the data."""
-    total, squares = np.zeros(()), np.zeros(())
+def _features(chunks: Chunks, count: int, n: int, landmarks: int, unit: float) -> Features | None:
+    """The features, chosen by the data; None if no known number moves."""
+    total, squares, largest, broken = np.zeros(()), np.zeros(()), np.zeros(()), 0
     for y, _ in chunks():
-        total = total + y.sum(axis=0)
+        finite = np.isfinite(y).all(axis=1)
+        broken += int(np.sum(~finite))
+        total = total + y[finite].sum(axis=0)
+        largest = np.maximum(largest, np.abs(y[finite]).max(axis=0, initial=0.0))
+    if broken:
+        raise ValueError(
+            f"f is not finite on {broken} of its {count} samples, and a regression on f needs it, a gaussian prior "
+            "does not"
+        )
     center = total / count
     m = center.size
     if m * max(m, n) > LARGEST_REGRESSION:
@@ -120,14 +133,21 @@ def _features(chunks: Chunks, count: int, n: int, landmarks: int) -> Features:
         raise ValueError(f"a regression of {n} numbers on {m} takes matrices of {size:.1f} GB, a gaussian prior none")
     mix = Sketch(n, MIXED) if n > MIXED else np.array
     every = -(-count // max(2, min(PART, MOST_NUMBERS // (m + MIXED))))
-    part, seen = [], 0
+    part, seen, rest = [], 0, np.zeros(())
     for y, x in chunks():
-        squares = squares + np.square(y - center).sum(axis=0)
+        apart = y - center
+        rest, squares = rest + apart.sum(axis=0), squares + np.square(apart).sum(axis=0)
         rows = slice(-seen % every, None, every)
         part.append((y[rows].copy(), mix(x[rows])))  # a view would keep the chunk
         seen += len(y)
-    scale = np.sqrt(squares / count)
-    scale = np.where(scale > 0, scale, 1.0)
+    # By as much as its own sum was rounded, the mean of a number that does not move is off.
+    center = center + rest / count
+    scale = np.sqrt(np.maximum(squares / count - np.square(rest / count), 0.0))
+    moves = scale > 4 * unit * largest
+    if not moves.any():
+        return None
+    # In units of its own, what moves by rounding alone would take any other y for one that is far from all data.
+    scale = np.where(moves, scale, scale[moves].max())
     most = max(0, min(landmarks, count // 2, MOST_NUMBERS // n - m))
     known, told = (np.concatenate(rows) for rows in zip(*part, strict=True))
     return features(known, told, center, scale, most)

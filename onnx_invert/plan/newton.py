@@ -130,15 +130,16 @@ class NewtonPlan:
 
     @property
     def passes(self) -> int:
-        """What one iteration costs, in forward passes: one, and one for each column or row of the Jacobian."""
-        return sum(1 + (min(s.m, s.n) if s.is_dense else 2 * MOST_PRODUCTS) for s in self.systems)
+        """What one iteration costs, in forward passes: two, and one for each column or row of the Jacobian."""
+        return sum(2 + (min(s.m, s.n) if s.is_dense else 2 * MOST_PRODUCTS) for s in self.systems)
 
     def memory(self, itemsize: int) -> int:
         """Bytes that one sample takes at most while a system is solved, beside the weights.
 
-        All tensors of an iteration, as if none made room for the next: forward values and slopes, their tangents
-        once per seed in two stages of one operation, J three times (state, trial, scaled) and turned, and the
-        system with its right-hand side twice.
+        All tensors of an iteration, as if none made room for the next: forward values twice and slopes, their
+        tangents once per seed in two stages of one operation, J four times (as it is made, samples first, scaled,
+        turned), and the system with its right-hand side twice. What a conditional prior's regression takes before
+        the iteration begins, some numbers for each of its landmarks, is not among them.
         """
         return itemsize * max(_numbers(system) for system in self.systems)
 
@@ -195,8 +196,8 @@ def _numbers(system: System) -> int:
     seeds = small if system.is_dense else 1
     r = system.n  # with bounds or a prior the loop sees all of x, whatever the front
     inner = system.numbers + system.m + 2 * r
-    matrices = 5 * system.m * r + 4 * small * (small + 1) if system.is_dense else 0
-    return inner * (3 + 3 * seeds) + matrices + 8 * (r + system.m) + system.n
+    matrices = 4 * system.m * r + 4 * small * (small + 1) if system.is_dense else 0
+    return inner * (4 + 3 * seeds) + matrices + 8 * (r + system.m) + system.n
 
 
 def make_newton_plan(outer: Problem, rules: RuleSet, decoder: Decoder | None = None) -> NewtonPlan:

@@ -99,3 +99,15 @@ def test_other_runtimes_solve_them_too(rescued):
     )
     for x in (by_reference, compiled({"y": y})[0]):
         assert residuals(run(drawn.model, x=x)[0], y).max() < SOLVED
+
+
+def test_each_sample_takes_back_its_own_x(rescued):
+    """Solved and unsolvable ones in turn: a sample's x is what it is in any other order, and none has another's."""
+    drawn = network(NORMALISED)
+    y = run(drawn.model, x=drawn.draw(SAMPLES))[0][:12]
+    y[::3] = 1e3 * y[::3] + 7
+    order = np.roll(np.arange(len(y)), 5)[::-1]
+    (x,), (turned,) = run(rescued[NORMALISED], y=y), run(rescued[NORMALISED], y=y[order])
+    reached, again = (run(drawn.model, x=found)[0] for found in (x[order], turned))
+    np.testing.assert_allclose(residuals(reached, y[order]), residuals(again, y[order]), rtol=0.2, atol=SOLVED)
+    assert residuals(again, y[order])[order % 3 != 0].max() < SOLVED

@@ -65,3 +65,30 @@ def test_float32_holds_what_it_expects():
     found = phi @ prior.regression.weights.astype(np.float32) + prior.mean.astype(np.float32)
     exact = prior.mean + prior.regression.features(Y) @ prior.regression.weights
     assert np.max(np.abs(found - exact)) < 1e-4
+
+
+@pytest.mark.parametrize("noise", [0.0, 2e-17])
+def test_what_moves_by_rounding_alone_tells_nothing(noise):
+    """A constant whose sum is rounded: one unit in its last place, or 1e-3 of it, is not far from all data."""
+    constant = np.full((len(Y), 1), 0.1) + noise * (np.arange(len(Y)) % 3)[:, None]
+    prior = fit(lambda: [(np.hstack([Y, constant]), X)], conditional=True)
+    fresh = np.hstack([Y[:50], constant[:50]])
+    moved = fresh + np.eye(Y.shape[1] + 1)[-1] * 1e-3
+    spread = X.std(axis=0).max()
+    np.testing.assert_allclose(prior.expected(moved), prior.expected(fresh), rtol=0, atol=0.01 * spread)
+
+
+@pytest.mark.parametrize("known", [np.full((40, 2), 0.1), np.zeros((40, 2))], ids=["constant", "zero"])
+@pytest.mark.filterwarnings("error")
+def test_known_numbers_that_are_all_the_same_leave_the_mean(known):
+    prior = fit(lambda: [(known, X[:40])], conditional=True)
+    assert prior.regression is None
+    np.testing.assert_allclose(prior.mean, X[:40].mean(axis=0))
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_sample_that_is_unlike_all_others():
+    known = np.zeros((400, 2))
+    known[7] = 1.0
+    prior = fit(lambda: [(known, X[:400])], conditional=True)
+    assert np.isfinite(prior.expected(known)).all()

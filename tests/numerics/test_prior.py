@@ -83,3 +83,12 @@ def test_every_direction_can_move():
 def test_bad_data(x, message):
     with pytest.raises(ValueError, match=message):
         fit(whole(Y[: len(x)], x), conditional=False)
+
+
+@pytest.mark.filterwarnings("error")
+def test_where_f_is_not_finite_only_a_regression_is_refused():
+    known = Y.copy()
+    known[3, 1], known[8] = np.nan, np.inf
+    with pytest.raises(ValueError, match="not finite on 2 of its 400 samples"):
+        fit(whole(known), conditional=True)
+    assert np.isfinite(fit(whole(known), conditional=False).mean).all()

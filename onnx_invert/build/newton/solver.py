@@ -75,18 +75,17 @@ class Solver:
         if not apart:
             return e.op("Where", unsolved, self._again(known, x, error, start), x)
         unsolved.dtype = ir.DataType.BOOL
-        chosen = _indices(e, unsolved)
-        everyone = _indices(e, e.op("Or", unsolved, e.op("Not", unsolved)))
         with e.scope(e.scope_name, ir.DataType.INT64):
-            first = e.op("Slice", everyone, e.ints([0]), e.ints([1]), e.ints([0]))
+            everyone = e.op("Squeeze", e.op("Cast", unsolved, to=int(ir.DataType.INT64)), e.ints([1]))
+            chosen = e.op("Squeeze", e.op("NonZero", everyone), e.ints([0]))
+            first = e.op("Slice", e.op("Mul", everyone, e.count(0)), e.ints([0]), e.ints([1]), e.ints([0]))
             taken = e.op("Concat", chosen, first, axis=0)
-            put = e.op("Concat", chosen, e.op("Sub", first, e.ints([1])), axis=0)  # −1: nobody's row
-            everyone = e.op("Unsqueeze", everyone, e.ints([1]))
+            # A sample's row among those taken: how many of them come before it, its own not counted.
+            place = e.op("Max", e.op("Sub", e.op("CumSum", everyone, e.count(0)), e.count(1)), e.count(0))
         alone = replace(self, samples=e.unique("unsolved"), unknowns=self.unknowns.of(e, taken))
         known, begin, error = (e.op("Gather", value, taken, axis=0) for value in (known, x, error))
         found = alone._again(known, begin, error, start)
-        where = e.op("Cast", e.op("Equal", everyone, put), to=int(e.dtype))
-        return e.op("Where", unsolved, e.op("MatMul", where, found), x)
+        return e.op("Where", unsolved, e.op("Gather", found, place, axis=0), x)
 
     def error(self, known: ir.Value, x: ir.Value) -> ir.Value:
         """‖t − F(x)‖ (N, 1)."""
@@ -140,11 +139,3 @@ class Solver:
     def _norm(self, known: ir.Value) -> ir.Value:
         """Of the target. One near 0 is measured against a thousandth of the spread, as the verification does."""
         return self.e.op("Max", length(self.e, self._target(known)), 1e-3 * self.system.m**0.5)
-
-
-def _indices(e: Emitter, truth: ir.Value) -> ir.Value:
-    """The rows (K) where a column (N, 1) is true."""
-    with e.scope(e.scope_name, ir.DataType.INT64):
-        return e.op(
-            "Squeeze", e.op("Slice", e.op("NonZero", truth), e.ints([0]), e.ints([1]), e.ints([0])), e.ints([0])
-        )
