@@ -44,6 +44,16 @@ def check_header(proto: onnx.ModelProto, name: str) -> None:
         raise ModelError(f"{name} has opset {opset}; the installed onnx knows up to {newest}. Upgrade onnx.")
 
 
+def check_outputs(proto: onnx.ModelProto, name: str) -> None:
+    """No output of maps, as classifiers have by skl2onnx's default: their numbers are of no use to other nodes."""
+    for node in proto.graph.node:
+        if node.op_type == "ZipMap" and node.domain == "ai.onnx.ml":
+            raise ModelError(
+                f"{name}: node {node.name!r} (ZipMap) makes a map of the numbers {node.input[0]!r}, which no inverse "
+                f"takes. Export the classifier with options={{'zipmap': False}}, and name the output with --from."
+            )
+
+
 def tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """Every tensor of the file: initializers and attributes, in subgraphs and functions too."""
     for graph in _graphs(proto):

@@ -57,6 +57,7 @@ def _checked(parse: Callable[[], tuple[onnx.ModelProto, str]], path: Path | None
     name = path.name if path is not None else "The model"
     proto, digest = parse()  # here, so that no caller holds it when it is let go of below
     checks.check_header(proto, name)
+    checks.check_outputs(proto, name)
     checks.check_tensors(proto, name)
     files = _external_files(proto, path)
     checks.check_wiring(proto, name)

@@ -227,11 +227,15 @@ def make_newton_plan(outer: Problem, rules: RuleSet, decoder: Decoder | None = N
 
 def _check_types(problem: Problem) -> None:
     blockers = []
+    wide = [repr(value.name) for value in problem.known if value.dtype in WIDE_TYPES]
+    some = f": {', '.join(wide)}" if wide else ""
     for value in (*problem.recovered, *problem.known):
         if value.dtype not in WIDE_TYPES:
             kind = value.dtype.name.lower() if value.dtype is not None else "of unknown type"
             remedy = (
-                "convert the model to float32" if value.dtype in FLOATS else "--from  names a floating-point output"
+                "convert the model to float32"
+                if value.dtype in FLOATS
+                else f"--from  names a floating-point output{some}"
             )
             blockers.append(Blocker(value.name or "", "tensor", f"it is {kind}: equations need float32 or 64", remedy))
     kinds = {value.dtype for value in (*problem.recovered, *problem.known)}

@@ -192,7 +192,7 @@ def _elementwise(node: ir.Node, labels: Sequence[Labels | None], shape: tuple[in
 
 
 def switched_off(node: ir.Node) -> bool:
-    """Whether a product is 0 · log x throughout: 0 only where the logarithm is finite, and a block has to see where.
+    """Whether a product is 0 · log x throughout: 0 only where that is finite, and a block has to see where.
 
     The power transforms of scikit-learn, as exported, are 0 · ∞ outside of a branch, and replace that NaN by 0.
     """

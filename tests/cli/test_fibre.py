@@ -50,11 +50,16 @@ def test_different_inputs_with_one_output(model, call):
 def test_a_network_that_makes_several_rows_of_one_sample(call):
     """MLPRegressor of two outputs ends, as exported, in a Reshape to (-1, 1)."""
     model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
-        rows (float[N, 9] x) => (float[M, 1] y) <int64[2] shape = {-1, 1}> {
-            u = MatMul (x, w)
+        rows (float[N, 9] x) => (float[N, 1] y) <int64[2] shape = {-1, 1}> {
+            h = MatMul (x, v)
+            t = Tanh (h)
+            u = MatMul (t, w)
             y = Reshape (u, shape)
         }""")
-    model.graph.initializer.append(onnx.numpy_helper.from_array(WEIGHT[:, :2], "w"))
+    rng = np.random.default_rng(3)
+    for name, sizes in (("v", (9, 12)), ("w", (12, 2))):
+        weight = 0.3 * rng.standard_normal(sizes).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(weight.astype(np.float32), name))
     save(model, Path("rows.onnx"))
     onnx_invert.invert("rows.onnx", "back.onnx", lossless="rows_z.onnx", data=X)
     y = run("rows.onnx", X[:1])

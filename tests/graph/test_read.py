@@ -238,3 +238,26 @@ def test_a_file_is_read_once_and_let_go_of(tmp_path):
 def test_what_is_no_file():
     with pytest.raises(FileError, match="There is no file"):
         read(Path("gone.onnx"))
+
+
+def test_a_classifier_that_makes_maps():
+    node = helper.make_node("ZipMap", ["scores"], ["y"], name="zip", domain="ai.onnx.ml", classlabels_int64s=[0, 1])
+    x = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 2])
+    maps = helper.make_sequence_type_proto(
+        helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
+    )
+    graph = helper.make_graph([node], "g", [x], [helper.make_value_info("y", maps)])
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    with pytest.raises(ModelError, match=r"'zip' \(ZipMap\) makes a map of the numbers 'scores'.*'zipmap': False"):
+        from_proto(helper.make_model(graph, opset_imports=opsets))
+
+
+def test_labels_beside_numbers():
+    """A classifier's label has no equations: the message names the output that has."""
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+        g (float[N, 3] x) => (int64[N] label, float[N, 3] probabilities) {
+            probabilities = Softmax (x)
+            label = ArgMax <axis = 1, keepdims = 0> (probabilities)
+        }""")
+    with pytest.raises(onnx_invert.NotInvertibleError, match="--from  names a floating-point output: 'probabilities'"):
+        onnx_invert.invert(model, method="newton")
