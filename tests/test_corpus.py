@@ -188,7 +188,7 @@ def test_sklearn(name):
             assert inversion.round_trip.passed
 
 
-# Two units of rounding in z, where t = 6129 (z − 0.69) and z in float32 moves x by 1.8e-5 of its norm for each of them.
+# Two units of rounding in z, where t = 6129 (z − 0.69): in float32 each of them moves x by 1.8e-5 of its norm.
 ROUNDED = {"PowerTransformer_yj": 4e-5}
 
 TRANSFORMERS = [name for name, e in SKLEARN.items() if isinstance(e, str) and not name.startswith(("MLP", "Linear"))]

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from onnx_invert.build.system.coupled import Rows, Torn, identity, jacobian, outside
 from onnx_invert.build.system.determinant import LARGEST, log_det, log_det_by_pivots
 from onnx_invert.build.system.live import Live
 from onnx_invert.build.system.pieces import Mask
-from onnx_invert.build.system.together import Rows, Torn, identity, jacobian, outside
 from onnx_invert.build.tape import Tape
 from onnx_invert.errors import Blocker, NotInvertibleError
 from onnx_invert.graph.emit import Emitter

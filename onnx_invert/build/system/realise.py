@@ -13,13 +13,13 @@ from onnx_invert.build.clamp import Probe
 from onnx_invert.build.inverse import Walk
 from onnx_invert.build.noise import Noise
 from onnx_invert.build.system import narrow
+from onnx_invert.build.system.coupled import solve_coupled, solve_whole
 from onnx_invert.build.system.log_det import LogDet
 from onnx_invert.build.system.moving import only, picked, placed
 from onnx_invert.build.system.pieces import Mask, Piece, Pieces, masked
 from onnx_invert.build.system.root import find_roots
 from onnx_invert.build.system.sweeps import sweep
 from onnx_invert.build.system.tear import scale, tear
-from onnx_invert.build.system.together import solve_coupled, solve_whole
 from onnx_invert.build.tape import again
 from onnx_invert.errors import ModelError
 from onnx_invert.graph.emit import Emitter
