@@ -238,9 +238,8 @@ def invert(
                 measured = replace(measured, drawn=replace(measured.drawn, promised=False))
                 reached = Guarantee.GENERALIZED if plan.solves else Guarantee.LEFT
         elif isinstance(plan, SystemPlan) and plan.has_roots:
-            reached = (
-                Guarantee.GENERALIZED if plan.solves else Guarantee.LEFT
-            )  # that every y is reached is measured, or not said
+            # That every y is reached is measured, or not said.
+            reached = Guarantee.GENERALIZED if plan.solves else Guarantee.LEFT
         back = None if pair_of is None else pair_of.measured
         failed = (measured is not None and not measured.passed) or (back is not None and not back.passed)
         partly = measured is not None and measured.unsolved > 0
@@ -253,7 +252,7 @@ def invert(
             text = failure_text(plan, measured) if not measured.passed or back is None else pair_failure_text(back)
             raise VerificationError(text, result)
         if guarantee is not plan.guarantee:
-            relabel(file.path, kept, plan, guarantee)
+            relabel(file.path, kept, guarantee)
         if target is not None:
             if other is not None:
                 commit_both(other, file)

@@ -181,26 +181,24 @@ def ports(session: Session) -> list[Port]:
 
 def _claim(metadata: dict[str, str], model: Path) -> tuple[Guarantee | None, str]:
     """The guarantee in the inverse's metadata, if it was made for this very file."""
-    whole = metadata.get("onnx_invert.guarantee")
-    if whole is None:
+    stated = metadata.get("onnx_invert.guarantee")
+    if stated is None:
         return None, "the inverse states no guarantee"
-    stated = whole.removesuffix(", tried")
     if stated == Guarantee.APPROXIMATE.value:
         return None, "the inverse states that it is approximate: it promises nothing"
     if not made_for(metadata, model):
         return None, "the inverse was made for another model, or another version of it"
     try:
-        note = f"the inverse states: {whole}"
+        note = f"the inverse states: {stated}{', tried' if _evidence(metadata) == 'tried' else ''}"
         requirements = metadata.get("onnx_invert.requirements")
         return Guarantee(stated), note if not requirements else f"{note}; if {'; '.join(requirements.splitlines())}"
     except ValueError:
-        return None, f"the inverse states {whole!r}, which is no guarantee known here"
+        return None, f"the inverse states {stated!r}, which is no guarantee known here"
 
 
 def _evidence(metadata: dict[str, str]) -> str:
     """What the claim of an inverse rests on, as its file says."""
-    tried = metadata.get("onnx_invert.guarantee", "").endswith(", tried")
-    return "tried" if tried or metadata.get("onnx_invert.method") == "newton" else "proven"
+    return metadata.get("onnx_invert.evidence", "tried")
 
 
 def _matched(f: Session, g: Session) -> tuple[dict[str, str], dict[str, str]]:

@@ -14,7 +14,7 @@ from onnx_invert.build.newton.inverse import Options
 from onnx_invert.graph.read import Source
 from onnx_invert.graph.write import restate
 from onnx_invert.lossless import Return
-from onnx_invert.plan.choice import AnyPlan, stated, tried
+from onnx_invert.plan.choice import AnyPlan, tried
 from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.plan.newton import NewtonPlan
 from onnx_invert.plan.system_plan import SystemPlan
@@ -29,7 +29,8 @@ def metadata_of(
     entries = {
         "onnx_invert.version": __version__,
         "onnx_invert.model_sha256": source.sha256,
-        "onnx_invert.guarantee": stated(plan, plan.guarantee),
+        "onnx_invert.guarantee": plan.guarantee.value,
+        "onnx_invert.evidence": _evidence(plan),
         "onnx_invert.method": method_of(plan),
     }
     if plan.requirements:
@@ -66,7 +67,7 @@ def report_of(
         "sha256": source.sha256,
         "guarantee": guarantee.value,
         "planned_guarantee": plan.guarantee.value,
-        "evidence": "tried" if tried(plan) else "proven",
+        "evidence": _evidence(plan),
         "tried": tried(plan),
         "method": method_of(plan),
         "prior": prior,
@@ -129,9 +130,14 @@ def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} at {name!r}" for name, count in counts.items())
 
 
-def relabel(path: Path, model: ir.Model | None, plan: AnyPlan, guarantee: Guarantee) -> None:
+def _evidence(plan: AnyPlan) -> str:
+    """What the guarantee rests on."""
+    return "tried" if tried(plan) else "proven"
+
+
+def relabel(path: Path, model: ir.Model | None, guarantee: Guarantee) -> None:
     """A file that failed must not carry the guarantee that was planned."""
-    entry = {"onnx_invert.guarantee": stated(plan, guarantee)}
+    entry = {"onnx_invert.guarantee": guarantee.value}
     restate(path, entry)
     if model is not None:
         model.metadata_props.update(entry)

@@ -87,7 +87,7 @@ def tried(plan: AnyPlan) -> list[str]:
 
 
 def stated(plan: AnyPlan, guarantee: Guarantee) -> str:
-    """A guarantee as the metadata name it: `bijection`, or `bijection, tried` where it rests on what is not proven.
+    """A guarantee in words: `bijection`, or `bijection, tried` where it rests on what is not proven.
 
     What a solver promises is measured by its nature; its method says so.
     """
