@@ -10,6 +10,7 @@ tensors of a run of the model: tried, not proven, and said so.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -32,6 +33,17 @@ CLOSELY = 161
 
 SPREADS = (1.0, 3.0)
 """Deviations of the model's inputs in the runs from which known tensors are taken where nothing is proven."""
+
+FAR = 64.0
+"""Ranges of x: what turns round only beyond is taken on the interval before; a quadrature is no integral far out."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """That y turns round: before which x, and, if only far out, within which |x| it was not seen to."""
+
+    before: float
+    within: float | None
 
 
 def judged(
@@ -65,12 +77,23 @@ def judged(
         if closely is None:
             break
         turned = _turns(closely, domain)
-        if isinstance(turned, str):
-            return _several(turned)
+        if isinstance(turned, Turn) and turned.within is not None and domain.period is None:
+            domain = _held(domain, turned.within, len(shape))
+            turned = _turns(closely, domain)
+        if isinstance(turned, Turn):
+            return _several(f"it turns round before x = {turned.before:.6g}")
         points += turned
         if closely.alone:
             break  # no known tensor takes part: another run shows the same
     return domain, Evidence(points=points, onto=onto)
+
+
+def _held(domain: Domain, within: float, rank: int) -> Domain:
+    """The part of the domain with |x| at most `within`."""
+    end = np.full((1,) * rank, within)
+    low = -end if domain.low is None else np.maximum(domain.low, -end)
+    high = end if domain.high is None else np.minimum(domain.high, end)
+    return Domain(low, high)
 
 
 def _several(where: str) -> NoInverse:
@@ -126,7 +149,7 @@ def domain_of(system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node]
     return REALS if found is None and monotone else found
 
 
-def _turns(trial: Curve, domain: Domain) -> int | str:
+def _turns(trial: Curve, domain: Domain) -> int | Turn:
     """At how many points the direction was tried, near and far, at kinks and at constants; or where it changes."""
     shape, mask, reach = trial.here.shape, trial.mask, trial.reach
     grid = np.concatenate([-reach * FURTHER[::-1], np.linspace(-reach, reach, CLOSELY), reach * FURTHER])
@@ -156,13 +179,25 @@ def _turns(trial: Curve, domain: Domain) -> int | str:
     inner = np.isfinite(values) & (at > at[0]) & (at < at[-1])
     size = np.where(inner, np.abs(values), 0)
     noise = NOISE * np.maximum(size, np.max(np.where(np.abs(at) <= reach, size, 0), axis=0))
+    column, falls, rises = _both_ways(values, inner, noise)
+    if column is None:
+        return len(known)
+    rare = min((falls, rises), key=lambda way: int(way[:, column].sum()))
+    before = float(at[int(np.argmax(rare[:, column])), column])
+    for radius in reach * FURTHER[FURTHER >= FAR][::-1]:
+        if _both_ways(values, inner & (np.abs(at) <= radius * 1.01), noise)[0] is None:
+            # One point of the grid less: it may have turned round a little before it was seen to.
+            return Turn(before, float(radius) / 1.5)
+    return Turn(before, None)
+
+
+def _both_ways(
+    values: NDArray[np.float64], inner: NDArray[np.bool_], noise: NDArray[np.float64]
+) -> tuple[int | None, NDArray[np.bool_], NDArray[np.bool_]]:
+    """The first column that falls and rises, None if none does; and where each does, by more than `noise`."""
     with np.errstate(invalid="ignore"):
         drops = np.maximum.accumulate(np.where(inner, values, -np.inf), axis=0) - values
         climbs = values - np.minimum.accumulate(np.where(inner, values, np.inf), axis=0)
         falls, rises = ((inner & (moved > noise)) for moved in (drops, climbs))
-    both = falls.any(axis=0) & rises.any(axis=0)
-    if both.any():
-        column = int(np.flatnonzero(both)[0])
-        rare = min((falls, rises), key=lambda way: int(way[:, column].sum()))
-        return f"it turns round before x = {at[int(np.argmax(rare[:, column])), column]:.6g}"
-    return len(known)
+    both = np.flatnonzero(falls.any(axis=0) & rises.any(axis=0))
+    return (int(both[0]) if both.size else None), falls, rises

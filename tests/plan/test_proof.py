@@ -212,3 +212,20 @@ def test_a_steep_activation_makes_no_contraction(activation: str) -> None:
         {{ q = MatMul(x, n) t = {activation}(q) u = MatMul(t, n) y = {sign}(x, u) }}"""
     with pytest.raises(NotInvertibleError):
         _plan(_model(body))
+
+
+@pytest.mark.parametrize("top", [1e3, 5e3, 2e5])
+def test_what_turns_round_far_out_alone_has_a_domain(top: float) -> None:
+    # Of Shrink there are no bounds, so that this is tried: y = x − x² / 2 top turns round at x = top.
+    nodes = "{ q = Shrink<lambd=0.0, bias=0.0>(x) s = Mul(q, q) t = Mul(s, w) y = Sub(x, t) }"
+    body = f"<float w = {{{0.5 / top:.9f}}}> {nodes}"
+    plan = _plan(_model(body))
+    (root,) = [step for step in plan.flat if isinstance(step, Root)]
+    assert root.domain.high is not None and 0.1 * top < float(np.max(root.domain.high)) <= top
+    assert plan.guarantee is onnx_invert.Guarantee.LEFT and plan.tried
+
+
+def test_what_turns_round_near_is_refused() -> None:
+    body = "<float w = {0.01}> { q = Shrink<lambd=0.0, bias=0.0>(x) s = Mul(q, q) t = Mul(s, w) y = Sub(x, t) }"
+    with pytest.raises(NotInvertibleError, match="turns round before"):
+        _plan(_model(body))
