@@ -12,7 +12,7 @@ from onnx_invert.plan.concrete import Concrete
 from onnx_invert.plan.steps import Root, Step
 from onnx_invert.rules.dependence import places
 from onnx_invert.rules.moving import holds_data, moves
-from onnx_invert.rules.static import UnsizedError, constant
+from onnx_invert.rules.static import UnsizedError
 
 Ends = tuple[NDArray[np.float64], NDArray[np.float64]]
 
@@ -40,7 +40,7 @@ def bounds_of(recovered: Sequence[ir.Value], steps: Iterable[Step], concrete: Co
 def _at_input(
     step: Root, recovered: Sequence[ir.Value], concrete: Concrete
 ) -> tuple[ir.Value, NDArray[np.float64], NDArray[np.float64]] | None:
-    """The ends of a root carried back to a recovered input, if nothing but moves and constants lie between."""
+    """The ends of a root carried back to a recovered input, if nothing but moves lie between."""
     value, shape = step.x, concrete.shapes.get(step.x.name or "")
     if shape is None:
         return None
@@ -73,36 +73,6 @@ def _at_input(
             whole[numbers] = end.reshape(-1)
         value, ends = source, [whole[1:].reshape(sizes) for whole in moved]
     return None
-
-
-def _before(
-    twin: ir.Node, node: ir.Node, ends: Ends
-) -> tuple[ir.Value, NDArray[np.float64], NDArray[np.float64]] | None:
-    """The ends before a constant is added, or multiplied by; None for any other node."""
-    if node.op_type not in {"Add", "Sub", "Mul", "Div"}:
-        return None
-    numbers = [constant(twin, place) for place in (0, 1)]
-    place = 0 if numbers[0] is None else 1
-    other, value = numbers[1 - place], node.inputs[place]
-    if other is None or value is None or numbers[place] is not None:
-        return None
-    by = other.astype(np.float64)
-    if np.broadcast_shapes(by.shape, ends[0].shape) != ends[0].shape or not np.all(np.isfinite(by)):
-        return None
-    match node.op_type, place:
-        case "Add", _:
-            low, high = (end - by for end in ends)
-        case "Sub", 0:
-            low, high = (end + by for end in ends)
-        case "Sub", 1:
-            low, high = (by - end for end in ends)
-        case "Mul", _ if np.all(by != 0):
-            low, high = (end / by for end in ends)
-        case "Div", 0 if np.all(by != 0):
-            low, high = (end * by for end in ends)
-        case _:
-            return None
-    return value, np.minimum(low, high), np.maximum(low, high)
 
 
 def _shared(value: ir.Value, ends: Ends) -> Ends:

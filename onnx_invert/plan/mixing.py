@@ -6,6 +6,7 @@ slopes of h: numerics/nonsingular.py tells whether any D within the slopes of h 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -52,12 +53,12 @@ def mixing_of(system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node]
             return None
         for output, labels in zip(node.outputs, made, strict=True):
             if np.any(labels == SEVERAL):
-                dims = list(output.shape or ())
+                sizes = sample_shape(output)
                 rows = system.concrete.shapes.get(output.name or "", (0,))[:1] == shape[:1]
-                if not rows or output.dtype != x.dtype or not all(isinstance(dim, int) for dim in dims[1:]):
+                if not rows or output.dtype != x.dtype or sizes is None:
                     return None
                 mixed.add(output)
-                s[output] = int(np.prod(dims[1:]))  # type: ignore[arg-type]
+                s[output] = math.prod(sizes)
             elif labels.any():
                 found[output] = labels
     if not s or y in s:
@@ -66,10 +67,17 @@ def mixing_of(system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node]
     return Mixing(tuple(s), sum(s.values()), edges)
 
 
-def sample_size(x: ir.Value) -> int:
-    """The numbers of a sample, along all axes but the first; 0 where they are not fixed."""
+def sample_shape(x: ir.Value) -> tuple[int, ...] | None:
+    """The sizes of a sample, along all axes but the first; None where they are not fixed."""
     dims = list(x.shape or ())[1:]
-    return int(np.prod([int(dim) for dim in dims])) if all(isinstance(dim, int) for dim in dims) else 0  # type: ignore[arg-type]
+    fixed = tuple(dim for dim in dims if isinstance(dim, int))
+    return fixed if len(fixed) == len(dims) else None
+
+
+def sample_size(x: ir.Value) -> int:
+    """The numbers of a sample; 0 where they are not fixed."""
+    shape = sample_shape(x)
+    return 0 if shape is None else math.prod(shape)
 
 
 def between(nodes: Sequence[ir.Node], y: ir.Value, frozen: Sequence[Edge]) -> list[ir.Node]:

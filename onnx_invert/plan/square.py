@@ -11,6 +11,7 @@ Elsewhere the sign of the determinant is tried at many x: where it changes, or i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -77,11 +78,10 @@ def solved(system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node], *
     if not _open(system, x, y, nodes):
         return None
     own = mixed_axes(system, x, y, nodes)
-    sizes = None if own is None else [(x.shape or ())[axis] for axis in own]
-    if own is None or sizes is None or not all(isinstance(size, int) for size in sizes):
+    if own is None:
         return None
-    count = int(np.prod([int(size) for size in sizes]))  # type: ignore[arg-type]
-    if not 0 < count <= LARGEST:
+    sizes = [size for axis in own if isinstance(size := (x.shape or ())[axis], int)]
+    if len(sizes) < len(own) or not 0 < math.prod(sizes) <= LARGEST:
         return None
     program = part(system.rules, system.opset, nodes, (x,), (y,))
     if isinstance(program, Blocker) or not any(step.partials for step in program.steps):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeGuard
 
 import numpy as np
 import onnx_ir as ir
@@ -14,6 +13,7 @@ from onnx_invert.errors import Blocker, ModelError, NotInvertibleError
 from onnx_invert.plan.blocks import solve, stuck
 from onnx_invert.plan.bounds import Ends, bounds_of
 from onnx_invert.plan.concrete import Concrete
+from onnx_invert.plan.conditions import is_bounded, is_tried, on_domain, said_of, strategy, what_is_tried
 from onnx_invert.plan.equations import equations
 from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.plan.plan import Row
@@ -25,15 +25,6 @@ from onnx_invert.plan.together import taken_together
 from onnx_invert.rules import RuleSet
 from onnx_invert.rules.facts import Paired
 from onnx_invert.rules.interval import REALS, Interval
-
-_TRIED: dict[type[Step], str] = {
-    Root: "rises or falls throughout in every element",
-    Scale: "no factor is 0",
-    Tear: "the determinant keeps its sign",
-    Coupled: "the determinant keeps its sign",
-    Solve: "it is solved: as many equations as unknowns, and a determinant that keeps its sign",
-}
-"""What has to hold of a block, and is tried where it is not proven."""
 
 
 @dataclass
@@ -90,12 +81,12 @@ class SystemPlan:
     def has_roots(self) -> bool:
         """True if that every y is reached is measured: by functions that grow beyond all bounds, factors that are
         not 0."""
-        return any(isinstance(step, Root | Scale) or _is_tried(step) for step in self.flat)
+        return any(isinstance(step, Root | Scale) or is_tried(step) for step in self.flat)
 
     @property
     def tried(self) -> list[str]:
         """What the guarantee rests on and nobody proved: conditions of blocks, each with how it was tried."""
-        return [text for step in self.flat if (text := _tried(step))]
+        return [text for step in self.flat if (text := what_is_tried(step))]
 
     @property
     def has_masks(self) -> bool:
@@ -116,7 +107,7 @@ class SystemPlan:
 
     @property
     def copies(self) -> bool:
-        """True if the inverse may runs nodes of the model forwards."""
+        """True if the inverse may run nodes of the model forwards."""
         return True
 
     @property
@@ -146,13 +137,13 @@ class SystemPlan:
         sweeps = (step for step in self.flat if isinstance(step, Sweep))
         found += [f"{step.name}: {name!r} lies within [−1, 1]" for step in sweeps for name in step.within]
         found += self.tried
-        found += [f"{step.name}: {_condition(step)}" for step in self.flat if _is_bounded(step)]
+        found += [f"{step.name}: {on_domain(step)}" for step in self.flat if is_bounded(step)]
         return list(dict.fromkeys(found))
 
     @property
     def domains(self) -> list[str]:
         """The conditions of roots that do not take all numbers."""
-        return list(dict.fromkeys(f"{_condition(step)} ({step.name})" for step in self.flat if _is_bounded(step)))
+        return list(dict.fromkeys(f"{on_domain(step)} ({step.name})" for step in self.flat if is_bounded(step)))
 
     @property
     def rows(self) -> list[Row]:
@@ -333,7 +324,7 @@ def _row(step: Step, plan: SystemPlan, forwards: int) -> Row:
             stages: Sequence[Stage] = step.stages
         case Affine() | Root() | Scale() | Tear() | Coupled() | Solve() | Sweep() as block:
             name, op, x, y = block.name, f"{len(block.nodes)} nodes", block.x, block.y
-            evidence = _said_of(block)
+            evidence = said_of(block)
             stages = block.stages if isinstance(block, Affine) else ()
             summary = strategy(block)
         case _:
@@ -358,69 +349,3 @@ def _row(step: Step, plan: SystemPlan, forwards: int) -> Row:
         lost=0,
         note=note.removeprefix("; "),
     )
-
-
-def _is_tried(step: Step) -> TypeGuard[Root | Scale | Tear | Coupled | Solve]:
-    """Whether it was tried, and not proven, that a block has one solution."""
-    if isinstance(step, Root | Scale):
-        return not step.evidence.proven
-    return isinstance(step, Tear) or (isinstance(step, Coupled | Solve) and not step.proof)
-
-
-def _tried(step: Step) -> str:
-    """What of a step is tried, not proven; empty where all is proven."""
-    if not _is_tried(step):
-        return ""
-    where = ""
-    if isinstance(step, Root):
-        where = f" at {step.evidence.points} points"
-    elif isinstance(step, Scale):
-        where = " in one run"
-    return f"{step.name}: {_TRIED[type(step)]} (tried{where}, not proven)"
-
-
-def _said_of(block: Step) -> str:
-    """Whether that a block has one x is proven, or tried; of a sweep, the roots inside it."""
-    inner = block.inner if isinstance(block, Sweep) else [block]
-    roots = [step for step in inner if isinstance(step, Root | Scale | Tear | Coupled | Solve)]
-    if not roots:
-        return ""
-    return "tried, not proven" if any(map(_is_tried, roots)) else "proven to have one x"
-
-
-def _is_bounded(step: Step) -> TypeGuard[Root]:
-    return isinstance(step, Root) and not step.domain.is_reals
-
-
-def _condition(step: Root) -> str:
-    """What x and y have to be for a root on a domain."""
-    domain, x = step.domain, step.x.name
-    if domain.period is not None:
-        half = f"{domain.period / 2:.6g}"
-        return f"rises or falls throughout on {domain}; {x!r} comes back in [−{half}, {half}]"
-    return f"rises or falls throughout on {domain}, where {x!r} lies; a y that is not reached there gives an end of it"
-
-
-def strategy(block: Affine | Root | Scale | Tear | Coupled | Solve | Sweep) -> str:
-    """How a block is solved, in a few words."""
-    match block:
-        case Affine():
-            return "affine together: multiplied out"
-        case Root():
-            where = "" if block.domain.is_reals else f" on {block.domain}"
-            return f"elementwise{where}: a root for every element, by bracketing"
-        case Scale():
-            return "y = a x + b in every element: divided by a"
-        case Tear():
-            return f"torn open at {block.s.name}: a root for it, by bracketing, and x from there"
-        case Coupled():
-            names = " and ".join(s.name or "" for s in block.s)
-            how = f"; one solution: {block.proof}" if block.proof else ""
-            return f"torn open at {names}: Newton's method for its numbers together, and x from there{how}"
-        case Solve():
-            how = f"one solution: {block.proof}" if block.proof else "one of what solves it comes back"
-            return f"Newton's method for all numbers together; {how}"
-        case Sweep():
-            if block.rounds is not None:
-                return f"triangular: at most {block.rounds} sweeps, each exact for more elements"
-            return f"a contraction: sweeps, each at least {1 / (block.contraction or 1):.3g} times closer"

@@ -24,6 +24,7 @@ from onnx_invert.build.system.pieces import Piece
 from onnx_invert.build.tape import Tape
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.numerics.tolerance import eps
+from onnx_invert.plan.mixing import sample_shape, sample_size
 from onnx_invert.plan.program import Program
 from onnx_invert.plan.steps import Block, Coupled, Edge, Solve
 
@@ -183,7 +184,7 @@ class Torn:
     @property
     def sizes(self) -> list[int]:
         """Of each tensor of s, a sample."""
-        return [int(np.prod([int(dim) for dim in list(s.shape or ())[1:]])) for s in self.step.s]  # type: ignore[arg-type]
+        return [sample_size(s) for s in self.step.s]
 
     @property
     def outputs(self) -> int:
@@ -200,7 +201,7 @@ class Torn:
         found, start = [], 0
         for s, size in zip(self.step.s, self.sizes, strict=True):
             part = e.op("Slice", v, e.ints([start]), e.ints([start + size]), e.ints([1]))
-            found.append(e.op("Reshape", part, e.ints([-1, *(int(dim) for dim in list(s.shape or ())[1:])])))  # type: ignore[arg-type]
+            found.append(e.op("Reshape", part, e.ints([-1, *(sample_shape(s) or ())])))
             start += size
         return found
 
@@ -254,7 +255,7 @@ class Torn:
         start = 0
         for value, zero, size in zip(step.s, wide[1:], self.sizes, strict=True):
             units = np.eye(m + 1)[:, 1 + start : 1 + start + size]
-            shape = [int(dim) for dim in list(value.shape or ())[1:]]  # type: ignore[arg-type]
+            shape = sample_shape(value) or ()
             tangents[value] = e.op("Add", zero, e.constant(units.reshape(m + 1, 1, *shape), "units"))
             start += size
         pushed = Tape.record(e, step.tail, values, m + 1).push(e, tangents)[step.y]

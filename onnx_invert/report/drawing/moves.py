@@ -13,13 +13,14 @@ from enum import Enum
 import onnx_ir as ir
 
 from onnx_invert.plan.choice import AnyPlan
+from onnx_invert.plan.conditions import strategy
 from onnx_invert.plan.equations import upstream
 from onnx_invert.plan.newton import NewtonPlan
 from onnx_invert.plan.plan import Plan
 from onnx_invert.plan.problem import Problem, followers
 from onnx_invert.plan.stages import Path, Stage
 from onnx_invert.plan.steps import Affine, Block, Coupled, Forward, Place, Root, Scale, Solve, Step, Sweep, Tear, Undo
-from onnx_invert.plan.system_plan import SystemPlan, strategy
+from onnx_invert.plan.system_plan import SystemPlan
 from onnx_invert.rules.facts import Rearrangement
 
 Operand = tuple[ir.Node, int]
