@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
+from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import LinearRegression
 
 from onnx_invert.numerics import kernel
@@ -21,18 +22,62 @@ def chosen(y=Y, x=X, count=200):
 
 def test_the_features_are_what_they_are_said_to_be():
     phi = chosen()
-    u = (Y - phi.center) / phi.scale
+    u = phi.within(Y)
     np.testing.assert_allclose(phi(Y)[:, :3], u)
     np.testing.assert_allclose(phi(Y)[:, 3:], 1 / np.sqrt(1 + cdist(u, phi.landmarks.T, "sqeuclidean")), atol=1e-12)
     rows = {tuple(row) for row in np.round(u, 9)}
     assert all(tuple(row) in rows for row in np.round(phi.landmarks.T, 9))
 
 
-@pytest.mark.parametrize(("fast", "narrower"), [(1.0, False), (6.0, True)])
-def test_what_bends_faster_gets_a_narrower_kernel(fast, narrower):
-    x = np.stack([np.sin(fast * Z[:, 0] / 2), np.cos(fast * Z[:, 1] / 2)], axis=1)
-    bandwidth = chosen(x=x).scale[0] / Y.std(axis=0)[0] / np.sqrt(3)
-    assert (bandwidth < 1) == narrower
+def steps(phi, direction):
+    """How far apart in u two y are that lie a standard deviation apart in this direction."""
+    moved = Y.mean(axis=0) + np.array(direction) * Y.std(axis=0)
+    return float(np.linalg.norm(phi.within(moved[None, :]) - phi.within(Y.mean(axis=0)[None, :])))
+
+
+def test_what_bends_faster_gets_a_narrower_kernel():
+    slow, fast = (
+        chosen(x=np.stack([np.sin(rate * Z[:, 0] / 2), np.cos(rate * Z[:, 1] / 2)], axis=1)) for rate in (1, 6)
+    )
+    assert steps(fast, [1, 0, 0]) > 1.5 * steps(slow, [1, 0, 0])
+
+
+def test_what_tells_nothing_weighs_little():
+    """In any direction: x follows the first number plus the second, and not their difference, nor the third."""
+    phi = chosen(x=np.sin(2 * (Z[:, :1] + Z[:, 1:2])))
+    along = steps(phi, [0.5, 0.5, 0])
+    assert steps(phi, [0.5, -0.5, 0]) < 0.2 * along
+    assert steps(phi, [0, 0, 1]) < 0.2 * along
+
+
+def test_distances_follow_the_slopes_of_the_regression():
+    phi = chosen()
+    weights = RNG.standard_normal((phi.size, 4))
+    trial = kernel._Trial(phi, 1.0, 0.0, weights)
+    turn, size = kernel._turn(trial, Y[:50]), 1e-5
+    slopes = [
+        np.stack([(phi(row + h) - phi(row - h))[0] @ weights / (2 * size) for h in size * np.diag(phi.scale)])
+        for row in Y[:50, None]
+    ]
+    total = sum(slope @ slope.T for slope in slopes)
+    np.testing.assert_allclose(turn @ turn / np.trace(turn @ turn), total / np.trace(total), atol=1e-6)
+    straight = (Y[:50] - phi.center) / phi.scale
+    assert np.sum((straight @ turn) ** 2) == pytest.approx(np.sum(straight**2))
+
+
+def test_its_regression_beats_one_whose_distances_are_all_alike():
+    """Of ten numbers x follows two: against scikit-learn's kernel ridge regression at its best bandwidth and ridge."""
+    y = RNG.standard_normal((600, 10))
+    x = np.stack([np.sin(2 * y[:, 0] * y[:, 1]), np.abs(y[:, 0] - y[:, 1])], axis=1)
+    train, test = slice(0, 500), slice(500, 600)
+    ours = np.mean(np.square(fit(lambda: [(y[train], x[train])], conditional=True).expected(y[test]) - x[test]))
+    mean = x[train].mean(axis=0)
+    theirs = [
+        KernelRidge(kernel="rbf", gamma=gamma, alpha=alpha).fit(y[train], x[train] - mean).predict(y[test]) + mean
+        for gamma in (0.01, 0.03, 0.1, 0.3)
+        for alpha in (1e-3, 1e-2, 1e-1, 1)
+    ]
+    assert ours < 0.7 * min(np.mean(np.square(found - x[test])) for found in theirs)
 
 
 def test_it_follows_what_bends_where_a_line_does_not():

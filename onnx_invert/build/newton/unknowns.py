@@ -186,7 +186,10 @@ def expected(e: Emitter, prior: Prior, known: ir.Value) -> ir.Value:
     features, weights = prior.regression.features, prior.regression.weights
     m, p = features.landmarks.shape
     centred = e.op("Sub", known, e.constant(features.center[None, :], "center"))
-    u = e.op("Mul", centred, e.constant(1 / features.scale[None, :], "rate"))
+    if features.turn is None:
+        u = e.op("Mul", centred, e.constant(1 / features.scale[None, :], "rate"))
+    else:
+        u = e.op("MatMul", centred, e.constant(features.turn / features.scale[:, None], "rate"))
     value = e.op("Add", e.op("MatMul", u, e.constant(weights[:m], "linear")), mean)
     if p:
         squares = np.sum(np.square(features.landmarks), axis=0)[None, :]
