@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch._dynamo  # its optimisers load it at their first step; after TensorFlow's libraries it would not survive that
+import torch._dynamo  # its optimisers load it at their first step: it crashes when TensorFlow came first
 from torch.nn import functional
 
 from solvers.problem import Array, DoneError, Kept, Outcome, Problem, rebuild

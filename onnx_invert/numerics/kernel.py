@@ -5,12 +5,12 @@
 The landmarks c are p of the data's own u: ridge regression on φ is Nyström's approximation to kernel ridge
 regression. T is I at first, then a multiple of
 
-    √G,    G = Σᵢ Jᵢ Jᵢᵀ,    Jᵢ = ∂x̂ / ∂(y T⁻¹) at sample i,
+    √G,    G = Σᵢ Jᵢ Jᵢᵀ,    Jᵢ = ∂x̂ / ∂z at sample i, z = (y − ȳ) / (√m · std y),
 
-so that two y are far apart where x̂, the regression itself, moves a lot from one to the other: what in y tells little of
-x weighs little, in any direction. T is taken anew as long as that predicts a held-out fifth better, and the bandwidth s
-is the one of `BANDWIDTHS` that does so best; both are tried with few landmarks on a part of the data, x mixed into
-fewer numbers (ridge.py, `Sketch`).
+so that two y are far apart where x̂, the regression itself, moves a lot from one to the other: what in y tells little
+of x weighs little, in any direction. T is taken anew as long as that predicts a held-out fifth better, and the
+bandwidth s is the one of `BANDWIDTHS` that does so best; both are tried with few landmarks on a part of the data, x
+mixed into fewer numbers (ridge.py, `Sketch`).
 Source: C. Williams & M. Seeger, Using the Nyström method to speed up kernel machines, NIPS 2000; C. Micchelli,
 Interpolation of scattered data, Constructive Approximation 2, 1986; A. Radhakrishnan, D. Beaglehole, P. Pandit & M.
 Belkin, Mechanism for feature learning in neural networks and backpropagation-free machine learning models, Science 383,
@@ -66,8 +66,8 @@ class Features:
 
     def within(self, y: Array) -> Array:
         """u: (rows, m) → (rows, m)."""
-        u = (y - self.center) / self.scale
-        return u if self.turn is None else u @ self.turn
+        u: Array = (y - self.center) / self.scale
+        return u if self.turn is None else np.asarray(u @ self.turn)
 
     def __call__(self, y: Array) -> Array:
         """(rows, m) → (rows, m + p)."""
@@ -124,7 +124,7 @@ def _around(y: Array, center: Array, scale: Array, turn: Array | None) -> Featur
 
 
 def _turn(trial: _Trial, y: Array) -> Array | None:
-    """√G of a regression, from its slopes at y (rows, m), such that u stay as long in the mean; None if it has none."""
+    """√G of a regression, from its slopes at y (rows, m), by which u stay as long in the mean; None if it has none."""
     phi, m = trial.features, trial.features.center.size
     u, landmarks = phi.within(y), phi.landmarks.T
     pull = -((1 + phi.apart(u)) ** -1.5)
