@@ -12,9 +12,9 @@ of x weighs little, in any direction. T is taken anew as long as that predicts a
 bandwidth s is the one of `BANDWIDTHS` that does so best; both are tried with few landmarks on a part of the data, x
 mixed into fewer numbers (ridge.py, `Sketch`).
 Source: C. Williams & M. Seeger, Using the Nyström method to speed up kernel machines, NIPS 2000; C. Micchelli,
-Interpolation of scattered data, Constructive Approximation 2, 1986; A. Radhakrishnan, D. Beaglehole, P. Pandit & M.
-Belkin, Mechanism for feature learning in neural networks and backpropagation-free machine learning models, Science 383,
-2024.
+Interpolation of scattered data, Constructive Approximation 2, 1986; A. Radhakrishnan, D. Beaglehole, P. Pandit &
+M. Belkin, Mechanism for feature learning in neural networks and backpropagation-free machine learning models,
+Science 383, 2024.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Features:
     def apart(self, u: Array) -> Array:
         """‖u − cⱼ‖² (rows, p)."""
         squares = np.sum(np.square(u), axis=1)[:, None] + np.sum(np.square(self.landmarks), axis=0)
-        return np.maximum(squares - 2 * (u @ self.landmarks), 0.0)
+        return np.asarray(np.maximum(squares - 2 * (u @ self.landmarks), 0.0))
 
 
 @dataclass(frozen=True)

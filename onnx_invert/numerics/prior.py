@@ -26,7 +26,7 @@ from onnx_invert.numerics.ridge import Sketch
 Chunks = Callable[[], Iterable[tuple[Array, Array]]]
 """Called once a pass: pairs of known numbers (rows, m) and unknown ones (rows, n)."""
 
-MOST_LANDMARKS = 1536
+MOST_LANDMARKS = 2048
 """At most, and never more than half the samples."""
 
 PART, MIXED = 8192, 256
