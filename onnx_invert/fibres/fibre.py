@@ -21,8 +21,8 @@ from onnx_invert.errors import FibreError, FileError, UsageError
 from onnx_invert.fibres.networks import CHUNK, Networks, Rows
 from onnx_invert.fibres.points import Arrived, Points
 from onnx_invert.fibres.proposals import Blind, Neighbours, Proposals, Recorded, Source, data_rows
-from onnx_invert.lossless import is_pair
 from onnx_invert.numerics.manifold import Array, identity, project
+from onnx_invert.pairs import is_pair
 
 Path_ = str | os.PathLike[str]
 Data = Path_ | NDArray[Any] | Mapping[str, NDArray[Any]]
