@@ -148,7 +148,7 @@ class Fibre:
                 arrays, name = {"": data}, "The data"
             else:
                 arrays, name = load(Path(data)), Path(data).name
-            return Neighbours(rows, data_rows(rows, arrays, name), bounded=bounded, rng=rng)
+            return Neighbours(rows, data_rows(rows, arrays, name), bounded=bounded, spread=spread, rng=rng)
         if rows.net.mixture is not None:
             return Recorded(rows.net.mixture, rows.y, bounded=bounded, spread=spread, rng=rng)
         return Blind(rows, spread=spread, rng=rng)
