@@ -72,8 +72,8 @@ class Neighbours:
         x, y = x[good], y[good]
         if not len(x):
             raise UsageError("The data are not finite, or the network makes nothing finite of them.")
-        spread = np.std(y, axis=0)
-        apart = np.sum(np.square((y - rows.y) / np.where(spread > 0, spread, 1.0)), axis=1)
+        deviation = np.std(y, axis=0)
+        apart = np.sum(np.square((y - rows.y) / np.where(deviation > 0, deviation, 1.0)), axis=1)
         near = apart - apart.min()
         self._near = near / max(float(np.sort(near)[min(NEIGHBOURS, len(near)) - 1]), 1e-30)
         self._spread, self._noise = spread, rng.gumbel(size=len(near))
@@ -82,15 +82,20 @@ class Neighbours:
         self._x = x
 
     def draw(self, count: int, wider: float = 1.0) -> Proposals:
-        """The next ones: with `wider`, of those whose y lies so many times farther off as well."""
-        logs = -0.5 * self._near / (wider * self._spread) ** 2
+        """The next ones. A spread s takes those too whose y lies s times farther off, and x as μ + s (x − μ), μ their
+        mean."""
+        spread = wider * self._spread
+        logs = -0.5 * self._near / spread**2
         weights = np.exp(logs) / np.sum(np.exp(logs))
-        variance = weights @ np.square(self._x - weights @ self._x) + REST * np.var(self._x, axis=0)
+        mean = weights @ self._x
+        variance = weights @ np.square(self._x - mean) + REST * np.var(self._x, axis=0)
         # The largest of log p + Gumbel noise, one after the other: draws without replacement.
         order = np.argsort(-(logs + self._noise), kind="stable")
         chosen = order[self._left[order]][:count]
         self._left[chosen] = False
-        return Proposals(self._x[chosen], Metric(np.zeros((1, 0, self._x.shape[1])), variance[None]), self._box)
+        x = self._x[chosen] if spread == 1 else mean + spread * (self._x[chosen] - mean)
+        x = x if self._box is None else np.clip(x, *self._box)
+        return Proposals(x, Metric(np.zeros((1, 0, x.shape[1])), variance[None]), self._box)
 
 
 class Blind:

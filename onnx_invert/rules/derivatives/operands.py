@@ -118,8 +118,8 @@ def mod(node: NodeView) -> At | NoInverse:
 def power(node: NodeView) -> At | NoInverse:
     """∂(x ** p) = p · x ** (p − 1) ∂x + y · log(x) ∂p.
 
-    Domain:    x ≤ 0 adds nothing to ∂p; at x = 0 and p < 1 neither to ∂x, where the tangent is vertical; nor does x < 0
-               where x ** p is no number, which is seen in f or thrown away by it (a Where, an Imputer)
+    Domain:    x ≤ 0 adds nothing to ∂p; at x = 0 and p < 1 neither to ∂x, where the tangent is vertical; nor where
+               x ** p is no number, which is seen in f or thrown away by it (a Where, an Imputer)
     Source:    ONNX Pow-7, -12, -13, -15
     """
     if node.unknown == 1:
@@ -145,10 +145,8 @@ def _monomial(e: Emitter, x: ir.Value, y: ir.Value, p: float) -> ir.Value:
         return e.op("Add", x, x)
     if p == 3:
         return e.op("Mul", e.op("Mul", x, x), 3.0)
-    if p < 1:
-        slope = e.op("Mul", e.op("Div", y, filled(e, x)), p)
-    else:
-        slope = e.op("Mul", e.op("Pow", x, e.scalar(p - 1)), p)
+    lowered = e.op("Div", y, filled(e, x)) if p < 1 else e.op("Pow", x, e.scalar(p - 1))
+    slope = e.op("Mul", lowered, p)
     return slope if p == round(p) else _defined(e, y, slope)
 
 
