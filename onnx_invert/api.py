@@ -22,10 +22,10 @@ from onnx_invert.build.inverse import Inverse, build
 from onnx_invert.build.newton.inverse import build_newton
 from onnx_invert.build.system.inverse import build_system
 from onnx_invert.errors import NotInvertibleError, UsageError, VerificationError
-from onnx_invert.graph.normalise import normalise
 from onnx_invert.graph.read import Source
 from onnx_invert.graph.write import check_target, commit_both, save, staged
 from onnx_invert.inversion import Inversion
+from onnx_invert.latents_given import SAMPLES, explain_lossless, invert_with_latents
 from onnx_invert.lossless import LosslessPair, make_pair
 from onnx_invert.numerics.tolerance import eps
 from onnx_invert.opening import ModelLike, open_model
@@ -33,7 +33,7 @@ from onnx_invert.plan.choice import AnyPlan
 from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.plan.newton import NewtonPlan
 from onnx_invert.plan.plan import Plan, Progress
-from onnx_invert.plan.problem import Problem, pose
+from onnx_invert.plan.problem import Problem
 from onnx_invert.plan.system_plan import SystemPlan
 from onnx_invert.planning import Data, arrays_of, is_decoder, make_plan, some_of
 from onnx_invert.rescue import with_starts
@@ -46,7 +46,7 @@ from onnx_invert.stating import failure_text, metadata_of, pair_failure_text, re
 from onnx_invert.verify import Pair
 from onnx_invert.verify import verify as measure
 
-SAMPLES = 256
+__all__ = ["explain", "explain_lossless", "invert"]
 
 
 def invert(
@@ -117,6 +117,10 @@ def invert(
         FileError, ModelError, UsageError: something is wrong with what was given.
         NotInvertibleError: no inverse can be promised; lists every node in the way.
         VerificationError: the round trips do not keep the promise; nothing was written.
+
+        With `lossless` the first two concern the pair: where no inverse from y alone is planned, or none passes, z is
+        an input that has to be given (`lossless.given` says why), unless `residual`, `log_det`, `prior` or `bounds`
+        ask for such an inverse, or `force` writes the one that did not pass.
     """
     if (samples is not None and samples < 1) or (rtol is not None and not 0 <= rtol < np.inf):
         raise UsageError(f"samples has to be at least 1 and rtol a number from 0 on, not {samples} and {rtol}.")
@@ -144,15 +148,30 @@ def invert(
             check_target(target, path, read)
             if beside is not None:
                 check_target(beside, path, [*read, target])
+        # What concerns an inverse from y alone needs one; without, a pair can do with y and z.
+        with_latents = lossless is not False and not (residual or log_det or given.needs_newton)
+
+        def latents_given(error: NotInvertibleError | VerificationError) -> Inversion:
+            if not with_latents:
+                raise error
+            _tell(progress, "lossless pair")
+            return invert_with_latents(
+                model, target, beside, error, recover=recover, known=known, latents=latents, opset=opset, data=data,
+                samples=samples, rtol=rtol, verify=verify, force=force, rules=rules or default_rules(),
+            )  # fmt: skip
+
         raising = lossless is False
-        plan = make_plan(
-            source, recover, known, rules or default_rules(), method, progress, decoder, log_det, opset, raising
-        )
+        try:
+            plan = make_plan(
+                source, recover, known, rules or default_rules(), method, progress, decoder, log_det, opset, raising
+            )
+        except NotInvertibleError as error:
+            return latents_given(error)
         reached = plan.guarantee
         arrays = arrays_of(data, plan.problem, stack)
         if isinstance(plan, NewtonPlan):
             if blockers := mixing(plan.solved, plan.batch, plan.solved.recovered, [p.x for p in plan.ends]):
-                raise NotInvertibleError(blockers, source.name)
+                return latents_given(NotInvertibleError(blockers, source.name))
             if prior is not None and not is_decoder(prior):
                 given = replace(given, prior=arrays_of(prior, plan.problem, stack))
             if arrays is None and given.prior is not None:
@@ -250,7 +269,10 @@ def invert(
         result = Inversion(plan, guarantee, measured, report, None, kept, tuple(notes), pair_of)
         if failed and measured is not None and not force:
             text = failure_text(plan, measured) if not measured.passed or back is None else pair_failure_text(back)
-            raise VerificationError(text, result)
+            failure = VerificationError(text, result)
+            if back is not None and back.passed:
+                return latents_given(failure)
+            raise failure
         if guarantee is not plan.guarantee:
             relabel(file.path, kept, guarantee)
         if target is not None:
@@ -282,43 +304,6 @@ def explain(
         decoder = open_model(prior, stack) if is_decoder(prior) else None
         method = method if prior is None else "newton"
         return make_plan(source, recover, known, rules or default_rules(), method, progress, decoder, False)
-
-
-def explain_lossless(
-    model: ModelLike,
-    *,
-    recover: Sequence[str] = (),
-    known: Sequence[str] = (),
-    data: Data | None = None,
-    samples: int | None = None,
-    rules: RuleSet | None = None,
-) -> LosslessPair:
-    """What `invert` with `lossless` would keep of x, and what that costs; nothing is written.
-
-    The pair is built and tried, but the inverse from y alone is not: a network may have none. Arguments and errors
-    as for `invert`.
-    """
-    with ExitStack() as stack:
-        source = open_model(model, stack)
-        normalise(source)
-        problem = pose(source.model, recover, known)
-        ports, arrays = ports_of(problem.inputs), arrays_of(data, problem, stack)
-        first = problem.recovered[0].name or ""
-        return make_pair(
-            problem,
-            rules or default_rules(),
-            network=source,
-            plain=None,
-            closed_form=False,
-            layout="flat",
-            ports=ports,
-            batches=None if arrays is None else list(cut(arrays, ports, first, samples)),
-            count=samples or SAMPLES,
-            rtol=None,
-            verify=True,
-            opset=None,
-            metadata={"onnx_invert.model_sha256": source.sha256},
-        )
 
 
 def _left_over(plan: SystemPlan) -> str:

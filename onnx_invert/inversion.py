@@ -28,10 +28,11 @@ class Inversion:
 
     `guarantee` is what may be said of the inverse: the plan's, or approximate where the round trips did
     not keep it. `round_trip` is None if it was not verified, `path` None if it was not written. `notes`
-    are options that had no effect, and equations that are left over.
+    are options that had no effect, and equations that are left over. Of a lossless inversion without an inverse from y
+    alone `plan` is None, and guarantee and round trip are those of x from y and z.
     """
 
-    plan: AnyPlan
+    plan: AnyPlan | None
     guarantee: Guarantee
     round_trip: RoundTrip | None
     report: dict[str, Any]

@@ -45,6 +45,18 @@ def is_decoder(prior: Data | ModelLike | None) -> TypeGuard[ModelLike]:
     return isinstance(prior, str | os.PathLike) and Path(prior).suffix == ".onnx"
 
 
+def prepare(source: Source) -> None:
+    """Bring a model, in place, into the form in which it is planned.
+
+    Raises:
+        ModelError: the graph is unsound.
+    """
+    normalise(source)
+    unpack(source.model, source.name, row_by_row)
+    settle(source.model, source.name)
+    hold_indices(source.model)
+
+
 def make_plan(
     source: Source,
     recover: Sequence[str],
@@ -65,10 +77,7 @@ def make_plan(
         ModelError, UsageError: the names, or the graph, are unsound.
         NotInvertibleError: no inverse can be promised; lists every node in the way.
     """
-    normalise(source)
-    unpack(source.model, source.name, row_by_row)
-    settle(source.model, source.name)
-    hold_indices(source.model)
+    prepare(source)
 
     def chosen() -> AnyPlan:
         posed = pose(source.model, recover, known)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +90,8 @@ class Session:
         """onnxruntime's description of the outputs."""
         return list(self._session.get_outputs())
 
-    def check(self, feeds: Feeds) -> dict[str, Array]:
-        """The arrays, cast where that loses nothing.
+    def check(self, feeds: Feeds, later: Container[str] = ()) -> dict[str, Array]:
+        """The arrays, cast where that loses nothing; inputs of `later` may still be missing.
 
         Raises:
             UsageError: a missing or unknown name, a wrong shape or type.
@@ -102,7 +102,7 @@ class Session:
             if name not in wanted and name not in optional:
                 raise UsageError(f"{self._name} has no input {name!r}. {self.signature()}")
         for name in wanted:
-            if name not in feeds:
+            if name not in feeds and name not in later:
                 raise UsageError(f"No array for the input {name!r} of {self._name}. {self.signature()}")
         return {name: self._fit((wanted | optional)[name], array) for name, array in feeds.items()}
 

@@ -11,12 +11,15 @@ import onnx_ir as ir
 
 from onnx_invert._version import __version__
 from onnx_invert.build.newton.inverse import Options
+from onnx_invert.errors import NotInvertibleError, VerificationError
 from onnx_invert.graph.read import Source
 from onnx_invert.graph.write import restate
-from onnx_invert.lossless import Return
+from onnx_invert.lossless import LosslessPair
+from onnx_invert.pairs import Return
 from onnx_invert.plan.choice import AnyPlan, tried
 from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.plan.newton import NewtonPlan
+from onnx_invert.plan.problem import Problem
 from onnx_invert.plan.system_plan import SystemPlan
 from onnx_invert.report import document
 from onnx_invert.trips import RoundTrip, round_up
@@ -45,6 +48,63 @@ def metadata_of(
     return entries
 
 
+def pair_metadata_of(source: Source) -> dict[str, str]:
+    """The entries of an inverse that is one of y and z only: x comes back from both, by what its operations lose."""
+    return {
+        "onnx_invert.version": __version__,
+        "onnx_invert.model_sha256": source.sha256,
+        "onnx_invert.guarantee": Guarantee.LEFT.value,
+        "onnx_invert.evidence": "proven",
+        "onnx_invert.method": "closed-form",
+    }
+
+
+def pair_report_of(
+    source: Source,
+    problem: Problem,
+    pair: LosslessPair,
+    guarantee: Guarantee,
+    measured: RoundTrip | None,
+    seconds: float,
+) -> dict[str, Any]:
+    """The JSON report of such an inversion: guarantee and round trip are those of f⁺ and g⁺."""
+    return {
+        "model": str(source.path) if source.path is not None else "",
+        "sha256": source.sha256,
+        "guarantee": guarantee.value,
+        "planned_guarantee": Guarantee.LEFT.value,
+        "evidence": "proven",
+        "tried": [],
+        "method": "closed-form",
+        "prior": None,
+        "requirements": [],
+        "images": {value.name: None for value in problem.known},
+        "condition": document.number(pair.plan.condition),
+        "plan": [],
+        **_ends(problem),
+        "lossless": pair.report,
+        "round_trip": None if measured is None else document.round_trip(measured),
+        "seconds": round(seconds, 3),
+        "version": __version__,
+    }
+
+
+def why_none(error: NotInvertibleError | VerificationError) -> str:
+    """Why there is no inverse from y alone, in a line."""
+    if isinstance(error, NotInvertibleError):
+        first = error.blockers[0]
+        more = f" (and {len(error.blockers) - 1} more)" if len(error.blockers) > 1 else ""
+        return f"no inverse from y alone is planned: node {first.node!r} ({first.op}): {first.reason}{more}"
+    measured, plan = error.inversion.round_trip, error.inversion.plan
+    assert measured is not None
+    assert plan is not None
+    bad = max(trip.broken + trip.lost for trip in measured.promised)
+    return (
+        f"the inverse from y alone does not pass: {plan.guarantee.equation} ({plan.guarantee.value}) fails on {bad} "
+        f"of {measured.samples} samples, the worst error is {max(trip.worst for trip in measured.promised):.2g}"
+    )
+
+
 def method_of(plan: AnyPlan) -> str:
     """The method as metadata and report name it."""
     if isinstance(plan, NewtonPlan):
@@ -71,10 +131,7 @@ def report_of(
         "tried": tried(plan),
         "method": method_of(plan),
         "prior": prior,
-        "recovered": [value.name for value in problem.recovered],
-        "known": [value.name for value in problem.known],
-        "given": [value.name for value in problem.given],
-        "unused_outputs": [value.name for value in problem.unused],
+        **_ends(problem),
         "requirements": plan.requirements,
         "images": {name: None if image is None else str(image) for name, image in plan.images.items()},
         "condition": document.number(plan.condition),
@@ -82,6 +139,15 @@ def report_of(
         "round_trip": None if measured is None else document.round_trip(measured),
         "seconds": round(seconds, 3),
         "version": __version__,
+    }
+
+
+def _ends(problem: Problem) -> dict[str, list[str | None]]:
+    return {
+        "recovered": [value.name for value in problem.recovered],
+        "known": [value.name for value in problem.known],
+        "given": [value.name for value in problem.given],
+        "unused_outputs": [value.name for value in problem.unused],
     }
 
 

@@ -339,11 +339,17 @@ def fibre(
     unbounded: Annotated[bool, typer.Option("--unbounded", help="Let x leave its range over the data.")] = False,
     spread: Annotated[
         float,
-        typer.Option("--spread", metavar="S", callback=finite, help="Factor on the deviation of draws."),
+        typer.Option("--spread", metavar="S", callback=finite, help="Factor on the deviation of what starts."),
     ] = 1.0,
     apart: Annotated[
         float,
-        typer.Option("--apart", min=0.0, metavar="D", callback=finite, help="Least mean |x − x′| of any two inputs."),
+        typer.Option(
+            "--apart",
+            min=0.0,
+            metavar="D",
+            callback=finite,
+            help="Least mean |x − x′| of any two inputs; draws widen for it.",
+        ),
     ] = 0.0,
     candidates: Annotated[
         int,

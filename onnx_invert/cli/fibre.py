@@ -96,5 +96,8 @@ def _show(fibre: Fibre, points: Points, source: str) -> None:
     said = f"started from {source}: {points.passed} of {points.proposed} proposals came to y ({points.acceptance:.0%})"
     out.print(shown(said), soft_wrap=True)
     if len(points) > 1:
-        out.print(f"any two of the points differ by {points.apart:.3g} or more in the mean", soft_wrap=True)
+        said = f"any two of the points differ by {points.apart:.3g} or more in the mean"
+        if points.wider > 1:
+            said += f"; for that they were drawn up to {points.wider:g} times as widely"
+        out.print(said, soft_wrap=True)
     out.print(f"{int(fibre.free.sum())} of {fibre.size} latents may take any value", soft_wrap=True)

@@ -146,12 +146,36 @@ def _better(plan: AnyPlan) -> str:
 
 def inversion(inversion: Inversion) -> None:
     """The plan, the promise and what was measured."""
-    plan(inversion.plan)
-    promise(inversion.plan)
+    if inversion.plan is not None:
+        plan(inversion.plan)
+        promise(inversion.plan)
+    elif inversion.lossless is not None:
+        _from_both(inversion.lossless)
     if inversion.round_trip is not None:
         trips(inversion.round_trip)
     if inversion.lossless is not None:
         lossless(inversion.lossless)
+
+
+def _from_both(pair: LosslessPair) -> None:
+    """What an inverse promises that takes y and z."""
+    problem = pair.plan.problem
+    recovered = ", ".join(value.name or "" for value in problem.recovered)
+    taken = ", ".join([*(value.name or "" for value in problem.known), *pair.names])
+    lines = [f"recovers   {recovered} from {taken}"]
+    if problem.given:
+        lines.append(f"given      {', '.join(value.name or '' for value in problem.given)}")
+    if problem.unused:
+        lines.append(f"left out   {', '.join(value.name or '' for value in problem.unused)} (not needed)")
+    lines.append(f"guarantee  {_stated(None, Guarantee.LEFT)}: g⁺(f⁺(x)) = x")
+    lines.append(f"method     closed form, condition {_condition(pair.plan.condition)}")
+    console().print(shown("\n".join(lines)), soft_wrap=True)
+
+
+def _stated(plan: AnyPlan | None, guarantee: Guarantee) -> str:
+    if plan is None:
+        return f"{guarantee.value} of y and z" if guarantee is not Guarantee.APPROXIMATE else guarantee.value
+    return stated(plan, guarantee)
 
 
 def lossless(pair: LosslessPair) -> None:
@@ -165,8 +189,11 @@ def lossless(pair: LosslessPair) -> None:
     out = console()
     out.print()
     out.print(table)
-    size = f"z has {made.size} numbers, y {made.y_size}, x {made.x_size}: surplus {made.surplus}; {made.effort}"
+    size = f"z has {made.size} numbers, y {_known(made.y_size)}, x {made.x_size}: surplus {_known(made.surplus)}; "
+    size += str(made.effort)
     out.print(shown(size), soft_wrap=True)
+    if pair.given:
+        out.print(shown(f"z must be given: {pair.given}"), soft_wrap=True)
     if pair.overhead is not None:
         out.print(shown(f"cost: {pair.overhead}"), soft_wrap=True)
     movable = sum(slot.numbers for slot, moves in zip(made.slots, pair.free, strict=True) if moves)
@@ -184,6 +211,10 @@ def lossless(pair: LosslessPair) -> None:
             ),
             soft_wrap=True,
         )
+
+
+def _known(count: int | None) -> str:
+    return "known at run time" if count is None else str(count)
 
 
 def trips(measured: RoundTrip) -> None:
@@ -239,15 +270,16 @@ def _verdict(trip: Trip, *, solver: bool) -> str:
 def last_line(inversion: Inversion, *, failed: bool) -> None:
     """PASSED or FAILED, both errors, and the tolerance that would have passed."""
     measured = inversion.round_trip
+    said = _stated(inversion.plan, inversion.guarantee)
     if measured is None:
-        _line(f"NOT VERIFIED  {stated(inversion.plan, inversion.guarantee)} planned{_written(inversion)}")
+        _line(f"NOT VERIFIED  {said} planned{_written(inversion)}")
         return
-    share = f" on {measured.samples} samples" if stated(inversion.plan, inversion.guarantee).endswith("tried") else ""
+    share = f" on {measured.samples} samples" if said.endswith("tried") else ""
     if measured.solver:
         solved = measured.samples - measured.unsolved
         share = f", {'verified' if not measured.unsolved else 'solved'} on {solved} of {measured.samples} samples"
     verdict = "FAILED" if failed else "PASSED"
-    _line(f"{verdict}  {stated(inversion.plan, inversion.guarantee)}{share}{_figures(measured)}{_written(inversion)}")
+    _line(f"{verdict}  {said}{share}{_figures(measured)}{_written(inversion)}")
 
 
 def _figures(measured: RoundTrip) -> str:

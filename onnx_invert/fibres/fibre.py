@@ -21,8 +21,8 @@ from onnx_invert.errors import FibreError, FileError, UsageError
 from onnx_invert.fibres.networks import CHUNK, Networks, Rows
 from onnx_invert.fibres.points import Arrived, Points
 from onnx_invert.fibres.proposals import Blind, Neighbours, Proposals, Recorded, Source, data_rows
-from onnx_invert.lossless import is_pair
 from onnx_invert.numerics.manifold import Array, identity, project
+from onnx_invert.pairs import is_pair
 
 Path_ = str | os.PathLike[str]
 Data = Path_ | NDArray[Any] | Mapping[str, NDArray[Any]]
@@ -32,7 +32,11 @@ TOLERANCE, ROUNDINGS = 1e-5, 16
 rounding where f computes in float16, of which f itself takes several."""
 
 PROPOSALS, LEAST_PROPOSALS = 32, 128
-"""For every sample that is asked for, and in all: as many are made at most, or the larger of both."""
+"""For every sample that is asked for, and in all: as many are made at most, or the larger of both; twice as many where
+the points have to be far apart."""
+
+WIDER = 2.0
+"""Factor on the spread of proposals, round by round, where those before were not as far apart as asked."""
 
 CANDIDATES = 8
 """Proposals for every point, of which those farthest apart are taken."""
@@ -81,8 +85,9 @@ class Fibre:
             seed: of the proposals; the same seed gives the same points.
             data: inputs of the model, as for `invert`.
             bounded: keep every number of x within its range over the data.
-            spread: factor on the standard deviation of what is drawn.
-            apart: the least mean |x − x′| between two points.
+            spread: factor on the deviation of proposals from their mean, and on how far off the y of data may lie.
+            apart: the least mean |x − x′| between two points. Where proposals do not give it, others follow with
+                2, 4, … times the spread; the points' `wider` says how far that went.
             candidates: proposals for every point. With 1 what comes to the fibre is taken as it comes: independent
                 draws where the proposals are.
             source: proposals of another kind, instead of what `seed`, `data`, `bounded` and `spread` say.
@@ -99,19 +104,21 @@ class Fibre:
         if self.size == 0:
             raise UsageError("The network loses nothing: the fibre of y is the one x that the inverse returns.")
         source = source or self.source(data, bounded=bounded, spread=spread, seed=seed)
-        found, limit = Arrived(), max(LEAST_PROPOSALS, PROPOSALS * n, candidates * n)
+        found, limit = Arrived(), max(LEAST_PROPOSALS, PROPOSALS * n, candidates * n) * (2 if apart else 1)
         # For many points as many candidates for each would take long: the fibre is covered without.
         wanted = min(candidates * n, max(LEAST_PROPOSALS, 2 * n)) if candidates > 1 else n
-        chosen = np.zeros(0, np.intp)
-        while (count := min(max(wanted - found.proposed, 2 * (n - len(chosen))), limit - found.proposed)) > 0:
-            proposals = source.draw(min(count, self._at_once))
+        chosen, wider, turn = np.zeros(0, np.intp), 1.0, wanted
+        while (count := min(max(turn - found.proposed, 2 * (n - len(chosen))), limit - found.proposed)) > 0:
+            proposals = source.draw(min(count, self._at_once), wider)
             if not len(proposals.x):
                 break
-            self._try(proposals, found, as_asked=False)
-            if found.proposed >= wanted:
+            self._try(proposals, found, as_asked=False, wider=wider)
+            if found.proposed >= turn:
                 chosen = found.chosen(n, apart, candidates > 1)
                 if len(chosen) == n:
                     break
+                if apart and found.passed >= n:
+                    wider, turn = WIDER * wider, found.proposed + wanted
         return self._settled(found, found.chosen(n, apart, candidates > 1), n, source.remedy)
 
     def move(self, z: NDArray[Any], *, relative_to: NDArray[Any] | None = None) -> Points:
@@ -148,7 +155,7 @@ class Fibre:
                 arrays, name = {"": data}, "The data"
             else:
                 arrays, name = load(Path(data)), Path(data).name
-            return Neighbours(rows, data_rows(rows, arrays, name), bounded=bounded, rng=rng)
+            return Neighbours(rows, data_rows(rows, arrays, name), bounded=bounded, spread=spread, rng=rng)
         if rows.net.mixture is not None:
             return Recorded(rows.net.mixture, rows.y, bounded=bounded, spread=spread, rng=rng)
         return Blind(rows, spread=spread, rng=rng)
@@ -158,7 +165,7 @@ class Fibre:
         """Proposals whose derivatives are held at the same time."""
         return max(1, CHUNK // max(1, self._rows.n * len(self._rows.y)))
 
-    def _try(self, proposals: Proposals, found: Arrived, *, as_asked: bool) -> None:
+    def _try(self, proposals: Proposals, found: Arrived, *, as_asked: bool, wider: float = 1.0) -> None:
         """Carry proposals to the fibre and keep those that arrive: all in their order, or those that are new."""
         x, steps = self._rows.rounded(proposals.x), np.zeros(len(proposals.x), np.int64)
         # A z that was asked for is left alone where it serves; what is sampled is brought as close as rounding allows.
@@ -178,7 +185,8 @@ class Fibre:
         moved = np.mean(np.abs(x - proposals.x), axis=1)
         for row in np.flatnonzero(good):
             if as_asked or found.is_new(x[row]):
-                found.add(x[row], float(error[row]), float(relative[row]), int(steps[row]), float(moved[row]))
+                measured = float(error[row]), float(relative[row]), int(steps[row]), float(moved[row])
+                found.add(x[row], *measured, wider)
 
     def _errors(self, x: Array) -> tuple[Array, Array]:
         """max |f(x) − y| of every row, and beside the largest |y|."""
@@ -217,6 +225,7 @@ class Fibre:
             np.array([found.steps[row] for row in chosen], np.int64),
             found.proposed,
             found.passed,
+            max((found.wider[row] for row in chosen), default=1.0),
         )
         if len(points) >= n:
             return points

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from onnx_invert.comparison import ports
 from onnx_invert.differentiation import jacobian
 from onnx_invert.errors import NotInvertibleError, UsageError
-from onnx_invert.lossless import DATA, FREE, NAMES, STATED, latent_names
 from onnx_invert.numerics.manifold import Array
 from onnx_invert.numerics.mixture import Mixture, parse
 from onnx_invert.opening import ModelLike
+from onnx_invert.pairs import DATA, FREE, NAMES, STATED, latent_names
 from onnx_invert.runtime import Session
 from onnx_invert.samples import Port
 from onnx_invert.trips import by_sample
@@ -46,7 +46,8 @@ class Networks:
         if stated.get(STATED) != "inverse":
             raise UsageError(f"{names[1]} is no lossless inverse: make one with --lossless FORWARD.onnx.")
         inputs = ports(self.f)
-        self.known = [name for name in self.f.outputs if name in self.g.names]
+        self.latent_names = latent_names(self.g)
+        self.known = [name for name in self.f.outputs if name in self.g.names - set(self.latent_names)]
         self.recovered = [port for port in inputs if port.name in self.g.outputs]
         self.given = [port for port in inputs if port.name not in self.g.outputs]
         if not self.known or len(self.recovered) != len(self.g.outputs) - ("residual" in self.g.outputs):
@@ -56,9 +57,7 @@ class Networks:
             )
         self.numbers = [int(size) for size in stated.get(NAMES, "").split()]
         self.size = sum(self.numbers)
-        names_of_f = latent_names(self.f, self.g)
-        self.has_latents = len(names_of_f) == len(self.numbers)
-        self.latent_names = names_of_f if self.has_latents else sorted(self.g.optional)
+        self.has_latents = set(self.latent_names) <= set(self.f.outputs)
         self.free = _flags(stated.get(FREE, ""), self.size)
         self.mixture = _recorded(stated.get(DATA), names[1])
         self.dtype = self.recovered[0].dtype
@@ -114,7 +113,8 @@ class Networks:
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise UsageError(f"The array for {name!r} holds NaN or infinity: no x gives that.")
             feeds[name] = array
-        taken = self.g.check({name: array for name, array in feeds.items() if name in self.g.names})
+        mine = {name: array for name, array in feeds.items() if name in self.g.names}
+        taken = self.g.check(mine, later=self.latent_names)
         for name, array in taken.items():
             if array.dtype.kind == "f" and not np.isfinite(array).all():  # it was given in a wider type
                 raise UsageError(f"The array for {name!r} has numbers that {array.dtype} does not hold.")

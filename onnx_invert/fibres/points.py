@@ -27,6 +27,7 @@ class Points:
     `inputs` are the recovered inputs by name. `z` are their latents (N, Z), None where the network with latents was
     not given. `error` is max |f(x) − y|, `relative` the same beside the largest |y|; `steps` counts corrections, 0
     where the proposal had the right y at once. Of all points, `proposed` were tried and `passed` came to the fibre.
+    `wider` is the factor on the spread of proposals that it took to have the points as far apart as asked.
     """
 
     inputs: dict[str, NDArray[Any]]
@@ -36,6 +37,7 @@ class Points:
     steps: NDArray[np.int64]
     proposed: int
     passed: int
+    wider: float = 1.0
 
     def __len__(self) -> int:
         return len(self.error)
@@ -70,25 +72,28 @@ class Points:
 
 @dataclass
 class Arrived:
-    """What came to the fibre so far, in the order of the proposals: x, its errors, its steps, how far it was moved."""
+    """What came to the fibre so far, in the order of the proposals: x, its errors, its steps, how far it was
+    moved, and how widely drawn."""
 
     x: list[Array] = field(default_factory=list)
     error: list[float] = field(default_factory=list)
     relative: list[float] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
     moved: list[float] = field(default_factory=list)
+    wider: list[float] = field(default_factory=list)
     proposed: int = 0
     passed: int = 0
     missed: float = np.inf
     """How near the nearest of those came that did not arrive, relative."""
 
-    def add(self, x: Array, error: float, relative: float, steps: int, moved: float) -> None:
+    def add(self, x: Array, error: float, relative: float, steps: int, moved: float, wider: float) -> None:
         """One more."""
         self.x.append(x)
         self.error.append(error)
         self.relative.append(relative)
         self.steps.append(steps)
         self.moved.append(moved)
+        self.wider.append(wider)
 
     def is_new(self, x: Array) -> bool:
         """True if x differs from every one."""
@@ -96,8 +101,10 @@ class Arrived:
 
     @property
     def near(self) -> NDArray[np.intp]:
-        """Those that were not moved much farther than most."""
-        return np.flatnonzero(np.array(self.moved) <= FAR * np.median(self.moved)) if self.moved else np.zeros(0, int)
+        """Those that were not moved much farther than most that were drawn as widely."""
+        moved, wider = np.array(self.moved), np.array(self.wider)
+        limits = {width: FAR * np.median(moved[wider == width]) for width in set(self.wider)}
+        return np.flatnonzero(moved <= np.array([limits[width] for width in self.wider]))
 
     def chosen(self, n: int, apart: float, dispersed: bool) -> NDArray[np.intp]:
         """n of the near ones, at least `apart` in the mean, or fewer: far from each other, or the first."""

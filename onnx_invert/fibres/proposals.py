@@ -37,8 +37,8 @@ class Source(Protocol):
     name: str
     remedy: str
 
-    def draw(self, count: int) -> Proposals:
-        """`count` proposals, or as many as there are left."""
+    def draw(self, count: int, wider: float = 1.0) -> Proposals:
+        """`count` proposals, or as many as there are left, with `wider` times the spread of the first."""
 
 
 class Recorded:
@@ -51,9 +51,9 @@ class Recorded:
         self._mixture, self._y, self._spread, self._rng = mixture, y, spread, rng
         self._box = (mixture.low, mixture.high) if bounded else None
 
-    def draw(self, count: int) -> Proposals:
+    def draw(self, count: int, wider: float = 1.0) -> Proposals:
         """Independent draws."""
-        return Proposals(*self._mixture.draw(self._y, count, self._spread, self._rng), self._box)
+        return Proposals(*self._mixture.draw(self._y, count, wider * self._spread, self._rng), self._box)
 
 
 class Neighbours:
@@ -66,28 +66,36 @@ class Neighbours:
     name = "the data"
     remedy = "more data, --unbounded, a smaller --apart, or a y that plausible inputs have"
 
-    def __init__(self, rows: Rows, x: Array, *, bounded: bool, rng: np.random.Generator) -> None:
+    def __init__(self, rows: Rows, x: Array, *, bounded: bool, spread: float, rng: np.random.Generator) -> None:
         y = rows.f(x)
         good = np.isfinite(y).all(axis=1) & np.isfinite(x).all(axis=1)
         x, y = x[good], y[good]
         if not len(x):
             raise UsageError("The data are not finite, or the network makes nothing finite of them.")
-        spread = np.std(y, axis=0)
-        apart = np.sum(np.square((y - rows.y) / np.where(spread > 0, spread, 1.0)), axis=1)
-        reach = np.sort(apart)[min(NEIGHBOURS, len(apart)) - 1]
-        logs = -0.5 * (apart - apart.min()) / max(float(reach - apart.min()), 1e-30)
-        # The largest of log p + Gumbel noise, one after the other: draws without replacement.
-        self._order = np.argsort(-(logs + rng.gumbel(size=len(logs))), kind="stable")
-        weights = np.exp(logs) / np.sum(np.exp(logs))
-        variance = weights @ np.square(x - weights @ x) + REST * np.var(x, axis=0)
-        self._metric = Metric(np.zeros((1, 0, x.shape[1])), variance[None])
+        deviation = np.std(y, axis=0)
+        apart = np.sum(np.square((y - rows.y) / np.where(deviation > 0, deviation, 1.0)), axis=1)
+        near = apart - apart.min()
+        self._near = near / max(float(np.sort(near)[min(NEIGHBOURS, len(near)) - 1]), 1e-30)
+        self._spread, self._noise = spread, rng.gumbel(size=len(near))
+        self._left = np.ones(len(near), bool)
         self._box = (x.min(axis=0), x.max(axis=0)) if bounded else None
         self._x = x
 
-    def draw(self, count: int) -> Proposals:
-        """The next of the order."""
-        chosen, self._order = self._order[:count], self._order[count:]
-        return Proposals(self._x[chosen], self._metric, self._box)
+    def draw(self, count: int, wider: float = 1.0) -> Proposals:
+        """The next ones. A spread s takes those too whose y lies s times farther off, and x as μ + s (x − μ), μ their
+        mean."""
+        spread = wider * self._spread
+        logs = -0.5 * self._near / spread**2
+        weights = np.exp(logs) / np.sum(np.exp(logs))
+        mean = weights @ self._x
+        variance = weights @ np.square(self._x - mean) + REST * np.var(self._x, axis=0)
+        # The largest of log p + Gumbel noise, one after the other: draws without replacement.
+        order = np.argsort(-(logs + self._noise), kind="stable")
+        chosen = order[self._left[order]][:count]
+        self._left[chosen] = False
+        x = self._x[chosen] if spread == 1 else mean + spread * (self._x[chosen] - mean)
+        x = x if self._box is None else np.clip(x, *self._box)
+        return Proposals(x, Metric(np.zeros((1, 0, x.shape[1])), variance[None]), self._box)
 
 
 class Blind:
@@ -99,9 +107,9 @@ class Blind:
     def __init__(self, rows: Rows, *, spread: float, rng: np.random.Generator) -> None:
         self._rows, self._spread, self._rng = rows, spread, rng
 
-    def draw(self, count: int) -> Proposals:
+    def draw(self, count: int, wider: float = 1.0) -> Proposals:
         """Independent draws."""
-        z = self._spread * self._rng.standard_normal((count, self._rows.net.size))
+        z = wider * self._spread * self._rng.standard_normal((count, self._rows.net.size))
         return Proposals(self._rows.back(z), identity(self._rows.n))
 
 

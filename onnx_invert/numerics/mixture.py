@@ -52,8 +52,11 @@ class Mixture:
     high: Array
 
     def draw(self, y: Array, count: int, spread: float, rng: np.random.Generator) -> tuple[Array, Metric]:
-        """x (count, n) of clusters that are likely for y (m), w ~ N(0, spread²), and the covariance about each."""
-        apart = (y - self.centres) / self.spreads
+        """x (count, n) of clusters that are likely for y (m), w ~ N(0, spread²), and the covariance about each.
+
+        The y of a cluster spread by the same factor, so that wider draws are of more clusters too.
+        """
+        apart = (y - self.centres) / (spread * self.spreads)
         logs = np.log(self.weights) - 0.5 * np.sum(np.square(apart), axis=1) - np.sum(np.log(self.spreads), axis=1)
         shares = np.exp(logs - logs.max())
         chosen = rng.choice(len(shares), size=count, p=shares / shares.sum())

@@ -56,9 +56,9 @@ def derivative_families() -> tuple[ModuleType, ...]:
 
 def completion_families() -> tuple[ModuleType, ...]:
     """The families of completions."""
-    from onnx_invert.rules.completions import elements, facts, normalisations, picks, reductions, windows
+    from onnx_invert.rules.completions import elements, facts, normalisations, picks, pipelines, reductions, windows
 
-    return (elements, facts, normalisations, picks, reductions, windows)
+    return (elements, facts, normalisations, picks, pipelines, reductions, windows)
 
 
 __all__ = ["RuleSet", "default_rules"]

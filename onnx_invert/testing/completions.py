@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import onnx_ir as ir
 from numpy.typing import DTypeLike, NDArray
 
 from onnx_invert.build.lossless.forward import build_forward
-from onnx_invert.build.lossless.inverse import build_inverse
+from onnx_invert.build.lossless.inverse import LeftOut, build_inverse
 from onnx_invert.build.lossless.latents import latents
 from onnx_invert.errors import ModelError
 from onnx_invert.graph.normalise import normalise
@@ -63,7 +63,8 @@ def pair_of(
     rules: RuleSet | None = None,
     per_node: bool = False,
 ) -> tuple[Lossless, onnx.ModelProto, onnx.ModelProto]:
-    """The plan of a lossless pair, f⁺ and g⁺. Where z is left out of g⁺ it is 0, whatever that gives.
+    """The plan of a lossless pair, f⁺ and g⁺. Where z is left out of g⁺ it is 0, whatever that gives; where y
+    does not tell how many samples there are it cannot be left out.
 
     Raises:
         ModelError: the model is unsound, or its sizes are not known.
@@ -75,8 +76,9 @@ def pair_of(
     taken = [value.name or "" for value in (*problem.graph.inputs, *problem.graph.outputs)]
     layout = latents(plan, per_node=per_node, taken=taken)
     forward = to_proto(build_forward(plan, from_proto(model).model, layout, {}))
-    nothing = ir.Model(ir.Graph([], [], nodes=[], opset_imports={"": 17}), ir_version=8)
-    return plan, forward, to_proto(build_inverse(plan, nothing, layout, zero_is_plain=True))
+    # Without an axis of samples in y zeros would not know how many rows they are.
+    left_out = LeftOut.ZERO if plan.fixed or plan.batch is not None else LeftOut.NEVER
+    return plan, forward, to_proto(build_inverse(plan, None, layout, left_out=left_out))
 
 
 def check_completion(
@@ -135,7 +137,7 @@ def check_completion(
     kept = [slot.name for slot in plan.slots if slot.latent == "kept as it is"]
     assert not kept, f"the operator has a completion\n  {case}\n  {', '.join(kept)} is kept as it is"
     names = dict.fromkeys(slot.latent for slot in plan.slots)
-    count = Count(plan.x_size, plan.y_size, plan.size, ", ".join(names))
+    count = Count(plan.x_size, plan.y_size or 0, plan.size, ", ".join(names))
     assert count.surplus == surplus, (
         f"|y| + |z| − |x| is the surplus stated\n  {case}\n"
         f"  {count.y} + {count.z} − {count.x} = {count.surplus}, stated {surplus}"
@@ -204,7 +206,9 @@ def _comes_back(case: Case, x: Array, effort: Effort, emits: Collection[str]) ->
         one = f.run({"x": x[:1]})
         alone = both(g.run, one["y"], one.get("latent")).reshape(1, -1)
         compare(alone, x[:1].reshape(1, -1), room[:1], f"{law}, of one row", case)
-    return plan
+    counted = y.size // rows
+    assert plan.y_size in {None, counted}, f"y has the numbers stated\n  {case}\n  {counted}, stated {plan.y_size}"
+    return replace(plan, y_size=counted)
 
 
 def _shaped(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import pytest
 from finite_differences import X, check, draw, hold, ints, jacobians, one_node, positive, run
+from onnx import helper
 
 import onnx_invert
 
@@ -196,6 +197,20 @@ def test_whole_powers(p):
 @pytest.mark.parametrize("p", [0.5, 1.5, -0.5, 2.7, 0.1])
 def test_fractional_powers(p):
     check("Pow", X(ABOVE), np.array(p))
+
+
+@pytest.mark.parametrize("p", [np.array(0.5), np.array(1.5), np.array([0.3, 2.7, 0.5, 1.5, 0.5, 1.5])])
+def test_powers_that_are_no_number_and_thrown_away(p):
+    """scikit-learn's Yeo-Johnson computes both branches and has an Imputer replace what is no number."""
+    model, values = one_node("Pow", X(SPREAD), p)
+    (node,), (result,) = model.graph.node, model.graph.output
+    node.output[0] = "power"
+    imputed = {"imputed_value_floats": [0.0], "replaced_value_float": float("nan")}
+    model.graph.node.append(helper.make_node("Imputer", ["power"], [result.name], domain="ai.onnx.ml", **imputed))
+    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 1))
+    for derivative in jacobians(model, values):
+        slopes = np.where(SPREAD < 0, 0.0, p * np.abs(SPREAD) ** (p - 1.0))
+        np.testing.assert_allclose(derivative.sum(axis=-1), slopes, rtol=1e-6)
 
 
 def test_powers_by_element():

@@ -79,6 +79,32 @@ def test_eight_images_with_the_same_ten_logits(name, models, pairs):
     assert points.apart == points.distances[np.tril_indices(8, -1)].min()
 
 
+def far_apart(name, digit, count, models, pairs):
+    """Points of the first test digit of a class, 0.1 from each other, verified by onnxruntime alone."""
+    x = DIGITS.x_test[np.flatnonzero(DIGITS.y_test == digit)[:1]]
+    y = run(models / f"{name}.onnx", x)
+    points = pairs(name).fibre(y).sample(count, data=DIGITS.x_train, apart=0.1)
+    assert len(points) == count
+    assert np.abs(run(models / f"{name}.onnx", points.x) - y).max() < 1e-5
+    rows = points.x.reshape(count, 784)
+    assert min(np.abs(a - b).mean() for i, a in enumerate(rows) for b in rows[:i]) > 0.1
+    assert rows.min() >= 0
+    assert rows.max() <= 1
+    return points
+
+
+def test_ones_are_drawn_more_widely(models, pairs):
+    """Two 1s differ by 0.03 only: what is near their y does not do."""
+    assert far_apart("mnist_mlp", 1, 3, models, pairs).wider > 1
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("digit", range(10))
+@pytest.mark.parametrize("name", ["mnist_mlp", "mnist_relu", "mnist_residual", "mnist_lenet", "seed_mlp"])
+def test_eight_of_every_class(name, digit, models, pairs):
+    far_apart(name, digit, 8, models, pairs)
+
+
 def test_draws_that_are_farther_apart(models, pairs):
     y = run(models / "mnist_mlp.onnx", DIGITS.x_test[405:406])
     fibre = pairs("mnist_mlp").fibre(y)

@@ -29,6 +29,16 @@ def square(count):
 
 # name: (operator, surplus, numbers of z, the rest)
 CASES = {
+    **{
+        f"Normalizer {norm}": ("Normalizer", 1, 1, {"domain": "ai.onnx.ml", "attributes": {"norm": norm}})
+        for norm in ("L1", "L2", "MAX")
+    },
+    "ArrayFeatureExtractor": (
+        "ArrayFeatureExtractor",
+        1,
+        2,
+        {"operands": {1: ints(2, 0, 2)}, "domain": "ai.onnx.ml", "surround": False},
+    ),
     "MatMul narrow": ("MatMul", 0, 2, {"operands": {1: w(6, 4)}, "shape": (6,)}),
     "MatMul wide": ("MatMul", 2, 0, {"operands": {1: w(4, 6)}}),
     "MatMul rank 3": ("MatMul", 0, 6, {"operands": {1: w(6, 4)}, "shape": (3, 6)}),
@@ -156,6 +166,7 @@ CASES = {
 
 ELSEWHERE = {
     "DequantizeLinear": "it takes whole numbers, so only behind QuantizeLinear: test_operations.py",
+    "LinearClassifier": "it is seen from its second output: test_classifiers.py",
 }
 
 

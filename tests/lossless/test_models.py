@@ -44,8 +44,8 @@ def lossless(model, x, bound):
 def test_every_digit_comes_back(name, models):
     model = onnx.load(models / f"{name}.onnx")
     x = inputs(model)
-    plan, forward, error = lossless(model, x, 1e-4)
-    assert error < 1e-4
+    plan, forward, error = lossless(model, x, 5e-5)  # half of what is claimed
+    assert error < 5e-5
     assert plan.size + plan.y_size >= plan.x_size
     first = model.graph.input[0].name
     for optimised, allowed in ((False, 0), (True, 1e-6)):

@@ -5,7 +5,7 @@ import pytest
 from pairs import pair, session
 from random_graphs import random_graph
 
-from onnx_invert.lossless import DIGITS
+from onnx_invert.pairs import DIGITS
 from onnx_invert.plan.lossless.steps import EFFORTS
 from onnx_invert.testing.accuracy import allowance
 

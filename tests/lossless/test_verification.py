@@ -5,7 +5,7 @@ import onnx
 import pytest
 
 import onnx_invert
-from onnx_invert import lossless
+from onnx_invert import pairs
 from onnx_invert.cli import main
 
 
@@ -40,7 +40,7 @@ def test_samples_that_are_not_finite_are_left_out(model):
 
 @pytest.mark.parametrize("options", [(), ("--force",)])
 def test_a_pair_that_fails_is_a_failure(options, model, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(lossless, "DIGITS", {4: -1.0})  # which no sample keeps
+    monkeypatch.setattr(pairs, "DIGITS", {4: -1.0})  # which no sample keeps
     assert call("model.onnx", "-o", "g.onnx", "--lossless", "f.onnx", "--data", "x.npy", *options) == 1
     out, err = capsys.readouterr()
     assert out.splitlines()[-1].startswith("FAILED")

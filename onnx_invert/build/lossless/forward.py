@@ -105,7 +105,9 @@ class _Taking:
         else:
             v = self._find(step.output)
             for link in reversed(links[index + 1 :]):
-                v = give(e, link, v, None, [], fixed=self._fixed)
+                other = getattr(link.part, "other", None)
+                others = [] if other is None else [self._find(step.node.inputs[other])]
+                v = give(e, link, v, None, others, fixed=self._fixed)
         return take(e, links[index], u, v, fixed=self._fixed)
 
     def _find(self, value: ir.Value) -> ir.Value:

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from onnx_invert.build.lossless.latents import Latent, latent_type, sizes
 from onnx_invert.build.lossless.links import give, joined, unrolled
 from onnx_invert.build.tape import copy
+from onnx_invert.errors import ModelError
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.plan.equations import upstream
 from onnx_invert.plan.lossless.completed import Lossless
@@ -33,7 +34,6 @@ class Giving:
         self._values: dict[ir.Value, ir.Value] = dict(ports)
         self._layout = list(zip(layout, inputs, strict=True))
         self._expand = expand
-        self._rows: dict[str, ir.Value] = {}
         self._ran: dict[ir.Node, None] = {}
         self.copied: list[ir.Node] = []
 
@@ -98,22 +98,22 @@ class Giving:
         return found
 
     def _spread(self, port: ir.Value, latent: Latent) -> ir.Value:
-        """As many rows as y has samples, if there is but one."""
+        """As many rows as y has samples, if there is but one.
+
+        Raises:
+            ModelError: y does not tell how many samples there are.
+        """
         e = self._e
-        y, axis = self._batch()
+        if self._plan.batch is None:
+            names = ", ".join(repr(value.name) for value in self._plan.problem.known)
+            raise ModelError(f"How many samples there are is not to be told from {names}: z cannot be left out.")
+        y, place = self._plan.batch
         with e.scope(e.scope_name, ir.DataType.INT64):
-            batch = e.op("Slice", e.op("Shape", self._ports[y]), e.ints([axis]), e.ints([axis + 1]))
+            batch = e.op("Slice", e.op("Shape", self._ports[y]), e.ints([place.axis]), e.ints([place.axis + 1]))
+            if (rows := place.outer * place.inner) > 1:
+                batch = e.op("Div", batch, e.ints([rows]))
             size = e.op("Concat", batch, e.ints([latent.numbers]), axis=0)
         return e.op("Expand", port, size)
-
-    def _batch(self) -> tuple[ir.Value, int]:
-        """A known output, and the axis of it that counts samples."""
-        problem = self._plan.problem
-        symbol = sizes(problem.recovered[0])[0]
-        for value in problem.known:
-            if value.shape is not None and symbol in sizes(value):
-                return value, sizes(value).index(symbol)
-        return problem.known[0], 0
 
     def _place(self, value: ir.Value) -> ir.Value:
         """A tensor that is known, or that no recovered input makes."""

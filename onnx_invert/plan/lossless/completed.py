@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
+from onnx_invert.plan.batch_rules import Place
 from onnx_invert.plan.lossless.steps import Effort, Join, Keep, Link, Slot, Step, Undo
 from onnx_invert.plan.problem import Problem
 from onnx_invert.rules.completion import Completed, Operator, Selection
@@ -18,7 +19,9 @@ from onnx_invert.rules.facts import Convert, Matrix, Repeat
 class Lossless:
     """The completed network: `steps` in the order in which the inverse takes them, `slots` in forward order.
 
-    `fixed` says whether the network takes one sample at a time, without an axis of samples.
+    `fixed` says whether the network takes one sample at a time, without an axis of samples; `batch` is a known
+    output that tells how many samples there are, and where they lie in it. `y_size` is None where the sizes of an
+    output are known only at run time.
     """
 
     problem: Problem
@@ -26,8 +29,9 @@ class Lossless:
     steps: tuple[Step, ...]
     slots: tuple[Slot, ...]
     x_size: int
-    y_size: int
+    y_size: int | None
     fixed: bool
+    batch: tuple[ir.Value, Place] | None = None
 
     @property
     def size(self) -> int:
@@ -35,9 +39,9 @@ class Lossless:
         return sum(slot.numbers for slot in self.slots)
 
     @property
-    def surplus(self) -> int:
-        """|y| + |z| − |x|."""
-        return self.y_size + self.size - self.x_size
+    def surplus(self) -> int | None:
+        """|y| + |z| − |x|, None where |y| is not known."""
+        return None if self.y_size is None else self.y_size + self.size - self.x_size
 
     @property
     def kept(self) -> int:
@@ -59,15 +63,17 @@ class Lossless:
     def plain_at_zero(self) -> bool:
         """True if z = 0 gives what a closed-form inverse gives: layers that lose first, those that widen after.
 
+        And if y tells how many samples there are, so that z has as many rows.
+
         The other way round, the vector of least norm that undoing a loss takes is none that the layer before
         can make; and a tensor that is kept, or a branch that was chosen, is not 0.
         """
+        if not self.fixed and self.batch is None:
+            return False
         widened = False
-        recovered: set[ir.Value] = set()
         for step in reversed(self.steps):
             if not isinstance(step, Undo) or step.others:
                 return False
-            recovered.add(step.value)
             for link in step.links:
                 if widened and link.numbers:
                     return False

@@ -6,6 +6,8 @@ import math
 
 import onnx_ir as ir
 
+from onnx_invert.plan.batch import follow
+from onnx_invert.plan.batch_rules import Place
 from onnx_invert.plan.problem import Problem
 from onnx_invert.rules.node import Shape
 
@@ -29,6 +31,7 @@ class Samples:
         for node in problem.graph:
             for output in node.outputs:
                 self._follow(node, output)
+        self._places = {} if self.fixed else follow(problem.recovered, problem.known, problem.opset).places
 
     def _follow(self, node: ir.Node, output: ir.Value) -> None:
         shape = shape_of(output)
@@ -50,3 +53,25 @@ class Samples:
                 return None
             shape = shape[1:]
         return None if any(isinstance(size, str) for size in shape) else math.prod(int(size) for size in shape)
+
+    def place(self, value: ir.Value) -> Place | None:
+        """Along which axis a tensor's samples lie, several entries for each where other axes are merged with it; None
+        where that is not known."""
+        place = self._places.get(value)
+        if isinstance(place, Place):
+            return place
+        shape = shape_of(value)
+        return Place(0) if not self.fixed and shape and shape[0] in self._symbols else None
+
+    def size(self, value: ir.Value) -> int | None:
+        """The numbers that one sample has in a tensor, in however many rows; None where that is not known."""
+        shape = shape_of(value)
+        if shape is None or self.fixed:
+            return self.numbers(shape)
+        place = self.place(value)
+        if place is None:
+            return None
+        others = [size for axis, size in enumerate(shape) if axis != place.axis]
+        if any(isinstance(size, str) for size in others):
+            return None
+        return place.outer * place.inner * math.prod(int(size) for size in others)

@@ -10,7 +10,6 @@ Source: D. Knuth, A generalization of Dijkstra's algorithm, Information Processi
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Mapping
 from itertools import count
 
@@ -45,15 +44,10 @@ def make_lossless(problem: Problem, rules: RuleSet, effort: Effort = EFFORTS[0])
             )
     chosen = tuple(resolved(step, effort) for step in _used(problem, steps))
     x_size = sum(samples.numbers(shape_of(value)) or 0 for value in problem.recovered)
-    y_size = sum(_numbers(samples, value) for value in problem.known)
-    return Lossless(problem, effort, chosen, slots_of(chosen, problem), x_size, y_size, samples.fixed)
-
-
-def _numbers(samples: Samples, value: ir.Value) -> int:
-    """The numbers of an output, a sample; an unnamed first axis is taken for that of samples."""
-    shape = shape_of(value) or ()
-    sizes = [size for size in shape if isinstance(size, int)]
-    return samples.numbers(shape) or (0 if len(sizes) < len(shape) - 1 else math.prod(sizes))
+    counts = [samples.size(value) for value in problem.known]
+    y_size = None if None in counts else sum(count or 0 for count in counts)
+    batch = next(((value, place) for value in problem.known if (place := samples.place(value)) is not None), None)
+    return Lossless(problem, effort, chosen, slots_of(chosen, problem), x_size, y_size, samples.fixed, batch)
 
 
 def _used(problem: Problem, steps: dict[ir.Value, Step]) -> list[Step]:

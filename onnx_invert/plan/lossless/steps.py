@@ -35,7 +35,7 @@ class Effort:
         return f"matrices undone up to condition {self.cap:g}, remainders of functions that saturate"
 
 
-EFFORTS = (Effort(), Effort(100.0, remainder=True), Effort(10.0, remainder=True), Effort(keep=True))
+EFFORTS = (Effort(), Effort(30.0, remainder=True), Effort(10.0, remainder=True), Effort(keep=True))
 
 
 @dataclass(frozen=True, eq=False)

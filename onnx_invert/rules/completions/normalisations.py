@@ -37,7 +37,11 @@ def softmax(node: NodeView) -> Completion | NoInverse:
     found = _axis(node)
     if isinstance(found, NoInverse):
         return found
-    shape, axis, n = found
+    return (divided_out(*found),)
+
+
+def divided_out(shape: Shape, axis: int, n: int) -> Completed:
+    """y = exp(x) / Σ exp(x) along an axis of n numbers; z = log Σ exp(x)."""
 
     def take(e: Emitter, x: ir.Value, y: ir.Value) -> ir.Value:
         return mean(e, e.op("Sub", x, e.op("LogSoftmax", x, axis=axis)), [axis], n)
@@ -46,7 +50,7 @@ def softmax(node: NodeView) -> Completion | NoInverse:
         tiny = float(np.finfo(e.dtype.numpy()).smallest_subnormal) if e.dtype == ir.DataType.FLOAT16 else _tiny(e)
         return e.op("Add", e.op("Log", e.op("Max", y, tiny)), z)
 
-    return (Completed("log-sum-exp", take, give, reduced(shape, axis), free=True),)
+    return Completed("log-sum-exp", take, give, reduced(shape, axis), free=True)
 
 
 def _tiny(e: Emitter) -> float:
