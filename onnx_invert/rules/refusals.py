@@ -61,6 +61,11 @@ for op_type, reason, remedy in (
 ):
     rules.refuse(op_type, reason, remedy)
 
+rules.refuse(
+    "ArrayFeatureExtractor",
+    "of constant indices it is read as the Gather that it is; here they are computed, or x is a vector",
+    domain="ai.onnx.ml",
+)
 rules.refuse("Imputer", "which elements it replaced is not told by its output", domain="ai.onnx.ml")
 rules.refuse("Binarizer", "only the side of the threshold is left", domain="ai.onnx.ml")
 rules.refuse("Normalizer", "the norm of its input is lost", domain="ai.onnx.ml")
