@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_invert.build.newton.inverse import Options, build_newton, build_probe
-from onnx_invert.build.residual import RESIDUAL
 from onnx_invert.graph.write import to_proto
 from onnx_invert.numerics.prior import Prior, fit
 from onnx_invert.numerics.tolerance import eps
@@ -90,7 +89,7 @@ def _unsolved(plan: NewtonPlan, options: Options, batches: Sequence[Batch]) -> l
     for batch in batches:
         found = run_on(forward, batch).values()
         y = {value.name or "": array for value, array in zip(known, found, strict=True)}
-        residual = run_on(session, {**batch, **y})[RESIDUAL].reshape(-1)
+        residual = run_on(session, {**batch, **y})[session.outputs[-1]].reshape(-1)
         # What f itself makes infinite cannot be solved for.
         finite = np.logical_and.reduce([np.isfinite(by_sample(a, residual.size)).all(axis=1) for a in y.values()])
         rows = np.flatnonzero(~(residual <= options.solved(dtype)) & finite)[:TRIED_AGAIN]

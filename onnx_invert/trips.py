@@ -105,9 +105,9 @@ class RoundTrip:
 
     @property
     def only_x_fails(self) -> bool:
-        """True of a solver that reproduces all y but a few, by other x than they came from."""
+        """True of a solver that reproduces all y but a few, some by other x than they came from."""
         count = self.y.errors.size
-        return count > 0 and self.y.unsolved <= MOST_LOST * count < self.x.unsolved
+        return count > 0 and self.y.unsolved <= MOST_LOST * count and self.y.unsolved < self.x.unsolved
 
     @property
     def only_drawn_fails(self) -> bool:

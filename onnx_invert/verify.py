@@ -91,9 +91,14 @@ def verify(
     f = pair.forward()
     batches, outputs, source, skipped = _usable(pair, f, data, count)
     if not batches:
+        spoilt = [name for name, array in (data[0] if data else {}).items() if not np.isfinite(array).all()]
         raise ModelError(
-            f"The model returns NaN or infinity on all {skipped} samples ({source}): give realistic inputs "
-            "with --data."
+            f"The model returns NaN or infinity on all {skipped} samples ({source}): "
+            + (
+                f"the data for {', '.join(map(repr, spoilt))} hold such numbers themselves."
+                if spoilt
+                else "give realistic inputs with --data."
+            )
         )
     drawn = _draw_outputs(pair, outputs, images) if guarantee.promises_every_y and not solver else []
     del f

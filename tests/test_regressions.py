@@ -176,3 +176,33 @@ def test_an_inverse_labelled_approximate_promises_nothing(tmp_path):
     assert result.claim is None
     assert "promises nothing" in result.note
     assert not onnx_invert.check(model, inverse, rtol=1e-12).passed
+
+
+def test_outputs_without_numbers():
+    empty = "h = Tanh(x) e = MatMul(x, w)"
+    both = text(f"g (float[N,4] x) => (float[N,4] h, float[N,0] e) <float[4,0] w = {{}}> {{ {empty} }}")
+    assert onnx_invert.invert(both).report["unused_outputs"] == ["e"]
+    with pytest.raises(UsageError, match=r"--from e: this output holds no numbers: e float32\[N,0\]"):
+        onnx_invert.invert(both, known=["e"])
+    only = text("g (float[N,4] x) => (float[N,0] e) <float[4,0] w = {}> { e = MatMul(x, w) }")
+    with pytest.raises(ModelError, match=r"The outputs hold no numbers. Outputs: e float32\[N,0\]"):
+        onnx_invert.invert(only)
+
+
+def test_data_that_are_not_finite_are_named():
+    model = text("g (float[N,4] x) => (float[N,4] y) { y = Tanh(x) }")
+    with pytest.raises(ModelError, match="the data for 'x' hold such numbers themselves"):
+        onnx_invert.invert(model, data=np.full((5, 4), np.nan, np.float32))
+
+
+def test_a_few_other_x_with_the_same_y_are_no_unsolved_samples():
+    """y = (x², x³ − x) crosses itself at x = ±1: there alone another x has the same y."""
+    model = text(
+        "g (float[N,1] x) => (float[N,2] y) { s = Mul(x, x) t = Mul(s, x) d = Sub(t, x) y = Concat<axis=1>(s, d) }"
+    )
+    x = np.linspace(0.2, 2.0, 46, dtype=np.float32)[:, None]
+    assert onnx_invert.invert(model, method="newton", data=x).guarantee.value == "left-inverse"
+    twice = np.concatenate([x, [[-1.0]]]).astype(np.float32)
+    made = onnx_invert.invert(model, method="newton", data=twice)
+    assert (made.guarantee.value, made.round_trip.unsolved) == ("generalized-inverse", 0)
+    assert made.round_trip.x.unsolved == 1

@@ -91,8 +91,9 @@ def test_no_output_takes_the_name_of_another() -> None:
     model = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["" : 17]> g (float[N,3] residual) => (float[N,3] y) { y = Tanh(residual) }'
     )
-    made = onnx_invert.invert(model, residual=True)
-    assert [port.name for port in made.model.graph.output] == ["residual", "residual_"]
+    for method in ("closed-form", "newton"):
+        made = onnx_invert.invert(model, residual=True, method=method)
+        assert [port.name for port in made.model.graph.output] == ["residual", "residual_"]
 
 
 def test_samples_that_lie_along_no_axis_are_refused() -> None:

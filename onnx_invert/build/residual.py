@@ -48,13 +48,19 @@ def relative(e: Emitter, pairs: Iterable[tuple[ir.Value, ir.Value]]) -> ir.Value
 
 def named(e: Emitter, value: ir.Value, problem: Problem) -> ir.Value:
     """The residual as an output of an inverse."""
-    taken = {v.name for v in (*problem.known, *problem.given, *problem.recovered)}
-    name, x = RESIDUAL, problem.recovered[0]
-    while name in taken:
-        name += "_"
-    value.name, value.type = name, ir.TensorType(e.dtype)
+    x = problem.recovered[0]
+    value.name, value.type = name_of(problem), ir.TensorType(e.dtype)
     value.shape = ir.Shape([x.shape[0]]) if x.shape is not None and len(x.shape) else None
     return value
+
+
+def name_of(problem: Problem) -> str:
+    """`residual`, or where the model's inputs or outputs have that name, it and underscores."""
+    taken = {v.name for v in (*problem.known, *problem.given, *problem.recovered)}
+    name = RESIDUAL
+    while name in taken:
+        name += "_"
+    return name
 
 
 def forward_nodes(problem: Problem) -> list[ir.Node]:

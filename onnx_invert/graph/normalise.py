@@ -25,6 +25,9 @@ NOT_FOLDED = frozenset(
     }
 )
 
+_OPSET = 17
+"""Of the default domain in a model that imports none: what `pose` takes it for."""
+
 KEEPS_SHAPE = frozenset({"Binarizer", "GroupNormalization", "Imputer", "LinearRegressor", "Normalizer", "Scaler"})
 """Operators of which ONNX infers no shape: the output has the input's, or for LinearRegressor one column a target."""
 
@@ -51,6 +54,7 @@ def normalise(source: Source) -> None:
     _name_sizes(model.graph)
     fold(model)
     infer_shapes(model, source.name)
+    _gather_features(model.graph)
     if shapes_to_constants(model.graph):
         fold(model)
         infer_shapes(model, source.name)
@@ -140,6 +144,31 @@ def _pass_shapes_on(graph: ir.Graph) -> bool:
             output.type = ir.TensorType(x.dtype if same and x.dtype else ir.DataType.FLOAT)
         changed = True
     return changed
+
+
+def _gather_features(graph: ir.Graph) -> None:
+    """Make each ArrayFeatureExtractor of constant indices the Gather along the last axis that it is.
+
+    Of a vector it makes a matrix of one row; that is left as it stands.
+    """
+    for node in graph:
+        if node.op_type != "ArrayFeatureExtractor" or node.domain != "ai.onnx.ml":
+            continue
+        x, picked = node.inputs[0], node.inputs[1]
+        if x is None or x.shape is None or len(x.shape) < 2 or picked is None or picked.const_value is None:
+            continue
+        array = picked.const_value.numpy().reshape(-1)
+        name = f"{node.name}/indices"
+        while name in graph.initializers:
+            name += "_"
+        indices = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(ir.DataType.INT64))
+        indices.const_value = ir.Tensor(array.astype(np.int64), name=name)
+        graph.register_initializer(indices)
+        node.replace_input_with(1, indices)
+        node.op_type, node.domain = "Gather", ""
+        node.attributes["axis"] = ir.AttrInt64("axis", len(x.shape) - 1)
+        if "" not in graph.opset_imports:  # a file of transformers alone imports ai.onnx.ml and nothing else
+            graph.opset_imports[""] = _OPSET
 
 
 def without_weights(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, ir.TensorProtocol]]:

@@ -1,6 +1,9 @@
 """The covariance of rows that come in chunks, shrunk so that no direction is ruled out, as a root A with AᵀA = Σ.
 
-    S = Σ xᵀx / N of rows x (N, n),    Σ = (1 − δ) S + δ μ I,    μ = tr S / n,    δ by Ledoit and Wolf's formula
+    S = Σ xᵀx / N of rows x (N, n),    Σ = (1 − δ) S + δ μ I,    μ = tr S / n,    δ ≥ 1 / (N + 1)
+
+δ is by Ledoit and Wolf's formula, but at least the weight of one sample more: of two samples, or of two that repeat,
+the formula finds no chance in S and gives 0.
 
 Up to `LARGEST` numbers S is formed and factored. Above it no n × n matrix is: the r largest eigenvalues and their
 vectors V (r, n) come from a randomised subspace iteration, in which every pass over the rows adds up products with
@@ -140,4 +143,4 @@ def _fourth(x: Array) -> float:
 def _shrinkage(square: float, fourth: float, average: float, n: int, count: int) -> float:
     """δ, from ‖S‖², the mean of ‖x‖⁴, μ, n and N: how far S is from μ I, and how much of that is chance."""
     apart = max(square - n * average**2, np.finfo(float).tiny)
-    return min(1.0, max(fourth - square, 0.0) / count / apart)
+    return min(1.0, max(max(fourth - square, 0.0) / count / apart, 1 / (count + 1)))

@@ -136,7 +136,7 @@ def domain_of(system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node]
             steps = np.diff(values, axis=0)
         rises, falls = ((sign * steps > slack).any(axis=0) for sign in (1, -1))
         monotone = not np.any(rises & falls)
-        flat = not (steps[0].any() and steps[-1].any())
+        flat = not (steps[0].all() and steps[-1].all())
         if monotone and not flat:
             return REALS
     else:

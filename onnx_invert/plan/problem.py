@@ -34,7 +34,7 @@ def pose(model: ir.Model, recover: Sequence[str] = (), known: Sequence[str] = ()
     """Settle which inputs are recovered from which outputs.
 
     With one floating-point input and no `recover` it is that one. Without `known`, every output that
-    depends on a recovered input is taken as known.
+    depends on a recovered input, and holds numbers, is taken as known.
 
     Raises:
         UsageError: a name that is no input or output, or a choice that has to be made.
@@ -53,11 +53,15 @@ def pose(model: ir.Model, recover: Sequence[str] = (), known: Sequence[str] = ()
             raise UsageError(f"--from {name}: this output is the input itself; there is nothing to undo.")
         if outputs[name] not in dependent:
             raise UsageError(f"--from {name}: this output does not depend on {_names(recovered)}.")
+        if _is_empty(outputs[name]):
+            raise UsageError(f"--from {name}: this output holds no numbers: {describe(outputs[name])}.")
     chosen = tuple(
         value
         for name, value in outputs.items()
-        if (name in known if known else value in dependent) and value not in recovered
+        if (name in known if known else value in dependent) and value not in recovered and not _is_empty(value)
     )
+    if not chosen and any(value in dependent for value in outputs.values()):
+        raise ModelError(f"The outputs hold no numbers. {_listing('Outputs', outputs.values())}")
     if not chosen:
         raise ModelError(f"No output depends on {_names(recovered)}. {_listing('Outputs', outputs.values())}")
     return Problem(
@@ -71,6 +75,10 @@ def pose(model: ir.Model, recover: Sequence[str] = (), known: Sequence[str] = ()
         dependent=frozenset(dependent),
         capturing=frozenset(capturing),
     )
+
+
+def _is_empty(value: ir.Value) -> bool:
+    return value.shape is not None and any(dim == 0 for dim in value.shape)
 
 
 def followers(graph: ir.Graph, values: Sequence[ir.Value]) -> set[ir.Value]:

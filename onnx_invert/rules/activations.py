@@ -17,7 +17,7 @@ from onnx_invert.rules.interval import (
     Interval,
     between,
 )
-from onnx_invert.rules.node import NodeView
+from onnx_invert.rules.node import FLOATS, NodeView
 from onnx_invert.rules.registry import RuleSet
 
 rules = RuleSet()
@@ -157,6 +157,43 @@ def prelu(node: NodeView) -> Chain | NoInverse:
     label = "" if good.all() else "x ≥ 0 where the slope is not positive"
     branch = Branch(piece, piece, inverse, label)
     return (*repeat, Elementwise(forward, derivative, (branch,), REALS, _steepness(slopes)))
+
+
+@rules.rule("Clip")
+def clip(node: NodeView) -> Chain | NoInverse:
+    """x = y, of all x with that y the one within the bounds.
+
+    Domain:    all reals
+    Guarantee: right inverse onto [low, high]; bijection where every x lies between the bounds
+    Refuses:   bounds that are not constant, or leave nothing between them; x as a bound; whole numbers
+    Source:    ONNX Clip-6, -11, -12, -13
+    """
+    if node.unknown != 0:
+        return NoInverse("the recovered tensor is one of its bounds, which takes effect beyond it alone")
+    x = node.node.inputs[0]
+    if x is None or x.dtype not in FLOATS:
+        return NoInverse("it bounds whole numbers")
+    ends = []
+    for place, name, free in ((1, "min", -np.inf), (2, "max", np.inf)):
+        given = node.operand(place) is not None
+        value = node.constant(place) if given else node.number(name, free)
+        if value is None:
+            return NoInverse("everything beyond its bounds becomes the bound, and they are not constant")
+        ends.append(float(np.asarray(value, np.float64).reshape(())))
+    low, high = ends
+    if not low < high:
+        return NoInverse(f"nothing lies between its bounds {low:g} and {high:g}: it is constant")
+    piece = Interval(low, high, low_open=bool(np.isneginf(low)), high_open=bool(np.isposinf(high)))
+    label = "" if piece.is_reals else "x between its bounds"
+
+    def inverse(e: Emitter, y: ir.Value) -> ir.Value:
+        return e.op("Identity", y)
+
+    def derivative(e: Emitter, x: ir.Value, y: ir.Value) -> ir.Value:
+        return e.op("Cast", e.op("Equal", x, y), to=int(e.dtype))
+
+    branch = Branch(piece, piece, inverse, label)
+    return (Elementwise(lambda v: np.clip(v, low, high), derivative, (branch,), REALS, 1.0),)
 
 
 def _steepness(slopes: Array) -> float:

@@ -13,7 +13,6 @@ _OTHER_ACTIVATION = "use an activation that is one-to-one (LeakyRelu, Elu, Tanh)
 
 for op_type, reason, remedy in (
     ("Relu", "every negative input becomes 0, and is not told from the others any more", _OTHER_ACTIVATION),
-    ("Clip", "everything beyond its bounds becomes the bound", "export without clipping"),
     ("HardSigmoid", "it is flat outside an interval", _OTHER_ACTIVATION),
     ("HardSwish", "it is flat on one side and not monotone", _OTHER_ACTIVATION),
     ("ThresholdedRelu", "everything below its threshold becomes 0", _OTHER_ACTIVATION),
@@ -61,6 +60,11 @@ for op_type, reason, remedy in (
 ):
     rules.refuse(op_type, reason, remedy)
 
+rules.refuse(
+    "ArrayFeatureExtractor",
+    "of constant indices it is read as the Gather that it is; here they are computed, or x is a vector",
+    domain="ai.onnx.ml",
+)
 rules.refuse("Imputer", "which elements it replaced is not told by its output", domain="ai.onnx.ml")
 rules.refuse("Binarizer", "only the side of the threshold is left", domain="ai.onnx.ml")
 rules.refuse("Normalizer", "the norm of its input is lost", domain="ai.onnx.ml")

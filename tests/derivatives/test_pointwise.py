@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from finite_differences import X, check, draw, hold, ints, jacobians, one_node, positive, run
 from onnx import helper
@@ -285,3 +286,32 @@ def test_in_float32():
     for derivative in jacobians(model, values):
         assert derivative.dtype == np.float32
         np.testing.assert_allclose(np.diagonal(derivative, 0, 1, 2), 1 - y * y, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("branch", "inside", "exact"),
+    [
+        ("Pow(x, p)", lambda x: x > 0, lambda x: 2.5 * x**1.5),
+        ("Pow(x, q)", lambda x: x > 0, lambda x: 0.3 * x**-0.7),
+        ("Pow(x, each)", lambda x: x > 0, lambda x: np.array([2.5, 0.5, -1.5]) * x ** np.array([1.5, -0.5, -2.5])),
+        ("Sqrt(x)", lambda x: x > 0, lambda x: 0.5 / np.sqrt(x)),
+        ("Log(x)", lambda x: x > 0, lambda x: 1 / x),
+        ("Asin(x)", lambda x: np.abs(x) < 1, lambda x: 1 / np.sqrt(1 - x * x)),
+        ("Acos(x)", lambda x: np.abs(x) < 1, lambda x: -1 / np.sqrt(1 - x * x)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_no_number_and_replaced_has_no_slope(branch, inside, exact):
+    """y = branch(x) where that is one, else x: the branch that is not taken must not spoil the other's slope."""
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : 17]> g (float[N,3] x, bool[N,3] c) => (float[N,3] y)
+        <float p = {{2.5}}, float q = {{0.3}}, float[3] each = {{2.5, 0.5, -1.5}}> {{
+            b = {branch} y = Where(c, b, x)
+        }}"""
+    )
+    x = np.array([[-2.0, 0.0, 0.5], [0.7, -0.3, 3.0], [0.2, 0.9, -1.0]], np.float32)
+    jacobian = onnx_invert.jacobian(model, wrt=["x"]).SerializeToString()
+    (found,) = ort.InferenceSession(jacobian, providers=["CPUExecutionProvider"]).run(None, {"x": x, "c": inside(x)})
+    with np.errstate(all="ignore"):
+        wanted = np.where(inside(x), exact(x), 1.0)
+    np.testing.assert_allclose(found, wanted[:, :, None] * np.eye(3), rtol=1e-5)

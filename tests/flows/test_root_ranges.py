@@ -69,3 +69,39 @@ def test_samples_are_drawn_within_the_domain() -> None:
     low, high = made.plan.bounds["x"]  # type: ignore[union-attr]
     np.testing.assert_allclose(low, -3, atol=1e-4)
     np.testing.assert_allclose(high, 5, atol=1e-4)
+
+
+COLUMNS = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,3] x) => (float[N,3] y)
+    <float[3] low = {-1.3, 500, 0.5}, float[3] high = {-0.7, 1800, 90}, float[3] unit = {0.1, 400, -20}> {
+        a = Min(x, high) b = Max(a, low) u = Div(b, unit)
+        c = Min(x, high) d = Max(c, low) v = Div(d, unit) t = Tanh(v)
+        y = Add(u, t)
+    }"""
+
+
+def test_every_column_has_its_own_ends():
+    """Intervals that have no point in common; y at an end is that of all x beyond, and gives the end."""
+    model = onnx.parser.parse_model(COLUMNS)
+    made = onnx_invert.invert(model)
+    low, high = np.float32([-1.3, 500, 0.5]), np.float32([-0.7, 1800, 90])
+    found = made.plan.bounds["x"]
+    np.testing.assert_allclose(found[0][0], low, rtol=1e-4)
+    np.testing.assert_allclose(found[1][0], high, rtol=1e-4)
+    x = np.stack([low - 0.05 * np.abs(low), low, (low + high) / 2, high, high + 0.05 * np.abs(high)])
+    y = ort.InferenceSession(model.SerializeToString()).run(None, {"x": x})[0]
+    (back,) = ort.InferenceSession(made.model.SerializeToString()).run(None, {"y": y})
+    np.testing.assert_allclose(back, np.clip(x, low, high), rtol=1e-4)
+
+
+def test_ends_go_back_through_scales_and_shifts():
+    """x lies between 1 − 1.8 and 1 + 1.8 where s = (1 − x) / 0.6 lies within ±3, and samples are drawn there."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]> g (double[N,2] x) => (double[N,2] y)
+        <double one = {1}, double unit = {0.6}, double low = {-3}, double high = {3}> {
+            d = Sub(one, x) s = Div(d, unit)
+            a = Min(s, high) b = Max(a, low) c = Min(s, high) e = Max(c, low) t = Tanh(e) y = Add(b, t)
+        }"""
+    )
+    made = onnx_invert.invert(model)
+    assert made.round_trip.source.endswith("within the domain")
+    np.testing.assert_allclose(made.plan.bounds["x"], [[[-0.8, -0.8]], [[2.8, 2.8]]], rtol=1e-4)

@@ -73,6 +73,16 @@ def test_every_direction_can_move():
     assert np.linalg.matrix_rank(few.factor.rows) == 12
 
 
+def test_every_direction_can_move_where_the_formula_finds_no_chance():
+    """Of two samples, and of two that repeat, S is that of each sample: Ledoit and Wolf's shrinkage is 0."""
+    assert LedoitWolf().fit(X[:2]).shrinkage_ == 0
+    for x, known in ((X[:2], Y[:2]), (np.tile(X[:2], (8, 1)), np.tile(Y[:2], (8, 1)))):
+        rows = fit(whole(known, x), conditional=False).factor.rows
+        values = np.linalg.svd(rows, compute_uv=False)
+        assert len(values) == X.shape[1]
+        assert values.min() > 1e-2 * values.max()
+
+
 @pytest.mark.parametrize(
     ("x", "message"),
     [

@@ -84,6 +84,12 @@ add("PRelu", RIGHT, "negative", operands={1: -positive(4)})
 add("PRelu", RIGHT, "zero", operands={1: floats(0, 0, 0, 0)})
 for opset in (7, 9, 16):
     add("PRelu", BIJECTION, f"opset{opset}", operands={1: positive(4)}, opset=opset, symbolic_batch=False)
+for label, bounds in {
+    "both": {1: np.float32(-0.5), 2: np.float32(0.7)}, "low": {1: np.float32(-0.5)}, "high": {2: np.float32(0.5)},
+}.items():  # fmt: skip
+    add("Clip", RIGHT, label, operands=bounds)
+add("Clip", RIGHT, "opset7", attributes={"min": -0.5, "max": 0.7}, opset=7, surround=False, symbolic_batch=False)
+add("Clip", BIJECTION, "none")
 for alpha in (0.3, 7.7):
     add("Elu", BIJECTION, f"alpha{alpha:g}", attributes={"alpha": alpha})
     add("Celu", BIJECTION, f"alpha{alpha:g}", attributes={"alpha": alpha})

@@ -13,7 +13,7 @@ from onnx_invert.build.forwards import Forwards
 from onnx_invert.build.inverse import Inverse, Walk, assemble, port_of
 from onnx_invert.build.newton.solver import Solver
 from onnx_invert.build.newton.unknowns import Unknowns, unknowns_of
-from onnx_invert.build.residual import RESIDUAL, relative
+from onnx_invert.build.residual import name_of, relative
 from onnx_invert.build.rows import joined, rows, split, tensor
 from onnx_invert.build.tape import copy, place
 from onnx_invert.build.versions import domains_of, opset_for
@@ -94,7 +94,7 @@ class _Build:
         problem = plan.problem
         self._plan, self._options = plan, options
         names = [value.name or "" for value in (*problem.known, *problem.recovered, *problem.given)]
-        self._e = Emitter(problem.known[0].dtype or ir.DataType.FLOAT, [*names, RESIDUAL])
+        self._e = Emitter(problem.known[0].dtype or ir.DataType.FLOAT, [*names, name_of(problem)])
         self._nodes = upstream(problem.known)
         used = {value for node in self._nodes for value in node.inputs}
         self._given = {value: port_of(value) for value in problem.given if value in used}
@@ -204,7 +204,7 @@ class _Build:
         layouts = {value: self._plan.batch.layout(value) for value in ports}
         pairs = ((rows(e, layouts[y], values[y]), rows(e, layouts[y], port)) for y, port in ports.items())
         output = relative(e, pairs)
-        output.name, output.shape = RESIDUAL, ir.Shape([self._batch])
+        output.name, output.shape = name_of(self._plan.problem), ir.Shape([self._batch])
         return output
 
 

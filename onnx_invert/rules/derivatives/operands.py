@@ -118,8 +118,8 @@ def mod(node: NodeView) -> At | NoInverse:
 def power(node: NodeView) -> At | NoInverse:
     """∂(x ** p) = p · x ** (p − 1) ∂x + y · log(x) ∂p.
 
-    Domain:    x ≤ 0 adds nothing to ∂p; at x = 0 and p < 1 neither to ∂x, where the tangent is vertical; nor where
-               x ** p is no number, which is seen in f or thrown away by it (a Where, an Imputer)
+    Domain:    x ≤ 0 adds nothing to ∂p; at x = 0 and p < 1 neither to ∂x, where the tangent is vertical, nor at x < 0
+               where p is no whole number: y is no number there, and what another branch replaces it by goes on
     Source:    ONNX Pow-7, -12, -13, -15
     """
     if node.unknown == 1:
@@ -145,23 +145,23 @@ def _monomial(e: Emitter, x: ir.Value, y: ir.Value, p: float) -> ir.Value:
         return e.op("Add", x, x)
     if p == 3:
         return e.op("Mul", e.op("Mul", x, x), 3.0)
-    lowered = e.op("Div", y, filled(e, x)) if p < 1 else e.op("Pow", x, e.scalar(p - 1))
-    slope = e.op("Mul", lowered, p)
-    return slope if p == round(p) else _defined(e, y, slope)
-
-
-def _defined(e: Emitter, y: ir.Value, slope: ir.Value) -> ir.Value:
-    """The slope where y is a number, else 0: 0 · NaN would not end at what discards y."""
-    return e.op("Where", e.op("Equal", y, y), slope, e.scalar(0.0))
+    if not float(p).is_integer():
+        outside = e.op("Less", x, 0.0)
+        x, y = e.op("Max", x, 0.0), e.op("Where", outside, e.scalar(0.0), y)
+    if p < 1:
+        return e.op("Mul", e.op("Div", y, filled(e, x)), p)
+    return e.op("Mul", e.op("Pow", x, e.scalar(p - 1)), p)
 
 
 def _lowered(p: Point, exponent: ir.Value) -> ir.Value:
-    """p · x ** (p − 1), element by element; 0 where x = 0 and p < 1."""
+    """p · x ** (p − 1), element by element; 0 where x = 0 and p < 1, and where x < 0 and p is no whole number."""
     e, x = p.e, p.input(0)
     steep = e.op("And", e.op("Equal", x, 0.0), e.op("Less", exponent, 1.0))
+    broken = e.op("Not", e.op("Equal", e.op("Floor", exponent), exponent))
+    steep = e.op("Or", steep, e.op("And", e.op("Less", x, 0.0), broken))
     base = e.op("Where", steep, e.scalar(1.0), x)
     slope = e.op("Mul", e.op("Pow", base, e.op("Sub", exponent, 1.0)), exponent)
-    return _defined(e, p.outputs[0], e.op("Where", steep, e.scalar(0.0), slope))
+    return e.op("Where", steep, e.scalar(0.0), slope)
 
 
 def _as_number(e: Emitter, declared: ir.Value | None, exponent: ir.Value) -> ir.Value:

@@ -43,8 +43,8 @@ def _one_minus(e: Emitter, value: ir.Value) -> ir.Value:
 
 
 def _root_over(e: Emitter, q: ir.Value) -> ir.Value:
-    """1 / √q for q > 0, 0 for q = 0."""
-    return e.op("Div", e.op("Sqrt", q), filled(e, q))
+    """1 / √q for q > 0, else 0."""
+    return e.op("Div", e.op("Sqrt", e.op("Max", q, 0.0)), filled(e, q))
 
 
 def _bell(e: Emitter, x: ir.Value) -> ir.Value:
@@ -96,14 +96,14 @@ def _strictly_between(e: Emitter, value: ir.Value, low: float, high: float) -> i
 SLOPES: dict[str, tuple[str, Slope]] = {
     "Abs": ("sign(x), 0 at 0", lambda e, x, y: e.op("Sign", x)),
     "Exp": ("y", lambda e, x, y: y),
-    "Log": ("1 / x", lambda e, x, y: _over(e, x)),
-    "Sqrt": ("y / (2x), 0 at 0", lambda e, x, y: e.op("Mul", e.op("Div", y, filled(e, x)), 0.5)),
+    "Log": ("1 / x, 1 at 0", lambda e, x, y: _over(e, filled(e, x))),
+    "Sqrt": ("1 / (2√x), 0 for x ≤ 0", lambda e, x, y: e.op("Mul", _root_over(e, x), 0.5)),
     "Reciprocal": ("−y²", lambda e, x, y: e.op("Neg", e.op("Mul", y, y))),
     "Sin": ("cos(x)", lambda e, x, y: e.op("Cos", x)),
     "Cos": ("−sin(x)", lambda e, x, y: e.op("Neg", e.op("Sin", x))),
     "Tan": ("1 + y²", lambda e, x, y: e.op("Add", e.op("Mul", y, y), 1.0)),
-    "Asin": ("1 / √(1 − x²), 0 at ±1", lambda e, x, y: _root_over(e, _circle(e, x))),
-    "Acos": ("−1 / √(1 − x²), 0 at ±1", lambda e, x, y: e.op("Neg", _root_over(e, _circle(e, x)))),
+    "Asin": ("1 / √(1 − x²), 0 from ±1 on", lambda e, x, y: _root_over(e, _circle(e, x))),
+    "Acos": ("−1 / √(1 − x²), 0 from ±1 on", lambda e, x, y: e.op("Neg", _root_over(e, _circle(e, x)))),
     "Atan": ("1 / (1 + x²)", lambda e, x, y: _over(e, e.op("Add", e.op("Mul", x, x), 1.0))),
     "Sinh": ("cosh(x)", lambda e, x, y: ex.cosh(e, x)),
     "Cosh": ("sinh(x)", lambda e, x, y: ex.sinh(e, x)),
