@@ -105,7 +105,9 @@ class Solver:
         own = length(e, e.op("Sub", known, e.op("Div", value, self.scale)))
         tiny = float(np.finfo(e.dtype.numpy()).tiny)
         share = e.op("Div", e.op("Mul", e.op("Div", error, norm), length(e, known)), e.op("Max", own, tiny))
-        return e.op("Mul", norm, e.op("Min", e.op("Max", share, LEAST_SHARE), 1.0))
+        # Where F is not finite no comparison holds, and the norm stays what it is.
+        smaller = e.op("Where", e.op("Less", share, 1.0), e.op("Max", share, LEAST_SHARE), e.scalar(1.0))
+        return e.op("Mul", norm, smaller)
 
     def _again(self, known: ir.Value, x: ir.Value, error: ir.Value, norm: ir.Value, start: Start | None) -> ir.Value:
         restarts = self.unknowns.rescues(self.e, known, self.scale, RESCUE_ITERATIONS, start)

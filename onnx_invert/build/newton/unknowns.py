@@ -109,7 +109,7 @@ class Unknowns:
         paired = turns // WAYS % 2 == 1
         offsets[paired] = 0.0
         stored = (start.unknown - self.middle) @ (np.eye(self.middle.size) if self.forth is None else self.forth)
-        own = _nearest(e, known, scale, start.known, stored, int(paired.sum())) if paired.any() else None
+        own = nearest(e, known, scale, start.known, stored, int(paired.sum())) if paired.any() else None
         return Restarts(offsets, second, expected(e, centered, known), soft, fade, own, paired)
 
     def _in_coordinates(self, start: Prior) -> Prior:
@@ -187,7 +187,7 @@ def unknowns_of(
     return Unknowns(coordinates, origin, middle, back, span if forth is None else forth @ span)
 
 
-def _nearest(e: Emitter, known: ir.Value, scale: ir.Value, pairs: Array, stored: Array, count: int) -> ir.Value:
+def nearest(e: Emitter, known: ir.Value, scale: ir.Value, pairs: Array, stored: Array, count: int) -> ir.Value:
     """The rows of `stored` (M, r) whose `pairs` (M, m) are nearest to `known`, nearest first (N, count, r)."""
     table = e.op("Mul", e.constant(pairs, "pairs"), scale)
     along = e.op("MatMul", e.op("Mul", known, scale), e.op("Transpose", table, perm=[1, 0]))
