@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from onnx_invert.build.newton.inverse import Options, build_newton, build_probe
 from onnx_invert.graph.write import to_proto
-from onnx_invert.numerics.prior import Prior, fit
+from onnx_invert.numerics.prior import fit
+from onnx_invert.numerics.start import Start
 from onnx_invert.numerics.tolerance import eps
 from onnx_invert.plan.newton import NewtonPlan
 from onnx_invert.runtime import Session
@@ -38,6 +39,9 @@ TRIED, TRIED_AGAIN = 128, 16
 
 LANDMARKS = 256
 """Of the regression, at most: a start has to be near, not the nearest."""
+
+MOST_PAIRED = 1 << 17
+"""Numbers of the pairs that the file keeps for one system: half a megabyte in float32."""
 
 LEAST_DRAWS = 64
 """Below this many nothing is fitted."""
@@ -104,7 +108,7 @@ def _count(plan: NewtonPlan, batches: Sequence[Batch]) -> int:
     return sum(len(batch[main]) for batch in batches)
 
 
-def _fit_starts(plan: NewtonPlan, prior: Mapping[str, NDArray[Any]] | None) -> list[Prior | None]:
+def _fit_starts(plan: NewtonPlan, prior: Mapping[str, NDArray[Any]] | None) -> list[Start | None]:
     """One for each system and one for all as one; None where a sample has too many numbers, or there are too few."""
     ports, main = ports_of(plan.solved.inputs), plan.solved.recovered[0].name or ""
     systems = plan.systems
@@ -125,9 +129,11 @@ def _fit_starts(plan: NewtonPlan, prior: Mapping[str, NDArray[Any]] | None) -> l
     return [_fit(y, unknown, unit) for y, unknown in pairs]
 
 
-def _fit(known: Array, unknown: Array, unit: float) -> Prior | None:
+def _fit(known: Array, unknown: Array, unit: float) -> Start | None:
     finite = np.isfinite(known).all(axis=1) & np.isfinite(unknown).all(axis=1)
     known, unknown = known[finite], unknown[finite]
     if len(known) < LEAST_DRAWS or max(known.shape[1], unknown.shape[1]) > LARGEST:
         return None
-    return fit(lambda: [(known, unknown)], conditional=True, landmarks=LANDMARKS, unit=unit)
+    plausible = fit(lambda: [(known, unknown)], conditional=True, landmarks=LANDMARKS, unit=unit)
+    most = max(LEAST_DRAWS, MOST_PAIRED // (known.shape[1] + unknown.shape[1]))
+    return Start(plausible, known[:most], unknown[:most])

@@ -12,6 +12,7 @@ Source: as for iteration.py.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -23,7 +24,11 @@ from onnx_invert.graph.emit import Emitter
 
 
 def direction(objective: Equations, *, careful: bool = False) -> Direction:
-    """From J, held for as long as the step takes; `careful` as in linear.py."""
+    """From J, held for as long as the step takes; `careful` as in linear.py, and the system formed in float64.
+
+    J in float32 tells singular values down to 1e-7 of the largest, and J Jᵀ in float32 their squares: half as many
+    digits. No node of the model is evaluated in float64, for which runtimes lack kernels.
+    """
     return Direction(min(objective.outputs, objective.coordinates.size), partial(_emit, careful=careful))
 
 
@@ -37,22 +42,48 @@ def _emit(
     rough = e.op("Abs", e.op("MatMul", jacobian, e.constant(probe, "probe")))
     top = e.op("Mul", e.op("ReduceSum", rough, e.ints([1, 2]), keepdims=1), 1 / m)
     top = e.op("Max", top, float(np.finfo(e.dtype.numpy()).tiny) * 2**20)
-    jacobian = e.op("Div", jacobian, top)
+    away = e.op("Mul", e.op("Sub", state.v, state.anchor), state.phase)
+    column = e.op("Div", e.op("Unsqueeze", residual, e.ints([2])), top)
+    local_system = _Linear(e.op("Div", jacobian, top), column, away, state.damping)
+    least = float(np.finfo(e.dtype.numpy()).eps)
+    if not careful or e.dtype == ir.DataType.DOUBLE:
+        return _solve(e, local_system, m, r, least, careful=careful)
+    with e.scope(e.scope_name, ir.DataType.DOUBLE):
+        found = _solve(e, local_system.cast(e), m, r, least**2, careful=careful)
+    return e.op("Cast", found, to=int(e.dtype))
+
+
+@dataclass(frozen=True)
+class _Linear:
+    """What a step follows from: `jacobian` (N, m, r), `residual` t − F(v) (N, m, 1) in the same units, `away` v − c
+    (N, r) or 0, and `share` (N, 1), α or λ."""
+
+    jacobian: ir.Value
+    residual: ir.Value
+    away: ir.Value
+    share: ir.Value
+
+    def cast(self, e: Emitter) -> _Linear:
+        """In the current type."""
+        values = (self.jacobian, self.residual, self.away, self.share)
+        return _Linear(*(e.op("Cast", value, to=int(e.dtype)) for value in values))
+
+
+def _solve(e: Emitter, local: _Linear, m: int, r: int, least: float, *, careful: bool) -> ir.Value:
+    """The step (N, r); α or λ is taken for `least` more than it is, so that a singular J has one."""
+    jacobian = local.jacobian
     turned = e.op("Transpose", jacobian, perm=[0, 2, 1])
     size = min(m, r)
     gram = e.op("MatMul", jacobian, turned) if m <= r else e.op("MatMul", turned, jacobian)
     identity = e.constant(np.eye(size)[None], "identity")
     trace = e.op("ReduceSum", e.op("Mul", gram, identity), e.ints([1, 2]), keepdims=1)
     mean = e.op("Max", e.op("Mul", trace, 1 / size), float(np.finfo(e.dtype.numpy()).tiny))
-    least = float(np.finfo(e.dtype.numpy()).eps)
-    damping = e.op("Mul", mean, e.op("Add", e.op("Unsqueeze", state.damping, e.ints([2])), least))
-    away = e.op("Mul", e.op("Sub", state.v, state.anchor), state.phase)
-    column = e.op("Div", e.op("Unsqueeze", residual, e.ints([2])), top)
-    right = e.op("Add", column, e.op("MatMul", jacobian, e.op("Unsqueeze", away, e.ints([2]))))
+    damping = e.op("Mul", mean, e.op("Add", e.op("Unsqueeze", local.share, e.ints([2])), least))
+    right = e.op("Add", local.residual, e.op("MatMul", jacobian, e.op("Unsqueeze", local.away, e.ints([2]))))
     if m > r:
         right = e.op("MatMul", turned, right)
     system = e.op("Add", gram, e.op("Mul", identity, damping))
     found = solve(e, system, right, size, careful=careful)
     if m <= r:
         found = e.op("MatMul", turned, found)
-    return e.op("Sub", e.op("Squeeze", found, e.ints([2])), away)
+    return e.op("Sub", e.op("Squeeze", found, e.ints([2])), local.away)

@@ -19,6 +19,7 @@ from onnx_invert.build.tape import copy, place
 from onnx_invert.build.versions import domains_of, opset_for
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.numerics.prior import Prior
+from onnx_invert.numerics.start import Start
 from onnx_invert.numerics.tolerance import eps
 from onnx_invert.plan.equations import upstream
 from onnx_invert.plan.newton import NewtonPlan, System
@@ -49,7 +50,7 @@ class Options:
     bounds: tuple[Array, Array] | None = None
     spreads: Sequence[Array] = field(default_factory=list)
     prior: Prior | None = None
-    starts: Sequence[Prior | None] = ()
+    starts: Sequence[Start | None] = ()
 
     def solved(self, dtype: ir.DataType) -> float:
         """The relative residual of a solution."""

@@ -40,7 +40,8 @@ class Restarts:
 
     It starts from `center` (N, r), 0 if None, plus a row of `offsets` (a, r); with both phases, or where `second`
     (a) is true with the second alone. `soft` (a) is what the slopes of kinks are taken for at least in the beginning,
-    and `fade` (a) the factor by which this falls each step; None if they stay what they are.
+    and `fade` (a) the factor by which this falls each step; None if they stay what they are. Where `paired` (a) is
+    true it starts from the next of `own` (N, k, r) instead of the center.
     """
 
     offsets: NDArray[np.float64]
@@ -48,6 +49,8 @@ class Restarts:
     center: ir.Value | None = None
     soft: NDArray[np.float64] | None = None
     fade: NDArray[np.float64] | None = None
+    own: ir.Value | None = None
+    paired: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -251,8 +254,7 @@ def _advance(
 def _restart(e: Emitter, state: State, again: ir.Value, settings: Settings) -> State:
     """Put the samples of `again` on their next anchor, at the beginning of a phase."""
     restarts = settings.restarts
-    offset = _row(e, state.tries, restarts.offsets)
-    start = offset if restarts.center is None else e.op("Add", restarts.center, offset)
+    start = _start(e, state, restarts)
     anchor = e.op("Where", again, start, state.anchor)
     kept = e.op("Where", again, e.scalar(0.0), e.scalar(1.0))
     phase, damping = e.scalar(1.0), e.scalar(FIRST)
@@ -272,6 +274,22 @@ def _restart(e: Emitter, state: State, again: ir.Value, settings: Settings) -> S
         tries=e.op("Sub", e.op("Add", state.tries, 1.0), kept),
         soft=soft,
     )
+
+
+def _start(e: Emitter, state: State, restarts: Restarts) -> ir.Value:
+    """Where each sample starts next (N, r)."""
+    offset = _row(e, state.tries, restarts.offsets)
+    center = restarts.center
+    if center is None:
+        return offset
+    if restarts.own is None or restarts.paired is None:
+        return e.op("Add", center, offset)
+    others = e.op("Mul", center, _row(e, state.tries, np.where(restarts.paired, 0.0, 1.0)[:, None]))
+    count = int(restarts.paired.sum())
+    which = np.zeros((len(restarts), count))
+    which[restarts.paired] = np.eye(count)
+    picked = e.op("MatMul", e.op("Unsqueeze", _row(e, state.tries, which), e.ints([1])), restarts.own)
+    return e.op("Add", e.op("Add", others, offset), e.op("Squeeze", picked, e.ints([1])))
 
 
 def _fade(e: Emitter, state: State, restarts: Restarts) -> ir.Value | None:

@@ -19,7 +19,7 @@ from onnx_invert.build.newton.objective import Objective
 from onnx_invert.build.newton.unknowns import Unknowns
 from onnx_invert.errors import UsageError
 from onnx_invert.graph.emit import Emitter
-from onnx_invert.numerics.prior import Prior
+from onnx_invert.numerics.start import Start
 from onnx_invert.numerics.tolerance import eps
 from onnx_invert.plan.batch import Batch
 from onnx_invert.plan.newton import System
@@ -33,11 +33,15 @@ ROUND_OFF, NEAR = 2.0, 8.0
 SLOWLY = 0.1
 """By which α falls in the second Loop, each step."""
 
-RESCUE_ITERATIONS = 720
-"""Of the second Loop at most: 24 starts."""
+RESCUE_ITERATIONS = 1440
+"""Of the second Loop at most: 48 starts."""
 
 MARGIN = 0.5
-"""Of the residual of a solution, below which the second Loop takes a sample for solved: its units are not y's own."""
+"""Of the residual of a solution, below which the second Loop takes a sample for solved: the direction of what is left
+changes, and with it the share that its units make of y's own."""
+
+LEAST_SHARE = 0.05
+"""Of an error in y's own units: the second Loop asks for no less than this part of it."""
 
 
 @dataclass(frozen=True)
@@ -62,18 +66,19 @@ class Solver:
                 "conjugate gradients, which need a Loop."
             )
         settings = self._settings(iterations, PATIENCE, self.unknowns.restarts(iterations))
-        found = self._iterate(known, settings, None, unroll=unroll)
+        found = self._iterate(known, self._norm(known), settings, None, unroll=unroll)
         return self.unknowns.decode(self.e, found.best), found.best_error
 
-    def rescue(self, known: ir.Value, x: ir.Value, error: ir.Value, start: Prior | None, *, apart: bool) -> ir.Value:
+    def rescue(self, known: ir.Value, x: ir.Value, error: ir.Value, start: Start | None, *, apart: bool) -> ir.Value:
         """x (N, n) with the samples solved that were not, from where `error` (N, 1) says how far they are.
 
         `apart` takes them out of the batch. Then sample 0 goes with them, so that there is one in any batch of some.
         """
         e = self.e
-        unsolved = e.op("Greater", error, e.op("Mul", self._norm(known), self.solved * MARGIN))
+        norm = self._verified(known, x, error)
+        unsolved = e.op("Greater", error, e.op("Mul", norm, self.solved * MARGIN))
         if not apart:
-            return e.op("Where", unsolved, self._again(known, x, error, start), x)
+            return e.op("Where", unsolved, self._again(known, x, error, norm, start), x)
         unsolved.dtype = ir.DataType.BOOL
         with e.scope(e.scope_name, ir.DataType.INT64):
             everyone = e.op("Squeeze", e.op("Cast", unsolved, to=int(ir.DataType.INT64)), e.ints([1]))
@@ -83,8 +88,8 @@ class Solver:
             # A sample's row among those taken: how many of them come before it, its own not counted.
             place = e.op("Max", e.op("Sub", e.op("CumSum", everyone, e.count(0)), e.count(1)), e.count(0))
         alone = replace(self, samples=e.unique("unsolved"), unknowns=self.unknowns.of(e, taken))
-        known, begin, error = (e.op("Gather", value, taken, axis=0) for value in (known, x, error))
-        found = alone._again(known, begin, error, start)
+        known, begin, error, norm = (e.op("Gather", value, taken, axis=0) for value in (known, x, error, norm))
+        found = alone._again(known, begin, error, norm, start)
         return e.op("Where", unsolved, e.op("Gather", found, place, axis=0), x)
 
     def error(self, known: ir.Value, x: ir.Value) -> ir.Value:
@@ -92,17 +97,30 @@ class Solver:
         value = self._objective.value(self.e, self.unknowns.encode(self.e, x))
         return length(self.e, self.e.op("Sub", self._target(known), value))
 
-    def _again(self, known: ir.Value, x: ir.Value, error: ir.Value, start: Prior | None) -> ir.Value:
-        restarts = self.unknowns.rescues(self.e, known, RESCUE_ITERATIONS, start)
+    def _verified(self, known: ir.Value, x: ir.Value, error: ir.Value) -> ir.Value:
+        """What the error at x is to be measured against (N, 1), so that it is no smaller than in the units of the
+        known numbers themselves, which the verification has it in."""
+        e, norm = self.e, self._norm(known)
+        value = self._objective.value(e, self.unknowns.encode(e, x))
+        own = length(e, e.op("Sub", known, e.op("Div", value, self.scale)))
+        tiny = float(np.finfo(e.dtype.numpy()).tiny)
+        share = e.op("Div", e.op("Mul", e.op("Div", error, norm), length(e, known)), e.op("Max", own, tiny))
+        # Where F is not finite no comparison holds, and the norm stays what it is.
+        smaller = e.op("Where", e.op("Less", share, 1.0), e.op("Max", share, LEAST_SHARE), e.scalar(1.0))
+        return e.op("Mul", norm, smaller)
+
+    def _again(self, known: ir.Value, x: ir.Value, error: ir.Value, norm: ir.Value, start: Start | None) -> ir.Value:
+        restarts = self.unknowns.rescues(self.e, known, self.scale, RESCUE_ITERATIONS, start)
         plain = self._settings(RESCUE_ITERATIONS, LONG_PATIENCE, restarts)
         settings = replace(plain, solved=self.solved * MARGIN, near=plain.floor, fade=SLOWLY)
         begin = self.unknowns.encode(self.e, x), error
-        found = self._iterate(known, settings, begin, unroll=False, careful=True)
+        found = self._iterate(known, norm, settings, begin, unroll=False, careful=True)
         return self.unknowns.decode(self.e, found.best)
 
     def _iterate(
         self,
         known: ir.Value,
+        norm: ir.Value,
         settings: Settings,
         begin: tuple[ir.Value, ir.Value] | None,
         *,
@@ -110,7 +128,7 @@ class Solver:
         careful: bool = False,
     ) -> State:
         e, objective = self.e, self._objective
-        target, norm = self._target(known), self._norm(known)
+        target = self._target(known)
         direction = dense.direction(objective, careful=careful) if self.system.is_dense else krylov.direction()
         size = objective.coordinates.size
         first = initial(e, target, size, settings, begin)

@@ -16,6 +16,7 @@ from onnx_invert.build.newton.objective import Coordinates
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.numerics.covariance import Root
 from onnx_invert.numerics.prior import Prior
+from onnx_invert.numerics.start import Start
 from onnx_invert.plan.newton import System
 from onnx_invert.rules.differential import second
 
@@ -30,6 +31,9 @@ PER_ANCHOR = 11
 
 PER_START = 30
 """The same where kinks are softened: that takes longer."""
+
+WAYS = 4
+"""To start, which take turns."""
 
 SOFT, FAST, SLOW = 0.5, 0.8, 0.9
 """The least slope of kinks at the beginning of a start that softens them, and by what it falls each step."""
@@ -86,22 +90,27 @@ class Unknowns:
         offsets = self._anywhere(self.coordinates.size, max(len(SCALES), iterations // PER_ANCHOR))
         return Restarts(offsets, np.zeros(len(offsets), bool))
 
-    def rescues(self, e: Emitter, known: ir.Value, iterations: int, start: Prior | None) -> Restarts:
-        """The same for those that this does not help: where `start` takes x to be, given the known numbers, in ways
-        that take turns."""
+    def rescues(self, e: Emitter, known: ir.Value, scale: ir.Value, iterations: int, start: Start | None) -> Restarts:
+        """The same for those that this does not help: where `start` takes x to be, given the known numbers (N, m) in
+        units of 1 / `scale` (1, m), in ways that take turns."""
         r = self.coordinates.size
         count = max(1, iterations // PER_START)
         turns = np.arange(count)
         # Both phases, the second alone with soft kinks, both with soft kinks, the second with kinks soft for long.
-        second, soft = turns % 2 == 1, np.where(turns % 4 == 0, 0.0, SOFT)
-        fade = np.where(turns % 4 == 3, SLOW, FAST)
+        way = turns % WAYS
+        second, soft, fade = way % 2 == 1, np.where(way == 0, 0.0, SOFT), np.where(way == 3, SLOW, FAST)
         if start is None or self.middle is None or self.root is not None:
             return Restarts(self._anywhere(r, count), second, None, soft, fade)
-        centered = self._in_coordinates(start)
+        centered = self._in_coordinates(start.plausible)
         rng = np.random.default_rng(r)
         offsets = centered.factor.after(rng.standard_normal((count, centered.factor.size)))
         offsets[:1] = 0.0
-        return Restarts(offsets, second, expected(e, centered, known), soft, fade)
+        # After each way has had the regression, each has pairs.
+        paired = turns // WAYS % 2 == 1
+        offsets[paired] = 0.0
+        stored = (start.unknown - self.middle) @ (np.eye(self.middle.size) if self.forth is None else self.forth)
+        own = nearest(e, known, scale, start.known, stored, int(paired.sum())) if paired.any() else None
+        return Restarts(offsets, second, expected(e, centered, known), soft, fade, own, paired)
 
     def _in_coordinates(self, start: Prior) -> Prior:
         """The same of v."""
@@ -176,6 +185,17 @@ def unknowns_of(
     if whole is not None:  # symmetric, as its inverse is
         return Unknowns(coordinates, origin, middle, back, whole.back(span.T).T)
     return Unknowns(coordinates, origin, middle, back, span if forth is None else forth @ span)
+
+
+def nearest(e: Emitter, known: ir.Value, scale: ir.Value, pairs: Array, stored: Array, count: int) -> ir.Value:
+    """The rows of `stored` (M, r) whose `pairs` (M, m) are nearest to `known`, nearest first (N, count, r)."""
+    table = e.op("Mul", e.constant(pairs, "pairs"), scale)
+    along = e.op("MatMul", e.op("Mul", known, scale), e.op("Transpose", table, perm=[1, 0]))
+    squares = e.op("ReduceSum", e.op("Mul", table, table), e.ints([1]), keepdims=0)
+    nearness = e.op("Sub", along, e.op("Mul", squares, 0.5))
+    _, rows = e.ops("TopK", nearness, e.ints([min(count, len(pairs))]), outputs=2, axis=1)
+    rows.dtype = ir.DataType.INT64
+    return e.op("Gather", e.constant(stored, "stored"), rows, axis=0)
 
 
 def expected(e: Emitter, prior: Prior, known: ir.Value) -> ir.Value:
