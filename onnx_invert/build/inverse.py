@@ -13,6 +13,7 @@ from onnx_invert.build import affine
 from onnx_invert.build.clamp import Probe, clamp, hold_in_domain, largest
 from onnx_invert.build.forwards import Forwards
 from onnx_invert.build.noise import Noise
+from onnx_invert.build.ranks import align
 from onnx_invert.build.residual import along_batch, forward_nodes, run_forwards
 from onnx_invert.build.residual import residual as relative_residual
 from onnx_invert.build.versions import domains_of, ir_version_for, opset_for
@@ -103,6 +104,7 @@ def assemble(
     name: str = "inverse",
 ) -> ir.Model:
     """What was emitted as a model; constants that nothing uses are left out."""
+    align(e)
     graph = ir.Graph(
         inputs,
         outputs,

@@ -119,6 +119,14 @@ class Emitter:
             return self._share(array, name)
         return self._register(array, f"{self._scope}/{name}")
 
+    def with_rank(self, number: ir.Value, rank: int) -> ir.Value:
+        """A constant of one number as one of `rank` axes, of length 1 each; as it is where it has as many."""
+        tensor = number.const_value
+        assert tensor is not None and tensor.size == 1
+        if len(tensor.shape) >= rank:
+            return number
+        return self._share(np.ascontiguousarray(tensor.numpy()).reshape((1,) * rank), "scalar")
+
     def weight(self, tensor: ir.TensorProtocol, name: str) -> ir.Value:
         """An initializer of the model itself, of any type, as it is."""
         return self._register(tensor, name)

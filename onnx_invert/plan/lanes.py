@@ -93,6 +93,10 @@ class Lanes:
     count: int
     moving: dict[ir.Value, Place]
     taken: dict[Edge, Place] = field(default_factory=dict)
+    ahead: set[ir.Node] = field(default_factory=set)
+    """Nodes that make an operand in `taken`: they may run on the lanes that are wanted of it, alone."""
+    passed: frozenset[ir.Node] = frozenset()
+    """Where nodes of which what they make is their second operand (`Root.unseen`)."""
 
     @staticmethod
     def of(concrete: Concrete, step: Root, axis: int, frozen: frozenset[Edge], opset: int) -> Lanes | None:
@@ -100,21 +104,57 @@ class Lanes:
         shape = concrete.shapes.get(step.x.name or "")
         if shape is None:
             return None
-        found = Lanes(shape[axis], {step.x: Place(axis)})
+        found = Lanes(shape[axis], {step.x: Place(axis)}, passed=step.unseen)
         for node in step.nodes:
             if node in step.unseen:
                 continue
             at = [(node, place) not in frozen and value in found.moving for place, value in enumerate(node.inputs)]
-            if any(at) and not found._follow(concrete, node, at, opset):
+            if any(at) and not found.follow(concrete, node, at, opset):
                 return None
         whole = all(
             sliceable(value, place)
             for (node, at), place in found.taken.items()
             if (value := node.inputs[at]) is not None
         )
-        return found if whole and found.moving.get(step.y) == Place(axis) else None
+        if not whole or found.moving.get(step.y) != Place(axis):
+            return None
+        for edge in list(found.taken):
+            found._look_ahead(concrete, edge, opset)
+        return found
 
-    def _follow(self, concrete: Concrete, node: ir.Node, at: Sequence[bool], opset: int) -> bool:
+    def _look_ahead(self, concrete: Concrete, edge: Edge, opset: int) -> None:
+        """Where the lanes of an operand come from: through its maker, as long as one of that one's operands has them
+        along an axis of its own, and so on from there."""
+        waiting = [edge]
+        while waiting:
+            edge = waiting.pop()
+            value, place = edge[0].inputs[edge[1]], self.taken[edge]
+            node = None if value is None else value.producer()
+            if value is None or node is None or value in self.moving or len(node.outputs) != 1:
+                continue
+            through = {(node, 1): place} if node in self.passed else None
+            found = through or self._source(concrete, node, place, opset)
+            if found is not None:
+                self.ahead.add(node)
+                self.moving[value] = place
+                self.taken |= found
+                waiting += found
+
+    def _source(self, concrete: Concrete, node: ir.Node, place: Place, opset: int) -> dict[Edge, Place] | None:
+        """Where the operands of a node have the lanes that its output has at `place`; None if that is not told."""
+        for index, operand in enumerate(node.inputs):
+            shape = _shape(concrete, operand)
+            if operand is None or operand.const_value is not None or shape is None:
+                continue
+            at = [other == index for other in range(len(node.inputs))]
+            for axis in (axis for axis, size in enumerate(shape) if size == self.count):
+                trial = Lanes(self.count, {operand: Place(axis)})
+                if trial.follow(concrete, node, at, opset) and trial.moving[node.outputs[0]] == place:
+                    return {(node, index): Place(axis), **trial.taken}
+        return None
+
+    def follow(self, concrete: Concrete, node: ir.Node, at: Sequence[bool], opset: int) -> bool:
+        """Whether a node keeps to the lanes of the operands that move, as `at` tells; notes its outputs'."""
         twin = concrete.nodes.get(node.name or "")
         if twin is None or node.domain not in {"", "ai.onnx"}:
             return False
@@ -142,6 +182,8 @@ class Lanes:
             elif node.op_type == "Gather" and at[1] and not at[0]:
                 axis = _attribute(node, "axis", 0) % len(shapes[0] or ())
                 place = places[0].on(places[0].axis + axis)
+            elif node.op_type == "Pad" and at[0]:
+                place = places[0] if _unpadded(node, places[0].axis, len(out)) else None
             elif node.op_type in {"Reshape", "Flatten"} and at[0]:
                 place = _reshaped(places[0], self.count, shapes[0] or (), out) if _writable(node) else None
                 place = place if place is not None and _told(node, places[0], place) else None
@@ -269,6 +311,12 @@ def _told(node: ir.Node, before: Place, after: Place) -> bool:
         return False
     names = [sorted(str(dim.value).rpartition("*")[2] for dim in dims) for dims in (x, y)]
     return names[0] == names[1]
+
+
+def _unpadded(node: ir.Node, axis: int, rank: int) -> bool:
+    """Whether a Pad adds nothing along an axis."""
+    pads = None if len(node.inputs) != 3 or node.inputs[1] is None else node.inputs[1].const_value
+    return pads is not None and pads.size == 2 * rank and not pads.numpy()[[axis, axis + rank]].any()
 
 
 def _kept(node: ir.Node, shape: Sequence[int], out: Sequence[int]) -> bool:

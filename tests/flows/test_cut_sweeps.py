@@ -192,3 +192,26 @@ def test_what_a_root_in_a_sweep_does_not_reach_counts(cut: bool, lanes: int) -> 
     assert (residual[1:] > 0.1).all()
     assert probe.outside(missed)[[1, 2], [0, lanes - 1]].all()
     assert not probe.outside(missed)[0].any()
+
+
+TABLES = """
+    s = MatMul(x, w) r = Reshape(s, wide) m = Mul(r, table) h = Softmax<axis = 2>(m) q = Pad(h, pads, one) e = Exp(q)
+    u = Unsqueeze(x, last) d = Sub(u, knots) t = Tanh(d) k = Mul(e, t) b = ReduceSum<keepdims = 0>(k, last)
+    y = Add(b, x)
+"""
+"""Weights of functions of x, made by Reshape, Softmax, Pad and Exp of what a matrix makes."""
+
+
+def test_tables_are_made_of_the_elements_that_are_found() -> None:
+    """Nodes that make what the loop takes run on one element in each sweep."""
+    head = HEAD.replace("int64[1] zero", "int64[6] pads = {0, 0, 0, 0, 0, 0}, int64[1] zero")
+    model, made = _made(TABLES, head)
+    assert _sweep(made).cut is not None
+    x = np.random.default_rng(1).standard_normal((9, 4))
+    (y,) = _run(model, {"x": x})
+    np.testing.assert_allclose(_run(made.model, {"y": y})[0], x, atol=1e-10)
+    (loop,) = (node for node in made.model.graph.node if node.op_type == "Loop")
+    (sweep,) = (attribute.g for attribute in loop.attribute if attribute.name == "body")
+    (softmax,) = (node for node in sweep.node if node.op_type == "Softmax")
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in sweep.value_info}
+    assert shapes[softmax.output[0]][1].dim_value == 1

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
 
+from onnx_invert.build.pruning import prune
 from onnx_invert.graph.emit import Emitter
 
 Body = Callable[[Emitter, list[ir.Value]], tuple[list[ir.Value], ir.Value]]
@@ -65,6 +66,7 @@ def count_through(
     outs = [inner.op("Identity", value) for value in after]
     for out, shape in zip(outs, shapes, strict=True):
         out.shape, out.type = ir.Shape(shape), ir.TensorType(e.dtype)
+    prune(inner.nodes, [again, *outs])
     graph = ir.Graph([step, go, *ports], [again, *outs], nodes=inner.nodes, name=e.unique("iteration"))
     starts = [e.op("Identity", value) for value in initial]
     loop = ir.Node(

@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from onnx_invert.build.inverse import Inverse, assemble, port_of
 from onnx_invert.build.noise import Noise
+from onnx_invert.build.pruning import prune
 from onnx_invert.build.residual import forward_nodes
 from onnx_invert.build.residual import residual as residual_of
 from onnx_invert.build.system.live import Live
@@ -62,7 +63,7 @@ def build_system(
     if residual:
         outputs.append(_residual(e, r, plan, ports))
     counted = {probe.tensor for probe in r.probes} if noise is not None else set()
-    _prune(e, [*outputs, *(value for node in e.nodes for value in node.outputs if value.name in counted)])
+    prune(e.nodes, [*outputs, *(value for node in e.nodes for value in node.outputs if value.name in counted)])
     version = opset_for(r.copied, problem.opset, opset)
     used = [ports[v] for v in problem.given if ports[v].uses()]
     inputs = [*(ports[value] for value in problem.known), *used]
@@ -129,25 +130,3 @@ def _named(e: Emitter, value: ir.Value, problem: Problem) -> ir.Value:
     value.name, value.type = name, ir.TensorType(x.dtype or e.dtype)
     value.shape = ir.Shape([x.shape[0]]) if x.shape is not None else None
     return value
-
-
-def _prune(e: Emitter, outputs: list[ir.Value]) -> None:
-    """Take out what no output needs."""
-    kept = set(outputs)
-    left = []
-    for node in reversed(e.nodes):
-        if any(output in kept or output.uses() for output in node.outputs):
-            left.append(node)
-        else:
-            _detach(node)
-    e.nodes[:] = left[::-1]
-
-
-def _detach(node: ir.Node) -> None:
-    """Give up the operands of a node that is thrown away, and of those in its body."""
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            for inner in attribute.as_graph():
-                _detach(inner)
-    for place in range(len(node.inputs)):
-        node.replace_input_with(place, None)

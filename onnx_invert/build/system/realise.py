@@ -142,6 +142,12 @@ class Realisation:
                 return self.e.op("Expand", self.e.scalar(0.0), self.sized(value))
         return self._known(value)
 
+    def is_made_here(self, value: ir.Value) -> bool:
+        """Whether a tensor comes from this very graph or body, and not from one around it."""
+        if value in self.pieces:
+            return True
+        return self.outer is not None and self.outer.e is self.e and self.outer.is_made_here(value)
+
     def operand(self, node: ir.Node, place: int) -> ir.Value | None:
         """What a node takes at a place, here."""
         if (node, place) in self.replaced:

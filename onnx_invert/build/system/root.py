@@ -1,9 +1,10 @@
 """Roots of φᵢ(xᵢ) = yᵢ for every element at once, by bracketing.
 
-The bracket grows geometrically from around y (a flow's layers are near the identity), then shrinks by inverse
-quadratic interpolation where that is safe and by halving where it is not. It ends when the bracket is no wider
-than rounding, for every element. Whether φᵢ rises or falls is told by its values at the first two points. All of this
-stays in the domain that the plan found for φᵢ.
+The bracket grows geometrically from around y (a flow's layers are near the identity). It shrinks by a few steps of
+false position, which most elements need no more than (false_position.py), then by inverse quadratic interpolation
+where that is safe and by halving where it is not. It ends when the bracket is no wider than rounding, for every
+element. Whether φᵢ rises or falls is told by its values at the first two points. All of this stays in the domain that
+the plan found for φᵢ.
 Source: T. Chandrupatla, A new hybrid quadratic/bisection algorithm for finding the zero of a nonlinear function
 without using derivatives, Advances in Engineering Software 28 (1997).
 """
@@ -18,7 +19,9 @@ import onnx_ir as ir
 
 from onnx_invert.build.clamp import Probe
 from onnx_invert.build.newton.loop import iterate
+from onnx_invert.build.system.bracket import between, fraction, largest, rounding, smallest, unsolved
 from onnx_invert.build.system.ends import Ends
+from onnx_invert.build.system.false_position import approach
 from onnx_invert.build.system.function import Function, function_of
 from onnx_invert.build.system.selection import Selection
 from onnx_invert.graph.emit import Emitter
@@ -134,6 +137,8 @@ def root_of(
     missed = e.op("Or", e.op("Greater", bracket[1], 0.0), e.op("Less", bracket[3], 0.0))
     if not unroll:
         bracket = _shrink(e, rising, bracket, live, shape)
+        if not ends.there:  # where φ is taken to be far from y, which no straight line is of use for
+            bracket = approach(e, rising, bracket, live, shape, noise)
     x1, f1, x2, f2 = _narrow(e, rising, bracket, live, shape, unroll, noise)
     kept = ends.kept(e, x1, x2)
     if kept is not None:
@@ -154,7 +159,7 @@ def _bracket(
 ) -> list[ir.Value]:
     """Ends with φ below y at the lower and above it at the upper one, as far as there are such."""
 
-    top = _largest(e)
+    top = largest(e)
 
     def outside(b: Emitter, f_low: ir.Value, f_high: ir.Value) -> ir.Value:
         found = b.op("Or", b.op("Greater", f_low, 0.0), b.op("Less", f_high, 0.0))
@@ -223,35 +228,29 @@ def _narrow(
 ) -> list[ir.Value]:
     """The bracket as narrow as can be: its ends, each with its value."""
     low, f_low, high, f_high = ends
-    eps = float(np.finfo(e.dtype.numpy()).eps)
-    tiny = _smallest(e)
-
-    def unsolved(b: Emitter, f1: ir.Value, f2: ir.Value) -> ir.Value:
-        least = b.op("Min", b.op("Abs", f1), b.op("Abs", f2))
-        return b.op("Greater", least, 0.0 if noise is None else noise)
+    tiny = smallest(e)
 
     def step(b: Emitter, state: list[ir.Value]) -> tuple[list[ir.Value], ir.Value]:
         # x1, f1: the newest end; x2, f2: the other one; t: where to try next, as a fraction of the way between.
         x1, f1, x2, f2, t = state
-        x = _between(b, x1, x2, t)
+        x = between(b, x1, x2, t)
         f = function(b, x)
         same = b.op("Equal", b.op("Sign", f), b.op("Sign", f1))
         x3, f3 = b.op("Where", same, x1, x2), b.op("Where", same, f1, f2)  # the end before
         x2, f2 = b.op("Where", same, x2, x1), b.op("Where", same, f2, f1)
         back = b.op("Sub", x, x2)
         # Of a bracket this wide or narrow either end is as good a measure of rounding as the other.
-        rounding = b.op("Add", b.op("Mul", b.op("Max", b.op("Abs", x), b.op("Abs", x2)), eps), tiny)
-        least = b.op("Div", rounding, b.op("Max", b.op("Abs", back), tiny))
+        least = b.op("Div", rounding(b, x, x2), b.op("Max", b.op("Abs", back), tiny))
         wide = b.op("Less", least, 0.5)
         # Once the bracket is closed a further step must do no harm: it goes to its middle.
         least = b.op("Min", least, 0.5)
         t = _next(b, back, f, f2, b.op("Sub", x3, x2), f3)
         t = b.op("Min", b.op("Max", t, least), b.op("Sub", b.scalar(1.0), least))
-        busy = b.op("Cast", b.op("And", wide, unsolved(b, f, f2)), to=int(b.dtype))
+        busy = b.op("Cast", b.op("And", wide, unsolved(b, f, f2, noise)), to=int(b.dtype))
         return [x, f, x2, f2, t], b.op("Mul", busy, live)
 
-    secant = _fraction(e, e.op("Div", f_low, e.op("Sub", f_low, f_high)), None)
-    busy = e.op("Mul", e.op("Cast", unsolved(e, f_low, f_high), to=int(e.dtype)), live)
+    secant = fraction(e, e.op("Div", f_low, e.op("Sub", f_low, f_high)), None)
+    busy = e.op("Mul", e.op("Cast", unsolved(e, f_low, f_high, noise), to=int(e.dtype)), live)
     start = [low, f_low, high, f_high, secant]
     most = 16 if unroll else NARROWINGS
     return iterate(e, start, [shape] * 5, step, most=most, unroll=unroll, busy=busy)[:4]
@@ -272,35 +271,7 @@ def _next(b: Emitter, back: ir.Value, f1: ir.Value, f2: ir.Value, far: ir.Value,
     above = b.op("Less", b.op("Mul", rest, rest), b.op("Sub", one, xi))
     slope = b.op("Div", b.op("Mul", b.op("Sub", one, b.op("Div", far, back)), f2), b.op("Sub", f3, f1))
     t = b.op("Mul", b.op("Div", f1, whole), b.op("Add", b.op("Div", f3, short), slope))
-    return _fraction(b, t, b.op("And", below, above))
-
-
-def _fraction(b: Emitter, t: ir.Value, safe: ir.Value | None) -> ir.Value:
-    """t where it is one, between 0 and 1, and `safe`; 1/2 elsewhere, and where it is no number."""
-    inside = b.op("Less", b.op("Abs", b.op("Sub", t, 0.5)), 0.5)
-    return b.op("Where", inside if safe is None else b.op("And", inside, safe), t, b.scalar(0.5))
-
-
-def _largest(e: Emitter) -> float:
-    """The largest |x| that is tried: no y is so large that x becomes infinite, or no number. Half precision has no
-    numbers to spare: there it is the largest one, and `_between` minds its overflow."""
-    top = float(np.finfo(e.dtype.numpy()).max)
-    return top if e.dtype.itemsize <= 2 else top / 8
-
-
-def _smallest(e: Emitter) -> float:
-    """The width of a bracket around 0 that is narrow enough; half precision needs all digits below its smallest
-    normal number."""
-    limits = np.finfo(e.dtype.numpy())
-    return float(limits.smallest_subnormal if e.dtype.itemsize <= 2 else limits.tiny)
-
-
-def _between(b: Emitter, x1: ir.Value, x2: ir.Value, t: ir.Value) -> ir.Value:
-    """x₁ + t (x₂ − x₁); in half precision, whose ends may be further apart than its largest number, in two steps."""
-    if b.dtype.itemsize > 2:
-        return b.op("Add", x1, b.op("Mul", t, b.op("Sub", x2, x1)))
-    half = b.op("Mul", t, b.op("Sub", b.op("Mul", x2, 0.5), b.op("Mul", x1, 0.5)))
-    return b.op("Add", b.op("Add", x1, half), half)
+    return fraction(b, t, b.op("And", below, above))
 
 
 def _same_axes(step: Root) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from onnx_invert.build.tape import again
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.plan.batch_rules import Place
 from onnx_invert.plan.lanes import Cut, written
@@ -88,21 +89,49 @@ class Selection:
 
     def replaced(self, r: Realisation, nodes: list[ir.Node]) -> dict[Edge, ir.Value]:
         """What the nodes of the block take instead, made here: operands cut down, sizes written anew."""
-        e, lanes = r.e, self.cut.lanes
+        lanes = self.cut.lanes
         found: dict[Edge, ir.Value] = {}
         made: dict[tuple[ir.Value, Place], ir.Value] = {}
         for node in nodes:
-            for place, value in enumerate(node.inputs):
-                if value is None or (node, place) not in lanes.taken:
-                    continue
-                operand, at = r.operand(node, place), lanes.taken[node, place]
-                assert operand is not None
-                if (operand, at) not in made:
-                    made[operand, at] = self.pick(e, operand, at, value)
-                found[node, place] = made[operand, at]
+            for place in range(len(node.inputs)):
+                if (node, place) in lanes.taken:
+                    found[node, place] = self._operand(r, node, place, made)
             if node.op_type in {"Reshape", "Expand"}:
-                found[node, 1] = e.ints(self._sizes(node))
+                found[node, 1] = r.e.ints(self._sizes(node))
         return found
+
+    def _operand(
+        self, r: Realisation, node: ir.Node, place: int, made: dict[tuple[ir.Value, Place], ir.Value]
+    ) -> ir.Value:
+        """The lanes of an operand: picked from it, or from what it is made of where that is made in this sweep."""
+        value, at = node.inputs[place], self.cut.lanes.taken[node, place]
+        assert value is not None
+        maker = value.producer()
+        if (node, place) in r.replaced or maker is None or not self._runs_ahead(r, maker, value, at):
+            operand = r.operand(node, place)
+            assert operand is not None
+            if (operand, at) not in made:
+                made[operand, at] = self.pick(r.e, operand, at, value)
+            return made[operand, at]
+        if maker in self.cut.lanes.passed:
+            return self._operand(r, maker, 1, made)
+        if (value, at) not in made:
+            taken = self.cut.lanes.taken
+            inputs = [
+                self._operand(r, maker, index, made) if (maker, index) in taken else r.operand(maker, index)
+                for index in range(len(maker.inputs))
+            ]
+            if maker.op_type in {"Reshape", "Expand"}:
+                inputs[1] = r.e.ints(self._sizes(maker))
+            r.root.copied.append(maker)
+            (made[value, at],) = again(r.e, maker, inputs)
+            made[value, at].shape = ir.Shape(self.cut.lanes.dims(value, self.width))
+        return made[value, at]
+
+    def _runs_ahead(self, r: Realisation, maker: ir.Node, value: ir.Value, at: Place) -> bool:
+        """Whether the lanes of a tensor are made from lanes. What is made outside of the sweeps is made once."""
+        lanes = self.cut.lanes
+        return maker in lanes.ahead and lanes.moving.get(value) == at and r.noise is None and r.is_made_here(value)
 
     def _sizes(self, node: ir.Node) -> list[int]:
         output = node.outputs[0]
