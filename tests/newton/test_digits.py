@@ -17,6 +17,7 @@ NETWORKS = {
     "tanh": ROOT / "tests/data/newton/mnist_tanh.onnx",
     "wide": ROOT / "tests/data/newton/mnist_wide.onnx",
 }
+DECODER = ROOT / "tests/data/newton/decoder_lenet.onnx"
 TEST = 200
 
 
@@ -56,3 +57,15 @@ def test_a_prior_finds_the_digit(kind, bounds, most, digits):
     if bounds is not None:
         assert back.min() >= 0
         assert back.max() <= 1
+
+
+@pytest.mark.sweep
+def test_lenet_is_nearer_to_the_digits_than_a_decoder(digits):
+    """One trained for two minutes on the same digits (tools/train_decoder.py); on all 1,000 test digits."""
+    path = ROOT / "models/mnist_lenet.onnx"
+    y = run(path, image=digits.x_test)[0]
+    inversion = invert(path, prior=digits.x_train, bounds=(0, 1), data=digits.x_test[::40])
+    decoded, back = run(DECODER, logits=y)[0], run(inversion.model, logits=y)[0]
+    ours, theirs = (np.mean(np.square(x.reshape(digits.x_test.shape) - digits.x_test)) for x in (back, decoded))
+    assert ours < theirs
+    assert residuals(run(path, image=back)[0], y).max() < 1e-6
