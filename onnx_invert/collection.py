@@ -1,4 +1,4 @@
-"""Python's garbage collector while graphs are made: each of its passes goes through all nodes, and finds next to nothing."""
+"""Python's garbage collector while graphs are made: a pass of it goes through all nodes, and finds next to nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 YOUNG = 100_000
-"""So many objects more than were let go of before the collector looks at them: a graph of a thousand nodes has as many."""
+"""So many objects are made, beyond those let go of, before the collector looks: as many as a thousand nodes have."""
 
 
 @contextmanager

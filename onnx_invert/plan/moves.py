@@ -127,7 +127,7 @@ def _pick(output: int, axis: int, source: Index, shape: Sequence[int], once: boo
         return None
     if not count or not source.size:
         return None
-    first = source[(*[0] * axis, slice(None), *[0] * (source.ndim - axis - 1))]
+    first = np.moveaxis(source, axis, 0).reshape(source.shape[axis], -1)[:, 0]
     there = first.nonzero()[0]
     here = (first[there] - 1) // math.prod(shape[axis + 1 :]) % shape[axis]
     lines = source.take(there, axis)

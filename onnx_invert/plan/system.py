@@ -140,7 +140,7 @@ class System(Knowledge):
             return []
         if self.hopeless(node):
             return []
-        masks_in = [self.known.get(value) for value in node.inputs]
+        masks_in = [None if value is None else self.known.get(value) for value in node.inputs]
         last = self._carried.get(node)
         if last is not None and all(map(is_, masks_in, last)):
             return []  # of its operands no more is known than when it was tried last
@@ -275,7 +275,7 @@ class System(Knowledge):
             for mask in (y, *(self.mask(other) for _, other in others)):
                 if mask is not None:
                     try:
-                        new = new & np.broadcast_to(mask, before.shape)
+                        new = new & (mask if mask.shape == before.shape else np.broadcast_to(mask, before.shape))
                     except ValueError:
                         return False
             for stage in stages:

@@ -107,7 +107,7 @@ def joined(labels: Labels, axes: Sequence[int] | None = None) -> Labels:
         return np.zeros([1 if a in where else n for a, n in enumerate(labels.shape)], np.int64)
     top = labels.max(axis=where, keepdims=True)
     if not np.count_nonzero(top > 0):
-        return labels.min(axis=where, keepdims=True)  # 0 and SEVERAL alone
+        return np.asarray(labels.min(axis=where, keepdims=True))  # 0 and SEVERAL alone
     least = np.where(labels > 0, labels, np.iinfo(np.int64).max).min(axis=where, keepdims=True)
     several = (labels == SEVERAL).any(axis=where, keepdims=True) | ((top > 0) & (top != least))
     return np.where(several, SEVERAL, np.maximum(top, 0))
