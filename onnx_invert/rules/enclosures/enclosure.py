@@ -114,20 +114,21 @@ def outwards(low: Array, high: Array) -> Pair:
 def _next(values: Array, side: float) -> Array:
     """The next numbers on the side −1 or 1, not across 0.
 
-    Most are neither small nor infinite nor no numbers: the next one has the next bits, which is ten times as quick to
-    compute as `nextafter`.
+    Most are 0, without bound on that side, or neither small nor infinite: these have the next bits, which are quicker
+    to compute than `nextafter`.
     """
     values = np.ascontiguousarray(values, np.float64).reshape(np.shape(values))
     bits = values.view(np.int64)
-    made = (bits + int(side) * ((bits >> 63) | 1)).view(np.float64)
-    size = np.abs(values)
-    special = np.asarray(~((size >= 2 * _SMALL) & (size < np.inf)))
+    made = np.asarray(bits + int(side) * ((bits >> 63) | 1)).view(np.float64)
+    zero, unbounded, size = values == 0, values == side * np.inf, np.abs(values)
+    np.copyto(made, 0.0, where=zero)
+    np.copyto(made, side * np.inf, where=unbounded)
+    special = np.asarray(~((size >= 2 * _SMALL) & (size < np.inf) | zero | unbounded))
     if not np.count_nonzero(special):
         return made
     few = values[special]
     near = np.nextafter(few, side * np.inf)
     near = np.where(few * side < 0, np.minimum(near * side, -TINY) * side, near)
-    near = np.where(few == 0, 0.0, near)
     near = np.where((near * side < 0) & (near * side > -_SMALL), -side * TINY, near)
     made[special] = np.where(np.isnan(few), side * np.inf, near)
     return made
