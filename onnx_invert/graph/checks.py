@@ -214,6 +214,8 @@ def check_operators(model: ir.Model, name: str) -> None:
 
 def _wrong_attributes(node: ir.Node, label: str, version: int, domain: str) -> list[str]:
     """The attributes whose type is not what ONNX defines for them."""
+    if not node.attributes:
+        return []
     defined: dict[str, Any] = dict(onnx.defs.get_schema(node.op_type, version, domain).attributes)
     wrong = []
     for attribute in node.attributes.values():

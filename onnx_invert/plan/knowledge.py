@@ -133,7 +133,7 @@ class Knowledge:
     def ignorance(self, value: ir.Value) -> Labels | None:
         """Labels that are not 0 where elements are not known; None where all are."""
         mask = self.mask(value)
-        return None if mask is None else np.where(mask, 0, SEVERAL)
+        return None if mask is None else np.multiply(~mask, SEVERAL, dtype=np.int64)
 
     def use(self, output: ir.Value, mask: Mask) -> None:
         """Mark equations, elements of an output, as used."""

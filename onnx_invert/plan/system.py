@@ -54,6 +54,7 @@ class System(Knowledge):
     _stages: dict[Edge, tuple[Stage, ...] | None] = field(default_factory=dict)
     _late: dict[Edge, float] = field(default_factory=dict)
     _carried: dict[ir.Node, list[Mask | None]] = field(default_factory=dict)
+    _placed: dict[Edge, list[Mask | None]] = field(default_factory=dict)
     _places: dict[Edge, list[Labels] | None] = field(default_factory=dict)
 
     @staticmethod
@@ -129,23 +130,24 @@ class System(Knowledge):
         if all(output in self.blank for output in node.outputs):
             return grown
         for place, value in enumerate(node.inputs):
-            if value is None or (node, place) in self.frozen or self.is_known(value):
+            if value is None or value not in self.known or (node, place) in self.frozen:
                 continue
             if self._place(node, place, value) or self._undo(node, place, value):
                 grown.append(value)
         return grown
 
     def _forward(self, node: ir.Node) -> list[ir.Value]:
-        if all(self.is_known(output) for output in node.outputs):
+        known = self.known
+        if not any(output in known for output in node.outputs):
             return []
-        if self.hopeless(node):
-            return []
-        masks_in = [None if value is None else self.known.get(value) for value in node.inputs]
+        masks_in = [None if value is None else known.get(value) for value in node.inputs]
         last = self._carried.get(node)
         if last is not None and all(map(is_, masks_in, last)):
             return []  # of its operands no more is known than when it was tried last
+        if self.hopeless(node):
+            return []
         self._carried[node] = masks_in
-        if all(self.taken(node, place) for place in range(len(node.inputs))):
+        if all(mask is None or (node, place) in self.frozen for place, mask in enumerate(masks_in)):
             made = [_NOTHING] * len(node.outputs)
         else:
             try:
@@ -213,7 +215,12 @@ class System(Knowledge):
         sources = self._outputs(node, place)
         if sources is None:
             return False
+        last = self._placed.get((node, place))
         before = self.known[value]
+        masks = [before, *(self.known.get(output) for output in node.outputs)]
+        if last is not None and all(map(is_, masks, last)):
+            return False  # no more is known of what it makes than when it was tried last
+        self._placed[node, place] = masks
         found = np.zeros(before.size + 1, bool)
         for output, source in zip(node.outputs, sources, strict=True):
             mask = self.mask(output)
@@ -266,7 +273,7 @@ class System(Knowledge):
         if y is not None and y.shape != before.shape:
             return False
         stages = self._facts(node, place)
-        if stages is None:
+        if stages is None or any(other in self.blank for _, other in others):
             return False
         new = ~before
         if y is not None or others or any(isinstance(s.fact, Diagonal) and s.lost for s in stages):
