@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from onnx_invert.build.inverse import Inverse, build
 from onnx_invert.build.newton.inverse import build_newton
 from onnx_invert.build.system.inverse import build_system
+from onnx_invert.collection import seldom_collected
 from onnx_invert.errors import NotInvertibleError, UsageError, VerificationError
 from onnx_invert.graph.read import Source
 from onnx_invert.graph.write import check_target, commit_both, save, staged
@@ -135,6 +136,7 @@ def invert(
     started = time.perf_counter()
     notes: list[str] = []
     with ExitStack() as stack:
+        stack.enter_context(seldom_collected())
         source = open_model(model, stack)
         decoder = open_model(prior, stack) if is_decoder(prior) else None
         target = Path(output) if output is not None else None
@@ -300,6 +302,7 @@ def explain(
     """
     Choices(prior=None if prior is None or is_decoder(prior) else {}, decoder=is_decoder(prior)).check(method)
     with ExitStack() as stack:
+        stack.enter_context(seldom_collected())
         source = open_model(model, stack)
         decoder = open_model(prior, stack) if is_decoder(prior) else None
         method = method if prior is None else "newton"

@@ -17,6 +17,7 @@ KNOWN_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview.trainin
 LARGEST_INPUT = 1 << 40
 """Numbers of an input beyond which no machine holds one sample."""
 
+_TYPES = frozenset(map(int, ir.DataType)) - {onnx.TensorProto.UNDEFINED}
 _CHUNK = 1 << 20
 
 
@@ -86,7 +87,7 @@ def check_tensors(proto: onnx.ModelProto, name: str) -> None:
     """Every tensor has a type, and the bytes that its shape needs."""
     for tensor in tensors(proto):
         label = f"Weight {tensor.name!r} of {name}" if tensor.name else f"A constant of {name}"
-        if tensor.data_type not in set(map(int, ir.DataType)) or tensor.data_type == onnx.TensorProto.UNDEFINED:
+        if tensor.data_type not in _TYPES:
             raise ModelError(f"{label} has no type that ONNX knows (data_type {tensor.data_type}).")
         if any(dim < 0 for dim in tensor.dims):
             raise ModelError(f"{label} has the shape {list(tensor.dims)}: a size is negative.")
@@ -213,6 +214,8 @@ def check_operators(model: ir.Model, name: str) -> None:
 
 def _wrong_attributes(node: ir.Node, label: str, version: int, domain: str) -> list[str]:
     """The attributes whose type is not what ONNX defines for them."""
+    if not node.attributes:
+        return []
     defined: dict[str, Any] = dict(onnx.defs.get_schema(node.op_type, version, domain).attributes)
     wrong = []
     for attribute in node.attributes.values():

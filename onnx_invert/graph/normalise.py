@@ -28,6 +28,9 @@ NOT_FOLDED = frozenset(
 _OPSET = 17
 """Of the default domain in a model that imports none: what `pose` takes it for."""
 
+_SMALLEST = 64
+"""Numbers up to which a weight may tell of shapes: sizes, axes, scales."""
+
 KEEPS_SHAPE = frozenset({"Binarizer", "GroupNormalization", "Imputer", "LinearRegressor", "Normalizer", "Scaler"})
 """Operators of which ONNX infers no shape: the output has the input's, or for LinearRegressor one column a target."""
 
@@ -184,7 +187,7 @@ def without_weights(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, ir.Tens
         for value, tensor in weights.items():
             assert tensor is not None
             value.shape, value.dtype = ir.Shape([int(n) for n in tensor.shape.numpy()]), tensor.dtype
-            if tensor.size > 64:
+            if tensor.size > _SMALLEST:
                 left[value.name or ""] = tensor
                 value.const_value = None
                 del graph.initializers[value.name or ""]
@@ -210,19 +213,60 @@ def restored(model: ir.Model, weights: dict[str, ir.TensorProtocol]) -> None:
 def _c_api_infer(model: ir.Model) -> dict[ir.Value, tuple[ir.Shape, ir.TypeProtocol | None]]:
     """Shape and type of every value of which onnx's shape inference tells a shape; the weights stay out of the call.
 
-    The answer is read off its messages: making a second graph of it would take longer than the inference.
+    The question holds what bears on shapes alone, and the answer is read off its messages: serialising all of the
+    model, or making a second graph of the answer, would take longer than the inference.
     """
-    proto, _ = without_weights(model)
-    result = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+    result = onnx.shape_inference.infer_shapes(_question(model), check_type=True, strict_mode=True, data_prop=True)
     found = {info.name: info.type for info in (*result.graph.value_info, *result.graph.output)}
     read: dict[ir.Value, tuple[ir.Shape, ir.TypeProtocol | None]] = {}
     for node in model.graph:
         for value in node.outputs:
             inferred = found.get(value.name or "")
-            shape = None if inferred is None else ir.serde.deserialize_type_proto_for_shape(inferred)
-            if inferred is not None and shape is not None:
+            if inferred is None:
+                continue
+            if inferred.HasField("tensor_type"):
+                tensor = inferred.tensor_type
+                if tensor.HasField("shape"):
+                    dims = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim]
+                    read[value] = ir.Shape(dims), ir.TensorType(ir.DataType(tensor.elem_type))
+            elif (shape := ir.serde.deserialize_type_proto_for_shape(inferred)) is not None:
                 read[value] = shape, ir.serde.deserialize_type_proto_for_type(inferred)
     return read
+
+
+def _question(model: ir.Model) -> onnx.ModelProto:
+    """A model as shape inference has to see it: nodes, types and shapes; the larger weights are inputs."""
+    # Before IR 4 inference takes no weight that is no input too.
+    proto = onnx.ModelProto(ir_version=max(4, model.ir_version))
+    proto.opset_import.extend(onnx.helper.make_opsetid(*entry) for entry in model.opset_imports.items())
+    graph = proto.graph
+    graph.name = model.graph.name or "model"
+    for value in model.graph.inputs:
+        ir.serde.serialize_value_into(graph.input.add(), value)
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        assert tensor is not None
+        if value.shape != tensor.shape or value.dtype != tensor.dtype:
+            value.shape, value.dtype = ir.Shape(tensor.shape.numpy()), tensor.dtype
+        if tensor.size > _SMALLEST:
+            kind = onnx.helper.make_tensor_type_proto(int(tensor.dtype), tensor.shape.numpy())
+            graph.input.add(name=name, type=kind)
+        else:
+            ir.serde.serialize_tensor_into(graph.initializer.add(), tensor)
+            graph.initializer[-1].name = name
+    for value in model.graph.outputs:
+        ir.serde.serialize_value_into(graph.output.add(), value)
+    for node in model.graph:
+        ir.serde.serialize_node_into(graph.node.add(), node)
+        for value in node.outputs:
+            if value.type is None or not value.name or value.is_graph_output():
+                continue
+            info = graph.value_info.add()
+            if value.shape is None and isinstance(value.type, ir.TensorType):
+                info.name, info.type.tensor_type.elem_type = value.name, int(value.type.dtype)
+            else:
+                ir.serde.serialize_value_into(info, value)
+    return proto
 
 
 def shapes_to_constants(graph: ir.Graph) -> bool:

@@ -41,6 +41,7 @@ class Knowledge:
     zeros: dict[ir.Value, Mask] = field(default_factory=dict)
     blank: set[ir.Value] = field(default_factory=set)
     _needs: dict[ir.Node, tuple[int, ...]] = field(default_factory=dict)
+    _free: dict[ir.Value, tuple[int, ...]] = field(default_factory=dict)
 
     def start(self, unknown: Iterable[ir.Value]) -> None:
         """Nothing is known of `unknown`, nor of what the nodes make."""
@@ -71,9 +72,10 @@ class Knowledge:
     def learn(self, value: ir.Value, mask: Mask) -> None:
         """Take elements for known."""
         merged = self.known[value] | mask
-        if merged.any():
+        count = np.count_nonzero(merged)
+        if count:
             self.blank.discard(value)
-        if merged.all():
+        if count == merged.size:
             del self.known[value]
         else:
             self.known[value] = merged
@@ -83,15 +85,13 @@ class Knowledge:
         return value not in self.known
 
     def uniform(self, value: ir.Value, mask: Mask) -> bool:
-        """Whether a mask is the same along every axis whose size is not fixed."""
-        if value.shape is None or len(value.shape) != mask.ndim:
-            return bool(mask.all())
-        for axis, dim in enumerate(value.shape):
-            if not isinstance(dim, int) and not np.array_equal(
-                mask, np.broadcast_to(mask.take([0], axis), mask.shape)
-            ):
-                return False
-        return True
+        """Whether a mask is the same along every axis whose size is not fixed; any may be if the rank is not known."""
+        free = self._free.get(value)
+        if free is None:
+            dims = () if value.shape is None else value.shape.dims
+            named = tuple(axis for axis, dim in enumerate(dims) if not isinstance(dim, int))
+            free = self._free[value] = named if len(dims) == mask.ndim else tuple(range(mask.ndim))
+        return not free or all(bool((mask == mask.take([0], axis)).all()) for axis in free)
 
     def labels(self, node: ir.Node, of: Callable[[ir.Value], Labels | None]) -> list[Labels]:
         """Labels of a node's outputs from those of its operands.
@@ -105,8 +105,9 @@ class Knowledge:
         for value in node.inputs:
             if value in self.unknowns and (value.name or "") not in self.concrete.shapes:
                 raise UnsizedError(value.name)
+        frozen = self.frozen
         parts = [
-            None if value is None or (node, place) in self.frozen else of(value)
+            None if value is None or (frozen and (node, place) in frozen) else of(value)
             for place, value in enumerate(node.inputs)
         ]
         made = flow(twin, parts)
@@ -132,7 +133,7 @@ class Knowledge:
     def ignorance(self, value: ir.Value) -> Labels | None:
         """Labels that are not 0 where elements are not known; None where all are."""
         mask = self.mask(value)
-        return None if mask is None else np.where(mask, 0, SEVERAL)
+        return None if mask is None else np.multiply(~mask, SEVERAL, dtype=np.int64)
 
     def use(self, output: ir.Value, mask: Mask) -> None:
         """Mark equations, elements of an output, as used."""
@@ -146,11 +147,17 @@ class Knowledge:
 
     def hopeless(self, node: ir.Node) -> bool:
         """Whether plainly nothing of a node's output is known: of an operand nothing is, and no 0 takes its place."""
+        blank = [
+            place
+            for place, value in enumerate(node.inputs)
+            if value in self.blank and (node, place) not in self.frozen
+        ]
+        if not blank:
+            return False
         if node not in self._needs:
             self._needs[node] = self._needed(node)
-        return any(
-            node.inputs[place] in self.blank and (node, place) not in self.frozen for place in self._needs[node]
-        )
+        needs = self._needs[node]
+        return any(place in needs for place in blank)
 
     def _needed(self, node: ir.Node) -> tuple[int, ...]:
         """The operands without which nothing of a node's output is known."""

@@ -106,9 +106,10 @@ def forms_of(
 def _form(node: ir.Node, output: int, source: Index, shape: Sequence[int], x: ir.Value, once: bool) -> Form | None:
     y = node.outputs[output]
     if source.ndim == len(shape):
-        there = np.flatnonzero(source)
-        if source.shape == tuple(shape) and np.array_equal(source.reshape(-1)[there] - 1, there):
-            return InPlace(output, source > 0)
+        if source.shape == tuple(shape):
+            there = np.flatnonzero(source)
+            if not np.count_nonzero(source.reshape(-1)[there] - 1 != there):
+                return InPlace(output, source > 0)
         for axis in range(len(shape)):
             if _fixed(x, axis) and _fixed(y, axis) and (pick := _pick(output, axis, source, shape, once)):
                 return pick
@@ -121,18 +122,19 @@ def _form(node: ir.Node, output: int, source: Index, shape: Sequence[int], x: ir
 
 def _pick(output: int, axis: int, source: Index, shape: Sequence[int], once: bool) -> Pick | None:
     """`source`, of the operand's rank, as a choice along `axis` alone: read off one line, then held to all others."""
-    if any(n != m for a, (n, m) in enumerate(zip(source.shape, shape, strict=True)) if a != axis):
+    count = math.prod(shape)
+    if source.shape[:axis] != tuple(shape[:axis]) or source.shape[axis + 1 :] != tuple(shape[axis + 1 :]):
         return None
-    numbers = np.moveaxis(np.arange(1, math.prod(shape) + 1).reshape(shape), axis, 0)
-    lines = np.moveaxis(source, axis, 0)
-    if not numbers.size or not lines.size:
+    if not count or not source.size:
         return None
-    first = lines.reshape(len(lines), -1)[:, 0]
-    there = np.flatnonzero(first)
+    first = np.moveaxis(source, axis, 0).reshape(source.shape[axis], -1)[:, 0]
+    there = first.nonzero()[0]
     here = (first[there] - 1) // math.prod(shape[axis + 1 :]) % shape[axis]
-    if not np.array_equal(lines[there], numbers[here]) or np.count_nonzero(lines) != lines[there].size:
+    lines = source.take(there, axis)
+    numbers = np.arange(1, count + 1).reshape(shape).take(here, axis)
+    if np.count_nonzero(lines != numbers) or np.count_nonzero(source) != lines.size:
         return None
-    if once:
+    if once and len(set(here.tolist())) < here.size:
         chosen = np.sort(np.unique(here, return_index=True)[1])
         there, here = there[chosen], here[chosen]
     return Pick(output, axis, there, here)

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from operator import is_
 
 import numpy as np
 import onnx_ir as ir
@@ -28,6 +29,9 @@ from onnx_invert.rules.facts import Diagonal, Elementwise, Fact, Matrix, NoInver
 from onnx_invert.rules.moving import Labels, moves
 from onnx_invert.rules.node import FLOATS, NodeView
 from onnx_invert.rules.static import UnsizedError
+
+_NOTHING: Labels = np.zeros((), np.int64)
+"""The label of what is known: it follows from nothing that is not."""
 
 POOR = 10.0
 """The condition number from which on a matrix is undone only when nothing else is left: it costs a digit."""
@@ -49,6 +53,8 @@ class System(Knowledge):
     folded: set[ir.Value] = field(default_factory=set)
     _stages: dict[Edge, tuple[Stage, ...] | None] = field(default_factory=dict)
     _late: dict[Edge, float] = field(default_factory=dict)
+    _carried: dict[ir.Node, list[Mask | None]] = field(default_factory=dict)
+    _placed: dict[Edge, list[Mask | None]] = field(default_factory=dict)
     _places: dict[Edge, list[Labels] | None] = field(default_factory=dict)
 
     @staticmethod
@@ -124,25 +130,30 @@ class System(Knowledge):
         if all(output in self.blank for output in node.outputs):
             return grown
         for place, value in enumerate(node.inputs):
-            if value is None or (node, place) in self.frozen or self.is_known(value):
+            if value is None or value not in self.known or (node, place) in self.frozen:
                 continue
             if self._place(node, place, value) or self._undo(node, place, value):
                 grown.append(value)
         return grown
 
     def _forward(self, node: ir.Node) -> list[ir.Value]:
-        if all(self.is_known(output) for output in node.outputs):
+        known = self.known
+        if not any(output in known for output in node.outputs):
             return []
+        masks_in = [None if value is None else known.get(value) for value in node.inputs]
+        last = self._carried.get(node)
+        if last is not None and all(map(is_, masks_in, last)):
+            return []  # of its operands no more is known than when it was tried last
         if self.hopeless(node):
             return []
-        if all(self.taken(node, place) for place in range(len(node.inputs))):
-            made = [np.zeros((), np.int64) for _ in node.outputs]
+        self._carried[node] = masks_in
+        if all(mask is None or (node, place) in self.frozen for place, mask in enumerate(masks_in)):
+            made = [_NOTHING] * len(node.outputs)
         else:
             try:
                 made = self.labels(node, self.ignorance)
             except UnsizedError:
                 return []
-        in_parts = node.op_type in ELEMENTWISE or moves(node)
         grown = []
         masks = []
         for output, labels in zip(node.outputs, made, strict=True):
@@ -155,7 +166,11 @@ class System(Knowledge):
                 mask = np.full(before.shape, bool(mask.all()))
                 masks[-1] = mask
             new = mask & ~before
-            if new.any() and (mask.all() or (in_parts and self.uniform(output, mask))):
+            if not np.count_nonzero(new):
+                continue
+            if np.count_nonzero(mask) == mask.size or (
+                (node.op_type in ELEMENTWISE or moves(node)) and self.uniform(output, mask)
+            ):
                 grown.append((output, new))
         if not grown:
             return []
@@ -200,13 +215,18 @@ class System(Knowledge):
         sources = self._outputs(node, place)
         if sources is None:
             return False
+        last = self._placed.get((node, place))
         before = self.known[value]
+        masks = [before, *(self.known.get(output) for output in node.outputs)]
+        if last is not None and all(map(is_, masks, last)):
+            return False  # no more is known of what it makes than when it was tried last
+        self._placed[node, place] = masks
         found = np.zeros(before.size + 1, bool)
         for output, source in zip(node.outputs, sources, strict=True):
             mask = self.mask(output)
             found[source.reshape(-1) if mask is None else source[mask]] = True
         new = found[1:].reshape(before.shape) & ~before
-        if not new.any() or not self.uniform(value, new):
+        if not np.count_nonzero(new) or not self.uniform(value, new):
             return False
         forms = forms_of(node, place, self._seen(node, sources), before.shape, new, once=True)
         if forms is None or (Whole() in forms and self._facts(node, place) is None):
@@ -238,9 +258,9 @@ class System(Knowledge):
         """Solve a node for an operand; not yet where a matrix has a condition above `poor`."""
         output = node.outputs[0]
         y = self.mask(output)
-        if y is not None and not y.any():
+        if y is not None and not np.count_nonzero(y):
             return False
-        if sum(other is value for other in node.inputs) > 1:
+        if node.inputs.count(value) > 1:
             return False
         others = [
             (at, other)
@@ -248,14 +268,12 @@ class System(Knowledge):
             if at != place and other is not None and not self.taken(node, at)
         ]
         before = self.known[value]
-        if before.any() and node.op_type not in ELEMENTWISE:
+        if node.op_type not in ELEMENTWISE and (others or y is not None or np.count_nonzero(before)):
             return False
-        if others and node.op_type not in ELEMENTWISE:
-            return False
-        if y is not None and (node.op_type not in ELEMENTWISE or y.shape != before.shape):
+        if y is not None and y.shape != before.shape:
             return False
         stages = self._facts(node, place)
-        if stages is None:
+        if stages is None or any(other in self.blank for _, other in others):
             return False
         new = ~before
         if y is not None or others or any(isinstance(s.fact, Diagonal) and s.lost for s in stages):
@@ -264,7 +282,7 @@ class System(Knowledge):
             for mask in (y, *(self.mask(other) for _, other in others)):
                 if mask is not None:
                     try:
-                        new = new & np.broadcast_to(mask, before.shape)
+                        new = new & (mask if mask.shape == before.shape else np.broadcast_to(mask, before.shape))
                     except ValueError:
                         return False
             for stage in stages:
@@ -273,7 +291,7 @@ class System(Knowledge):
         for at, other in enumerate(node.inputs):
             if at != place and other in self.zeros and node.op_type not in {"Add", "Sub"}:
                 new = new & ~np.broadcast_to(self.zeros[other], before.shape)
-        if not new.any() or not self.uniform(value, new):
+        if not np.count_nonzero(new) or not self.uniform(value, new):
             return False
         condition = max((stage.condition for stage in stages if isinstance(stage.fact, Matrix)), default=1.0)
         if condition > poor:

@@ -46,7 +46,7 @@ class SystemPlan:
     bounds: dict[str, Ends] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.bounds = bounds_of(self.problem.recovered, self.flat, self.concrete)
+        self.bounds = bounds_of(self.problem.recovered, self.flat, self.concrete, self.rules, self.problem.opset)
         # What Newton's method solves without a proof may have other solutions: then f(x) = y is all that is said.
         self.guarantee = Guarantee.RIGHT if self.solves else Guarantee.of(True, self.onto)
 

@@ -63,7 +63,7 @@ def flow(node: ir.Node, labels: Sequence[Labels | None]) -> list[Labels]:
         UnsizedError: an output's shape is not known at these sizes.
     """
     shapes = [shape_of(output) for output in node.outputs]
-    if node.op_type in SHAPES or not any(label is not None and label.any() for label in labels):
+    if node.op_type in SHAPES or not any(label is not None and np.count_nonzero(label) for label in labels):
         return [np.zeros(shape, np.int64) for shape in shapes]
     made = None
     if node.domain in {"", "ai.onnx"}:
@@ -106,6 +106,8 @@ def joined(labels: Labels, axes: Sequence[int] | None = None) -> Labels:
     if labels.size == 0:
         return np.zeros([1 if a in where else n for a, n in enumerate(labels.shape)], np.int64)
     top = labels.max(axis=where, keepdims=True)
+    if not np.count_nonzero(top > 0):
+        return np.asarray(labels.min(axis=where, keepdims=True))  # 0 and SEVERAL alone
     least = np.where(labels > 0, labels, np.iinfo(np.int64).max).min(axis=where, keepdims=True)
     several = (labels == SEVERAL).any(axis=where, keepdims=True) | ((top > 0) & (top != least))
     return np.where(several, SEVERAL, np.maximum(top, 0))
@@ -113,9 +115,9 @@ def joined(labels: Labels, axes: Sequence[int] | None = None) -> Labels:
 
 def through_matrix(labels: Labels, weight: NDArray[np.generic]) -> Labels:
     """Labels (…, K) through x @ weight, (K, M): joined where the weight is not 0."""
-    nonzero = weight != 0
-    if nonzero.all():
+    if np.count_nonzero(weight) == weight.size:
         return np.broadcast_to(joined(labels, [labels.ndim - 1]), (*labels.shape[:-1], weight.shape[1]))
+    nonzero = weight != 0
     rows, back = np.unique(labels.reshape(-1, labels.shape[-1]), axis=0, return_inverse=True)
     made = np.empty((len(rows), weight.shape[1]), np.int64)
     for index, row in enumerate(rows):
@@ -126,7 +128,9 @@ def through_matrix(labels: Labels, weight: NDArray[np.generic]) -> Labels:
 def _special(node: ir.Node, labels: Sequence[Labels | None], shapes: Sequence[tuple[int, ...]]) -> list[Labels] | None:
     """What is known better than that everything follows from everything."""
     op = node.op_type
-    if moves(node) and all(label is None or not label.any() for label in labels[data_operands(node) :]):
+    if moves(node) and not any(
+        label is not None and np.count_nonzero(label) for label in labels[data_operands(node) :]
+    ):
         return carry(node, labels)
     if op == "GatherElements":
         axis = integer(node, "axis", 0) % len(shapes[0])
@@ -182,13 +186,14 @@ def _elementwise(node: ir.Node, labels: Sequence[Labels | None], shape: tuple[in
     if node.op_type == "Where" and (chosen := constant(node, 0)) is not None:
         sides = [np.zeros((), np.int64) if label is None else label for label in labels[1:]]
         return np.where(chosen, sides[0], sides[1])
-    zeros = np.zeros((), bool)
+    zeros = None
     for place, label in enumerate(labels):
         if label is not None:
             parts.append(label)
         elif node.op_type == "Mul" and (array := constant(node, place)) is not None and not switched_off(node):
             zeros = array == 0
-    return np.where(zeros, 0, np.broadcast_to(join(parts), shape))
+    together = np.broadcast_to(join(parts), shape)
+    return together if zeros is None else np.where(zeros, 0, together)
 
 
 def switched_off(node: ir.Node) -> bool:
@@ -199,7 +204,7 @@ def switched_off(node: ir.Node) -> bool:
     if node.op_type != "Mul":
         return False
     arrays = [constant(node, place) for place in range(len(node.inputs))]
-    if not any(array is not None and not array.any() for array in arrays):
+    if not any(array is not None and not np.count_nonzero(array) for array in arrays):
         return False
     makers = [value.producer() for value, array in zip(node.inputs, arrays, strict=True) if value and array is None]
     while makers and makers[0] is not None and makers[0].op_type in {"Neg", "Identity"}:

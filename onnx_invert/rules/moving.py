@@ -28,11 +28,12 @@ MOVES = SAME | frozenset(
 
 def moves(node: ir.Node) -> bool:
     """Whether the outputs hold elements of the operands, and no more."""
-    if node.op_type == "Where":
+    op = node.op_type
+    if op == "Where":
         return constant(node, 0) is not None
-    if node.op_type == "Dropout":
+    if op == "Dropout":
         return constant(node, 2) is None
-    return node.op_type in MOVES and (node.op_type in _BY_SHAPE or _indices_known(node))
+    return op in MOVES and (op in _BY_SHAPE or _indices_known(node))
 
 
 def data_operands(node: ir.Node) -> int:
@@ -68,13 +69,10 @@ def carry(node: ir.Node, labels: Sequence[Labels | None]) -> list[Labels]:
     arrays: list[Any] = []
     for place, value in enumerate(node.inputs):
         label = labels[place]
-        indices = place >= data_operands(node) or (node.op_type, place) in {
-            ("ScatterND", 1), ("ScatterElements", 1), ("Pad", 1), ("Where", 0)
-        }  # fmt: skip
-        if label is not None and not indices:
-            arrays.append(label)
-        elif indices:
+        if not holds_data(node, place):
             arrays.append(constant(node, place))
+        elif label is not None:
+            arrays.append(label)
         else:
             arrays.append(None if value is None else np.zeros(shape_of(value), np.int64))
     quick = _CARRIED.get(node.op_type)

@@ -19,13 +19,17 @@ def shape_of(value: ir.Value) -> tuple[int, ...]:
     Raises:
         UnsizedError: one is not known.
     """
-    if not value.name and value.shape is None:
-        return ()
-    dims = () if value.shape is None else value.shape.dims
-    sizes = tuple(dim for dim in dims if isinstance(dim, int))
-    if value.shape is None or len(sizes) != len(dims):
-        raise UnsizedError(value.name or "")
-    return sizes
+    shape = value.shape
+    if shape is None:
+        if not value.name:
+            return ()
+        raise UnsizedError(value.name)
+    sizes: list[int] = []
+    for dim in shape.dims:
+        if not isinstance(dim, int):
+            raise UnsizedError(value.name or "")
+        sizes.append(dim)
+    return tuple(sizes)
 
 
 def shape_of_operand(node: ir.Node, place: int) -> tuple[int, ...]:

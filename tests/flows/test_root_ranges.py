@@ -105,3 +105,52 @@ def test_ends_go_back_through_scales_and_shifts():
     made = onnx_invert.invert(model)
     assert made.round_trip.source.endswith("within the domain")
     np.testing.assert_allclose(made.plan.bounds["x"], [[[-0.8, -0.8]], [[2.8, 2.8]]], rtol=1e-4)
+
+
+SCALE, SHIFT = np.array([-4.0, 0.3], np.float32), np.array([0.9, 2.5], np.float32)
+
+
+def _behind_scales() -> onnx.ModelProto:
+    """A coupling whose second half is a logit of v ∈ (0, 1): v₀ = −4 x₀ of two columns, v₁ = 2.5 − x₃."""
+    return onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17]> g (float[N,4] x) => (float[N,4] y)
+        <float[2] scale = {-4.0, 0.3}, float[2] shift = {0.9, 2.5}, int64[4] order = {1, 2, 0, 3}, float one = {1},
+         float[2,2] w = {0.5, -0.25, 0.75, 0.5}>
+        {
+            p, q = Split<axis = 1>(x)
+            r = Mul(p, scale) s = Sub(shift, q) t = Concat<axis = 1>(r, s) u = Gather<axis = 1>(t, order)
+            a, v = Split<axis = 1>(u)
+            h = MatMul(a, w) k = Tanh(h)
+            m = Sub(one, v) i = Log(v) j = Log(m) d = Sub(i, j) e = Add(d, k)
+            y = Concat<axis = 1>(a, e)
+        }
+    """)
+
+
+def test_the_ends_of_a_domain_are_carried_over_factors_and_summands() -> None:
+    model = _behind_scales()
+    made = onnx_invert.invert(model, method="closed-form")
+    assert made.round_trip is not None
+    assert made.round_trip.source.endswith("within the domain")
+    low, high = made.plan.bounds["x"]  # type: ignore[union-attr]
+    # v is [−4 x₀, 2.5 − x₃]; the other columns have no ends.
+    np.testing.assert_allclose(low, [[-0.25, -np.inf, -np.inf, 1.5]], atol=1e-5)
+    np.testing.assert_allclose(high, [[0.0, np.inf, np.inf, 2.5]], atol=1e-5)
+    # Never wider than the truth: at the ends, rounded to the type of x, v is still within [0, 1].
+    for end in (low, high):
+        x = np.where(np.isfinite(end), end, 0).astype(np.float32)[0]
+        v = np.array([x[0] * SCALE[0], SHIFT[1] - x[3]])
+        assert ((v >= 0) & (v <= 1)).all()
+        assert np.isfinite(
+            _run(model, {"x": np.clip(x, low[0] + 1e-4, high[0] - 1e-4)[None].astype(np.float32)})
+        ).all()
+
+
+def test_a_factor_of_0_says_nothing_of_x() -> None:
+    """Beside a domain of v = 0 · x + 0.5 stands all of x, and x does not come back."""
+    model = _behind_scales()
+    for weight in model.graph.initializer:
+        if weight.name == "scale":
+            weight.float_data[:] = [0.0, 0.3]
+    with pytest.raises(onnx_invert.NotInvertibleError):
+        onnx_invert.invert(model, method="closed-form")

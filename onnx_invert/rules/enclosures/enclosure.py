@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,18 +68,20 @@ class Enclosure:
     def ranked(self, rank: int) -> Enclosure:
         """The same with a tensor's `rank` axes behind that of the cells: new ones come first, of size 1."""
 
-        def lifted(array: NDArray[np.generic] | None) -> NDArray[np.generic] | None:
-            missing = 0 if array is None else rank + 1 - array.ndim
-            if array is None or missing <= 0:
+        def lifted(array: NDArray[np.generic]) -> NDArray[np.generic]:
+            missing = rank + 1 - array.ndim
+            if missing <= 0:
                 return array
             return array.reshape(array.shape[0], *[1] * missing, *array.shape[1:])
 
-        return Enclosure(*(lifted(a) for a in (self.low, self.high, self.fall, self.rise, self.jump)))  # type: ignore[arg-type]
+        return self.mapped(lifted)
 
     def mapped(self, change: Callable[[NDArray[np.generic]], NDArray[np.generic]]) -> Enclosure:
-        """Every array changed in the same way."""
-        arrays = (self.low, self.high, self.fall, self.rise, self.jump)
-        return Enclosure(*(None if a is None else change(a) for a in arrays))  # type: ignore[arg-type]
+        """Every array changed in the same way; what is exact stays one array for both bounds."""
+        low = change(self.low)
+        high = low if self.high is self.low else change(self.high)
+        rest = (self.fall, self.rise, self.jump)
+        return Enclosure(low, high, *(None if a is None else change(a) for a in rest))  # type: ignore[arg-type]
 
 
 def exactly(array: NDArray[np.generic]) -> Enclosure:
@@ -105,13 +108,30 @@ def within(rank: int, low: float, high: float) -> Enclosure:
 
 def outwards(low: Array, high: Array) -> Pair:
     """A little wider, but neither end across 0, or off it; what is no number is unbounded."""
-    with np.errstate(all="ignore"):
-        down = np.where(low > 0, np.maximum(np.nextafter(low, -np.inf), TINY), np.nextafter(low, -np.inf))
-        up = np.where(high < 0, np.minimum(np.nextafter(high, np.inf), -TINY), np.nextafter(high, np.inf))
-    down, up = np.where(low == 0, 0.0, down), np.where(high == 0, 0.0, up)
-    down = np.where((down > 0) & (down < _SMALL), TINY, down)
-    up = np.where((up < 0) & (up > -_SMALL), -TINY, up)
-    return np.where(np.isnan(low), -np.inf, down), np.where(np.isnan(high), np.inf, up)
+    return _next(low, -1.0), _next(high, 1.0)
+
+
+def _next(values: Array, side: float) -> Array:
+    """The next numbers on the side −1 or 1, not across 0.
+
+    Most are 0, without bound on that side, or neither small nor infinite: these have the next bits, which are quicker
+    to compute than `nextafter`.
+    """
+    values = np.ascontiguousarray(values, np.float64).reshape(np.shape(values))
+    bits = values.view(np.int64)
+    made = np.asarray(bits + int(side) * ((bits >> 63) | 1)).view(np.float64)
+    zero, unbounded, size = values == 0, values == side * np.inf, np.abs(values)
+    np.copyto(made, 0.0, where=zero)
+    np.copyto(made, side * np.inf, where=unbounded)
+    special = np.asarray(~((size >= 2 * _SMALL) & (size < np.inf) | zero | unbounded))
+    if not np.count_nonzero(special):
+        return made
+    few = values[special]
+    near = np.nextafter(few, side * np.inf)
+    near = np.where(few * side < 0, np.minimum(near * side, -TINY) * side, near)
+    near = np.where((near * side < 0) & (near * side > -_SMALL), -side * TINY, near)
+    made[special] = np.where(np.isnan(few), side * np.inf, near)
+    return made
 
 
 def plus(a: Pair, b: Pair) -> Pair:
@@ -120,12 +140,14 @@ def plus(a: Pair, b: Pair) -> Pair:
         low, high = a[0] + b[0], a[1] + b[1]
     down, up = outwards(low, high)
     exact = [(a[i] == 0) | (b[i] == 0) for i in (0, 1)]
-    low = np.where(exact[0] & ~np.isnan(low), low, down)
-    high = np.where(exact[1] & ~np.isnan(high), high, up)
+    low = np.where(exact[0] & ~np.isnan(low), low, down) if exact[0].any() else down
+    high = np.where(exact[1] & ~np.isnan(high), high, up) if exact[1].any() else up
     # What may be as small as any number makes up for nothing.
     for one, other in ((a, b), (b, a)):
-        low = np.where((one[0] == TINY) & (other[0] < 0), other[0], low)
-        high = np.where((one[1] == -TINY) & (other[1] > 0), other[1], high)
+        if (tiny := one[0] == TINY).any():
+            low = np.where(tiny & (other[0] < 0), other[0], low)
+        if (tiny := one[1] == -TINY).any():
+            high = np.where(tiny & (other[1] > 0), other[1], high)
     return low, high
 
 
@@ -136,20 +158,30 @@ def minus(a: Pair) -> Pair:
 
 def times(a: Pair, b: Pair) -> Pair:
     """The product; 0 times what has no bound is 0, for it is finite all the same."""
-    products = [_product(x, y) for x in a for y in b]
-    low, high = np.minimum.reduce(products), np.maximum.reduce(products)
+    products = [_product(x, y) for x in _ends(a) for y in _ends(b)]
+    low, high = reduce(np.minimum, products), reduce(np.maximum, products)
     # However large the other factor is, the product with what may be as small as any number may be so too.
     small = (a[0] == TINY) | (b[0] == TINY) | (a[1] == -TINY) | (b[1] == -TINY)
-    low, high = np.where(small & (low > 0), TINY, low), np.where(small & (high < 0), -TINY, high)
+    if small.any():
+        low, high = np.where(small & (low > 0), TINY, low), np.where(small & (high < 0), -TINY, high)
     return outwards(low, high)
+
+
+def _ends(a: Pair) -> tuple[Array, ...]:
+    """Both bounds, or the one that what is exact has."""
+    return a[:1] if a[0] is a[1] else a
 
 
 def _product(a: Array, b: Array) -> Array:
     with np.errstate(all="ignore"):
-        made = a * b
-        zero = (a == 0) | (b == 0)
-        made = np.where((made == 0) & ~zero, np.sign(a) * np.sign(b) * TINY, made)
-    return np.where(zero, 0.0, made)
+        made = np.asarray(a * b)
+        zero = np.asarray((a == 0) | (b == 0))
+        lost = (made == 0) & ~zero
+        if lost.any():
+            made = np.where(lost, np.sign(a) * np.sign(b) * TINY, made)
+    if zero.any():
+        np.copyto(made, 0.0, where=zero)
+    return made
 
 
 def hull(a: Pair, b: Pair) -> Pair:
@@ -191,7 +223,7 @@ def made(value: Pair, slope: Pair | None, *parts: Enclosure, jump: Marks | None 
 
 def add(a: Enclosure, b: Enclosure) -> Enclosure:
     """a + b."""
-    return made(plus(a.value, b.value), plus(a.slope, b.slope), a, b)
+    return made(plus(a.value, b.value), plus(a.slope, b.slope) if a.moves or b.moves else None, a, b)
 
 
 def negative(a: Enclosure) -> Enclosure:
@@ -201,7 +233,11 @@ def negative(a: Enclosure) -> Enclosure:
 
 def multiply(a: Enclosure, b: Enclosure) -> Enclosure:
     """a · b, (a · b)′ = a′ b + a b′."""
-    slope = plus(times(a.slope, b.value), times(a.value, b.slope))
+    slope = None
+    if a.moves and b.moves:
+        slope = plus(times(a.slope, b.value), times(a.value, b.slope))
+    elif a.moves or b.moves:
+        slope = times(a.slope, b.value) if a.moves else times(a.value, b.slope)
     return made(times(a.value, b.value), slope, a, b)
 
 
