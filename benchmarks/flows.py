@@ -118,7 +118,8 @@ def library_of(entry: dict[str, Any]) -> Any:
     import export_flows
     import torch
 
-    flows = importlib.import_module(export_flows.LIBRARIES[entry["library"]]).FLOWS
+    modules = [name for name, library in export_flows.MODULES.items() if library == entry["library"]]
+    flows = {flow: make for name in modules for flow, make in importlib.import_module(name).FLOWS.items()}
     if entry["name"] not in flows:
         return None
     flow = export_flows.built(flows[entry["name"]], entry["name"])
