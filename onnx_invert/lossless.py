@@ -62,6 +62,12 @@ class LosslessPair:
     given: str = ""
 
     @property
+    def known(self) -> list[str]:
+        """The outputs of the network that the inverse takes: those that x needs."""
+        taken = {port.name for port in self.inverse.graph.inputs}
+        return [value.name or "" for value in self.plan.problem.known if value.name in taken]
+
+    @property
     def report(self) -> dict[str, Any]:
         """What the JSON report says of it."""
         plan, back, cost = self.plan, self.measured, self.overhead
@@ -193,7 +199,7 @@ def _ranges(plan: Lossless, movable: Sequence[bool]) -> str:
 def _recorded(problem: Problem, pair: LosslessPair, ports: Sequence[Port], batches: Sequence[Batch]) -> str:
     """What the data say of x, given y, as text for the metadata; nothing where they are too few or too wide."""
     f = Session(to_proto(pair.forward).SerializeToString(), "the forward network")
-    recovered, known = ([value.name or "" for value in values] for values in (problem.recovered, problem.known))
+    recovered, known = [value.name or "" for value in problem.recovered], pair.known
     main = next(port for port in ports if port.name == recovered[0])
     x, y = [], []
     for batch in batches:

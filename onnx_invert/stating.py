@@ -82,6 +82,8 @@ def pair_report_of(
         "condition": document.number(pair.plan.condition),
         "plan": [],
         **_ends(problem),
+        "known": pair.known,
+        "unused_outputs": [value.name for value in problem.graph.outputs if value.name not in pair.known],
         "lossless": pair.report,
         "round_trip": None if measured is None else document.round_trip(measured),
         "seconds": round(seconds, 3),

@@ -161,12 +161,12 @@ def _from_both(pair: LosslessPair) -> None:
     """What an inverse promises that takes y and z."""
     problem = pair.plan.problem
     recovered = ", ".join(value.name or "" for value in problem.recovered)
-    taken = ", ".join([*(value.name or "" for value in problem.known), *pair.names])
+    taken = ", ".join([*pair.known, *pair.names])
     lines = [f"recovers   {recovered} from {taken}"]
     if problem.given:
         lines.append(f"given      {', '.join(value.name or '' for value in problem.given)}")
-    if problem.unused:
-        lines.append(f"left out   {', '.join(value.name or '' for value in problem.unused)} (not needed)")
+    if unused := [value.name or "" for value in problem.graph.outputs if value.name not in pair.known]:
+        lines.append(f"left out   {', '.join(unused)} (not needed)")
     lines.append(f"guarantee  {_stated(None, Guarantee.LEFT)}: g⁺(f⁺(x)) = x")
     lines.append(f"method     closed form, condition {_condition(pair.plan.condition)}")
     console().print(shown("\n".join(lines)), soft_wrap=True)

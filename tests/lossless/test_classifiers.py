@@ -6,6 +6,7 @@ import pytest
 from onnx import TensorProto, helper
 from pairs import back, pair, session
 
+import onnx_invert
 from onnx_invert.plan.lossless.steps import EFFORTS
 
 RNG = np.random.default_rng(0)
@@ -67,3 +68,13 @@ def test_what_has_no_completion_is_kept(model):
     x = RNG.standard_normal((4, 6)).astype(np.float32)
     np.testing.assert_array_equal(back(forward, inverse, x), x)
     onnx.checker.check_model(forward)
+
+
+def test_points_of_the_scores_fibre():
+    """The label is not needed: neither the inverse nor what is recorded of the data takes it."""
+    model, x = classifier("LOGISTIC"), RNG.standard_normal((64, 6)).astype(np.float32)
+    done = onnx_invert.invert(model, lossless=True, data=x)
+    assert (done.report["known"], done.report["unused_outputs"]) == (["scores"], ["label"])
+    (y,) = session(model).run(["scores"], {"x": x[:1]})
+    points = done.fibre(y).sample(3)
+    assert np.abs(session(model).run(["scores"], {"x": points.x})[0] - y).max() < 1e-5
