@@ -42,7 +42,7 @@ from onnx_invert.rules import RuleSet, default_rules
 from onnx_invert.runtime import Session
 from onnx_invert.samples import cut, ports_of
 from onnx_invert.separation import mixing
-from onnx_invert.solving import Choices, decoded
+from onnx_invert.solving import Choices, beyond, decoded
 from onnx_invert.stating import failure_text, metadata_of, pair_failure_text, relabel, report_of
 from onnx_invert.verify import Pair
 from onnx_invert.verify import verify as measure
@@ -244,6 +244,9 @@ def invert(
             batches = None if arrays is None else list(cut(arrays, pair.ports, pair.main, samples))
             if batches is None and decoder is not None and isinstance(plan, NewtonPlan):
                 batches = decoded(plan, decoder, samples or SAMPLES)
+            if bounds is not None and batches is not None:
+                told = beyond(bounds, batches, pair.recovered, rows=pair.has_batch)
+                notes += [] if told is None else [told]
             solver = isinstance(plan, NewtonPlan)
             held = rtol if rtol is not None or not solver else tolerance
             measured = measure(

@@ -232,6 +232,30 @@ def _chunk(ports: Sequence[Port], main: str, n: int) -> int:
     return max(1, min(CHUNK, CHUNK_NUMBERS // max(n, 1)) // batch) * batch
 
 
+def beyond(
+    bounds: tuple[Any, Any], batches: Sequence[Mapping[str, NDArray[Any]]], recovered: Sequence[str], *, rows: bool
+) -> str | None:
+    """A note that samples lie beyond the bounds, whose y may not be reached; None if none do.
+
+    Samples are `rows` of a batch, or a batch is one sample.
+    """
+    if len(recovered) != 1:
+        return None
+    low, high = (np.asarray(end, np.float64) for end in bounds)
+    outside = total = 0
+    for batch in batches:
+        x = batch[recovered[0]]
+        missed = np.asarray((x < low) | (x > high))
+        count = len(x) if rows else 1
+        outside += int(missed.reshape(count, -1).any(axis=1).sum())
+        total += count
+    return (
+        f"{outside} of {total} samples lie beyond --bounds: if no x within has their y, that y is not reached"
+        if outside
+        else None
+    )
+
+
 def run_on(session: Session, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """The outputs for a batch, of which the model may take a part alone."""
     return session.run({name: array for name, array in batch.items() if name in session.names})

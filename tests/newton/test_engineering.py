@@ -8,7 +8,7 @@ import pytest
 from arms import ELBOW, PLANAR, PUMA, arm, reach
 from solving import residuals, run
 
-from onnx_invert import Guarantee, invert
+from onnx_invert import Guarantee, VerificationError, invert
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 from train_surrogates import BOREHOLE_HIGH, BOREHOLE_LOW, borehole
@@ -79,6 +79,20 @@ def test_joints_keep_their_limits():
     np.testing.assert_allclose(run(inversion.model, position=position, rotation=rotation)[0], q, atol=1e-4)
     far = run(inversion.model, position=position + 1, rotation=rotation)[0]
     assert np.all((far >= low - 1e-6) & (far <= high + 1e-6))
+
+
+def test_samples_beyond_the_bounds_are_told():
+    """Each joint's own limit; those samples are not reached, which the error says too."""
+    model, q = arm(PLANAR), joints(PLANAR, 64)
+    low, high = np.array([-0.9, -2.0]), np.array([0.9, 2.0])
+    outside = int(np.sum(np.abs(q[:, 0]) > 0.9))
+    with pytest.raises(VerificationError) as error:
+        invert(model, data=q, bounds=(low, high))
+    assert error.value.inversion.notes == (
+        f"{outside} of 64 samples lie beyond --bounds: if no x within has their y, that y is not reached",
+    )
+    inside = q[np.abs(q[:, 0]) <= 0.9]
+    assert invert(model, data=inside, bounds=(low, high), force=True).notes == ()
 
 
 @pytest.mark.parametrize("prior", [None, "gaussian", "conditional"])
