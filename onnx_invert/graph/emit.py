@@ -40,6 +40,10 @@ class Emitter:
         self.made: dict[tuple[object, ...], ir.Value] = {}
         self.split: dict[tuple[object, ...], list[ir.Value]] = {}
         self.turned: dict[ir.Value, tuple[ir.Value, tuple[int, ...]]] = {}
+        self.given: set[ir.Value] = set()
+        """Inputs of the graph that f takes too, and whose numbers are finite as long as f is."""
+        self.finite: set[tuple[ir.Value, ir.Value]] = set()
+        """Values that are finite where another, a mask, is 0."""
         self._scope = "inverse"
         self._taken: dict[str, int] = dict.fromkeys(reserved, 1)
         self._shared: dict[tuple[ir.DataType, tuple[int, ...], bytes], ir.Value] = {}
@@ -51,7 +55,7 @@ class Emitter:
         """
         inner = Emitter(self.dtype)
         inner.initializers, inner._taken, inner._shared = self.initializers, self._taken, self._shared
-        inner._scope = self._scope
+        inner._scope, inner.given, inner.finite = self._scope, self.given, self.finite
         return inner
 
     @contextmanager

@@ -14,6 +14,7 @@ from onnx_invert.rules import expressions as ex
 from onnx_invert.rules.broadcast import expanded, not_finite
 from onnx_invert.rules.facts import Array, Branch, Chain, Diagonal, Elementwise, NoInverse, Paired
 from onnx_invert.rules.interval import NEGATIVE, NON_NEGATIVE, NON_POSITIVE, NON_ZERO, POSITIVE, REALS
+from onnx_invert.rules.masks import without_mask
 from onnx_invert.rules.node import NodeView
 from onnx_invert.rules.registry import RuleSet
 
@@ -154,14 +155,10 @@ def mul(node: NodeView) -> Chain | NoInverse:
 def by_mask(product: Paired, name: str) -> Paired:
     """A product with a given mask, undone where the mask is not 0; elsewhere x comes back as 0."""
 
-    def inverse(e: Emitter, y: ir.Value, b: ir.Value) -> ir.Value:
-        none = e.op("Equal", b, e.scalar(0.0))
-        return e.op("Where", none, e.scalar(0.0), e.op("Div", y, e.op("Where", none, e.scalar(1.0), b)))
-
     def slope(e: Emitter, x: ir.Value, b: ir.Value) -> ir.Value:
         return e.op("Where", e.op("Equal", b, e.scalar(0.0)), e.scalar(1.0), b)
 
-    return replace(product, inverse=inverse, derivative=slope, requires=f"x is 0 wherever {name!r} is")
+    return replace(product, inverse=without_mask, derivative=slope, requires=f"x is 0 wherever {name!r} is")
 
 
 @rules.rule("Div")

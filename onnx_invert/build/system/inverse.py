@@ -48,6 +48,7 @@ def build_system(
     e = Emitter(dtype, reserved=names)
     noise = Noise(e, dtype) if instrumented else None
     ports = {value: port_of(value) for value in (*problem.known, *problem.given)}
+    e.given.update(ports[value] for value in problem.given)
     sizes = {name: (ports[value], axis) for name, (value, axis) in plan.sizes.items()}
     r = Realisation(e, plan.concrete, problem.dependent, ports, sizes, noise, unroll=unroll)
     if log_det:
