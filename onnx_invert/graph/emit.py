@@ -44,6 +44,8 @@ class Emitter:
         """Inputs of the graph that f takes too, and whose numbers are finite as long as f is."""
         self.finite: set[tuple[ir.Value, ir.Value]] = set()
         """Values that are finite where another, a mask, is 0."""
+        self.zeros: set[ir.Value] = set()
+        """Values that are 0 throughout."""
         self._scope = "inverse"
         self._taken: dict[str, int] = dict.fromkeys(reserved, 1)
         self._shared: dict[tuple[ir.DataType, tuple[int, ...], bytes], ir.Value] = {}
@@ -55,7 +57,7 @@ class Emitter:
         """
         inner = Emitter(self.dtype)
         inner.initializers, inner._taken, inner._shared = self.initializers, self._taken, self._shared
-        inner._scope, inner.given, inner.finite = self._scope, self.given, self.finite
+        inner._scope, inner.given, inner.finite, inner.zeros = self._scope, self.given, self.finite, self.zeros
         return inner
 
     @contextmanager

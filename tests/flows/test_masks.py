@@ -43,3 +43,26 @@ def test_what_a_mask_sets_to_0_comes_back_as_0(case: str) -> None:
     assert np.isfinite(x).all()
     zeros = {tensor.name for tensor in inverse.graph.initializer if not np.any(onnx.numpy_helper.to_array(tensor))}
     assert sum(node.op_type == "Where" and node.input[1] in zeros for node in inverse.graph.node) == guards
+
+
+def test_a_network_under_a_constant_mask_takes_what_the_mask_leaves() -> None:
+    """y = b·x + (1 − b)·(x·eˢ + t) with s, t of b·x: no column of zeros is multiplied, none is added."""
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17]> g (float[N,4] x) => (float[N,4] y)
+        <float[4] b = {0, 1, 1, 0}, float[4] c = {1, 0, 0, 1}> {
+            a = Mul(b, x) h = Gemm<transB = 1>(a, v) s = Tanh(h) t = MatMul(a, w)
+            e = Exp(s) k = Mul(x, e) l = Add(k, t) m = Mul(c, l) y = Add(a, m)
+        }""")
+    rng = np.random.default_rng(5)
+    for name in "vw":
+        weight = rng.standard_normal((4, 4)).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(weight, name))
+    inverse = onnx_invert.invert(model, method="closed-form", verify=False).model
+    x = rng.standard_normal((6, 4)).astype(np.float32)
+    (y,) = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": x})
+    session = ort.InferenceSession(inverse.SerializeToString(), providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(None, {"y": y})[0], x, atol=2e-6)
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in inverse.graph.initializer}
+    weights = [shapes[node.input[1]] for node in inverse.graph.node if node.op_type in {"Gemm", "MatMul"}]
+    assert sorted(weights) == [(2, 4), (4, 2)]
+    assert "Expand" not in {node.op_type for node in inverse.graph.node}

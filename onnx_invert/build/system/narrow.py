@@ -92,6 +92,11 @@ def undone(r: Realisation, step: Undo) -> Piece | None:
         return None
     if x is None or r.shape(y) != step.mask.shape or not all(isinstance(stage.fact, facts) for stage in step.stages):
         return None
+    if (node.op_type == "Add" or (node.op_type == "Sub" and step.operand == 0)) and len(step.stages) == 1:
+        other = node.inputs[1 - step.operand]
+        fits = other is not None and r.shape(x) == step.mask.shape
+        if fits and other is not None and narrow.value(other) in r.e.zeros:
+            return narrow.piece(narrow.value(y), step.mask.ndim)
     walk = Walk(r.e, narrow, r.root.probes, None)
     found = walk.back(Path(x, y, (), narrow.stages(step.stages)), narrow.value(y))
     return narrow.piece(found, step.mask.ndim)
@@ -103,6 +108,8 @@ def run(r: Realisation, step: Forward) -> Piece | None:
     narrow = Narrow.to(r, mask)
     if narrow is None or r.noise is not None or not _fits(node) or r.shape(node.outputs[0]) != mask.shape:
         return None
+    if node.op_type == "Mul" and _is_zero(narrow, node):
+        return zeros(narrow, node.outputs[0])
     inputs = [
         None if value is None else narrow.operand(value, r.replaced.get((node, place)))
         for place, value in enumerate(node.inputs)
@@ -113,6 +120,37 @@ def run(r: Realisation, step: Forward) -> Piece | None:
     dims[narrow.axis] = len(narrow.index)
     made.shape = ir.Shape(dims)
     return narrow.piece(made, mask.ndim)
+
+
+def zeros(narrow: Narrow, output: ir.Value) -> Piece:
+    """Elements of a tensor that are 0 whatever else there is."""
+    r = narrow.r
+    dims: list[int | ir.SymbolicDim] = list(output.shape or ())
+    dims[narrow.axis] = len(narrow.index)
+    key = ("zeros", output.dtype, *(dim if isinstance(dim, int) else dim.value for dim in dims))
+    if key not in r.e.made:
+        with r.typed(output):
+            like = ir.Value(name=output.name, shape=ir.Shape(dims), type=output.type)
+            r.e.made[key] = r.e.op("Expand", r.e.scalar(0.0), r.sized(like))
+        r.e.zeros.add(r.e.made[key])
+    return narrow.piece(r.e.made[key], len(dims))
+
+
+def _is_zero(narrow: Narrow, node: ir.Node) -> bool:
+    """Whether one factor of a product is 0 here, by its constants, and nothing is known of the other one."""
+    r = narrow.r
+    for zero, other in (node.inputs, node.inputs[::-1]):
+        if zero is None or other is None or any((node, place) in r.replaced for place in (0, 1)):
+            return False
+        constant = zero.const_value
+        if constant is None:
+            is_zero = zero in r.pieces and narrow.value(zero) in r.e.zeros
+        else:
+            is_zero = not np.any(narrow.array(constant.numpy()))
+        known = r.pieces[other].known.astype(np.float64) if other in r.pieces else np.zeros(())
+        if is_zero and other in r.dependent and not np.any(narrow.array(known)):
+            return True
+    return False
 
 
 def _operands(node: ir.Node) -> int:

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnx_invert.build.clamp import Probe
 from onnx_invert.build.inverse import Walk
 from onnx_invert.build.noise import Noise
-from onnx_invert.build.system import narrow
+from onnx_invert.build.system import narrow, thin
 from onnx_invert.build.system.coupled import solve_coupled, solve_whole
 from onnx_invert.build.system.log_det import LogDet
 from onnx_invert.build.system.moving import only, picked, placed
@@ -172,7 +172,7 @@ class Realisation:
 
     def evaluate(self, node: ir.Node) -> list[ir.Value]:
         """Run a node of the model; its outputs, with the noise of their rounding where that is measured."""
-        made = self.copy(node)
+        made = thin.product(self, node) or self.copy(node)
         if self.noise is None:
             return made
         return [
