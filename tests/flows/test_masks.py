@@ -13,10 +13,16 @@ import onnx_invert
 COUPLING = "p, q = Split<axis = 1>(x, each) r = Add(q, p) h = Concat<axis = 1>(p, r)"
 
 AFFINE = "a = Mul(h, m) b = Mul(a, s) c = Add(b, t) y = Mul(c, m)"
+SCALED = """
+    a = Mul(h, m) f, g = Split<axis = 1>(a, each) u = Tanh(f) k = Mul(u, m) v = Exp(u)
+    l = Mul(g, v) c = Concat<axis = 1>(f, l) y = Mul(c, m)
+"""
 
 BODIES = {
     "one mask over and over": (AFFINE, 1),
     "what may be infinite in between": ("a = Mul(h, m) b = Exp(a) y = Mul(b, m)", 2),
+    "a scale that is 1 under the mask": (SCALED.replace("Exp(u)", "Exp(k)"), 1),
+    "a scale that is not": (SCALED, 2),
     "another mask": ("k = Neg(m) a = Mul(h, k) b = Mul(a, s) y = Mul(b, m)", 2),
 }
 
