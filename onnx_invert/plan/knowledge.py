@@ -116,7 +116,8 @@ class Knowledge:
             free = self._free[value] = named if len(dims) == mask.ndim else tuple(range(mask.ndim))
         if not free or np.count_nonzero(mask) == mask.size:
             return True
-        return all(bool((mask == mask.take([0], axis)).all()) for axis in free)
+        first = [(*(slice(None),) * axis, slice(1)) for axis in free]
+        return not any(np.count_nonzero(mask != mask[line]) for line in first)
 
     def labels(self, node: ir.Node, of: Callable[[ir.Value], Labels | None]) -> list[Labels]:
         """Labels of a node's outputs from those of its operands.
