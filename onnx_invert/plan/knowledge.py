@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import and_
 
 import numpy as np
 import onnx_ir as ir
 
 from onnx_invert.plan.concrete import Concrete
+from onnx_invert.plan.relation import Relation
 from onnx_invert.plan.steps import Edge, Mask
-from onnx_invert.rules.dependence import ELEMENTWISE, SEVERAL, flow, switched_off
+from onnx_invert.rules.dependence import ELEMENTWISE, SEVERAL, flow, places, switched_off
 from onnx_invert.rules.moving import Labels
 from onnx_invert.rules.static import UnsizedError, constant
 
@@ -42,6 +44,9 @@ class Knowledge:
     blank: set[ir.Value] = field(default_factory=set)
     _needs: dict[ir.Node, tuple[int, ...]] = field(default_factory=dict)
     _free: dict[ir.Value, tuple[int, ...]] = field(default_factory=dict)
+    _relations: dict[ir.Node, Relation] = field(default_factory=dict)
+    _around: dict[ir.Value, tuple[int, ...]] = field(default_factory=dict)
+    _places: dict[Edge, list[Labels] | None] = field(default_factory=dict)
 
     def start(self, unknown: Iterable[ir.Value]) -> None:
         """Nothing is known of `unknown`, nor of what the nodes make."""
@@ -64,6 +69,24 @@ class Knowledge:
     def position(self) -> dict[ir.Node, int]:
         """Where each node stands in the running order."""
         return {node: index for index, node in enumerate(self.nodes)}
+
+    def relation(self, node: ir.Node) -> Relation:
+        """What of a node bears on what follows through it; `frozen` stands by the time that it is asked for."""
+        found = self._relations.get(node)
+        if found is None:
+            found = self._relations[node] = Relation.of(node, self.concrete, self.frozen)
+        return found
+
+    def around(self, value: ir.Value) -> tuple[int, ...]:
+        """The positions of the nodes that make or take a tensor, each once."""
+        found = self._around.get(value)
+        if found is None:
+            nodes = dict.fromkeys((value.producer(), *(user for user, _ in value.uses())))
+            position = self.position
+            found = self._around[value] = tuple(
+                position[node] for node in nodes if node is not None and node in position
+            )
+        return found
 
     def mask(self, value: ir.Value) -> Mask | None:
         """Which elements are known; None for all."""
@@ -91,7 +114,10 @@ class Knowledge:
             dims = () if value.shape is None else value.shape.dims
             named = tuple(axis for axis, dim in enumerate(dims) if not isinstance(dim, int))
             free = self._free[value] = named if len(dims) == mask.ndim else tuple(range(mask.ndim))
-        return not free or all(bool((mask == mask.take([0], axis)).all()) for axis in free)
+        if not free or np.count_nonzero(mask) == mask.size:
+            return True
+        first = [(*(slice(None),) * axis, slice(1)) for axis in free]
+        return not any(np.count_nonzero(mask != mask[line]) for line in first)
 
     def labels(self, node: ir.Node, of: Callable[[ir.Value], Labels | None]) -> list[Labels]:
         """Labels of a node's outputs from those of its operands.
@@ -135,6 +161,50 @@ class Knowledge:
         mask = self.mask(value)
         return None if mask is None else np.multiply(~mask, SEVERAL, dtype=np.int64)
 
+    def sources(self, node: ir.Node, place: int) -> list[Labels] | None:
+        """Where each element of an operand goes, as `places` tells, if the node moves elements."""
+        edge = (node, place)
+        if edge not in self._places:
+            twin = self.concrete.nodes.get(node.name or "")
+            shape = self.concrete.shapes.get((node.inputs[place] or node.outputs[0]).name or "")
+            try:
+                self._places[edge] = None if twin is None or shape is None else places(twin, place, shape)
+            except UnsizedError:
+                self._places[edge] = None
+        return self._places[edge]
+
+    def follows(self, relation: Relation, masks: Sequence[Mask | None]) -> list[Mask]:
+        """Which elements of a node's outputs follow from what `masks` say of its open operands (None: all is known).
+
+        Raises:
+            UnsizedError: an output's size is not known.
+        """
+        if relation.outputs[0] not in self.zeros:
+            if relation.joining:
+                parts = [mask for mask in masks if mask is not None]
+                shape = self.concrete.shapes[relation.outputs[0].name or ""]
+                joint = reduce(and_, parts)
+                return [joint if joint.shape == shape else np.array(np.broadcast_to(joint, shape))]
+            if relation.carrying:
+                found = self._carried_on(relation, masks)
+                if found is not None:
+                    return found
+        return [labels == 0 for labels in self.labels(relation.node, self.ignorance)]
+
+    def _carried_on(self, relation: Relation, masks: Sequence[Mask | None]) -> list[Mask] | None:
+        found: list[Mask] | None = None
+        for (place, _), mask in zip(relation.open, masks, strict=True):
+            if mask is None:
+                continue
+            sources = self.sources(relation.node, place)
+            if sources is None:
+                return None
+            known = np.ones(mask.size + 1, bool)  # 0 stands for elements of other operands
+            known[1:] = mask.reshape(-1)
+            parts = [known[source] for source in sources]
+            found = parts if found is None else [one & other for one, other in zip(found, parts, strict=True)]
+        return found
+
     def use(self, output: ir.Value, mask: Mask) -> None:
         """Mark equations, elements of an output, as used."""
         before = self.used.get(output)
@@ -142,18 +212,14 @@ class Knowledge:
 
     def settled(self, node: ir.Node) -> bool:
         """Whether all that a node takes and makes is known."""
-        known = self.known
-        return not any(value in known for value in node.outputs) and not any(value in known for value in node.inputs)
+        return self.known.keys().isdisjoint(self.relation(node).tensors)
 
-    def hopeless(self, node: ir.Node) -> bool:
+    def hopeless(self, relation: Relation) -> bool:
         """Whether plainly nothing of a node's output is known: of an operand nothing is, and no 0 takes its place."""
-        blank = [
-            place
-            for place, value in enumerate(node.inputs)
-            if value in self.blank and (node, place) not in self.frozen
-        ]
+        blank = [place for place, value in relation.open if value in self.blank]
         if not blank:
             return False
+        node = relation.node
         if node not in self._needs:
             self._needs[node] = self._needed(node)
         needs = self._needs[node]

@@ -90,13 +90,18 @@ def forms_of(
     if node.op_type in {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"}:
         return [Whole()]
     forms: list[Form] = []
-    for output, source in enumerate(sources):
-        hit = source > 0
-        if wanted is not None:
-            hit &= np.concatenate([[False], wanted.reshape(-1)])[source]
-        if not hit.any():
+    fresh = None
+    if wanted is not None:
+        fresh = np.zeros(wanted.size + 1, bool)
+        fresh[1:] = wanted.reshape(-1)
+    for output, numbers in enumerate(sources):
+        hit = numbers > 0
+        if fresh is not None:
+            hit &= fresh[numbers]
+        source = np.where(hit, numbers, 0)
+        if not np.count_nonzero(source):
             continue
-        form = _form(node, output, np.where(hit, source, 0), shape, x, once)
+        form = _form(node, output, source, shape, x, once)
         if form is None:
             return None
         forms.append(form)
@@ -127,7 +132,7 @@ def _pick(output: int, axis: int, source: Index, shape: Sequence[int], once: boo
         return None
     if not count or not source.size:
         return None
-    first = np.moveaxis(source, axis, 0).reshape(source.shape[axis], -1)[:, 0]
+    first = source[tuple(slice(None) if other == axis else 0 for other in range(source.ndim))]
     there = first.nonzero()[0]
     here = (first[there] - 1) // math.prod(shape[axis + 1 :]) % shape[axis]
     lines = source.take(there, axis)

@@ -20,18 +20,18 @@ import onnx_ir as ir
 from onnx_invert.plan.concrete import Concrete
 from onnx_invert.plan.knowledge import Knowledge
 from onnx_invert.plan.moves import Form, InPlace, Pick, Turned, Whole, forms_of
-from onnx_invert.plan.stages import Stage, is_drawn, measure
+from onnx_invert.plan.relation import Relation
+from onnx_invert.plan.stages import Stage, measure
 from onnx_invert.plan.steps import Edge, Forward, Mask, Place, Step, Undo
 from onnx_invert.rules import RuleSet
 from onnx_invert.rules.arithmetic import by_mask
-from onnx_invert.rules.dependence import ELEMENTWISE, places
 from onnx_invert.rules.facts import Diagonal, Elementwise, Fact, Matrix, NoInverse, Paired, Repeat
-from onnx_invert.rules.moving import Labels, moves
+from onnx_invert.rules.moving import Labels
 from onnx_invert.rules.node import FLOATS, NodeView
 from onnx_invert.rules.static import UnsizedError
 
-_NOTHING: Labels = np.zeros((), np.int64)
-"""The label of what is known: it follows from nothing that is not."""
+_ALL = np.ones((), bool)
+"""The mask of what is known altogether, whatever its size."""
 
 POOR = 10.0
 """The condition number from which on a matrix is undone only when nothing else is left: it costs a digit."""
@@ -55,7 +55,6 @@ class System(Knowledge):
     _late: dict[Edge, float] = field(default_factory=dict)
     _carried: dict[ir.Node, list[Mask | None]] = field(default_factory=dict)
     _placed: dict[Edge, list[Mask | None]] = field(default_factory=dict)
-    _places: dict[Edge, list[Labels] | None] = field(default_factory=dict)
 
     @staticmethod
     def between(
@@ -79,11 +78,7 @@ class System(Knowledge):
         """
         if grown is None:
             self._late.clear()
-        ahead = (
-            list(range(len(self.nodes)))
-            if grown is None
-            else sorted(map(self.position.__getitem__, self._around(grown)))
-        )
+        ahead = list(range(len(self.nodes))) if grown is None else sorted(self.around(grown))
         behind = deque[int]()
         queued = set(ahead)
         targets = list(wanted)
@@ -98,20 +93,14 @@ class System(Knowledge):
             else:
                 index, found = 0, self._undo_late()
             for value in found:
-                for node in self._around(value):
-                    neighbour = self.position[node]
-                    if neighbour in queued or self.settled(node):
+                for neighbour in self.around(value):
+                    if neighbour in queued or self.settled(self.nodes[neighbour]):
                         continue
                     queued.add(neighbour)
                     if passing and neighbour > index:
                         heappush(ahead, neighbour)
                     else:
                         behind.append(neighbour)
-
-    def _around(self, value: ir.Value) -> list[ir.Node]:
-        """The nodes that make or take a tensor, each once."""
-        around = dict.fromkeys((value.producer(), *(user for user, _ in value.uses())))
-        return [node for node in around if node is not None and node in self.position]
 
     def _undo_late(self) -> list[ir.Value]:
         """The matrix of the least condition among those that wait, undone; the operand that is known then."""
@@ -120,61 +109,58 @@ class System(Knowledge):
         value = node.inputs[place]
         if value is None or self.is_known(value):
             return []
-        return [value] if self._undo(node, place, value, poor=condition) else []
+        return [value] if self._undo(self.relation(node), place, value, poor=condition) else []
 
     def _try(self, node: ir.Node) -> list[ir.Value]:
         """Every step that a node allows now; the tensors of which more is known then."""
-        if is_drawn(node):
+        relation = self.relation(node)
+        if relation.drawn:
             return []
-        grown = list(self._forward(node))
-        if all(output in self.blank for output in node.outputs):
+        grown = self._forward(relation)
+        if self.blank.issuperset(relation.outputs):
             return grown
-        for place, value in enumerate(node.inputs):
-            if value is None or value not in self.known or (node, place) in self.frozen:
-                continue
-            if self._place(node, place, value) or self._undo(node, place, value):
+        known = self.known
+        for place, value in relation.open:
+            if value in known and (self._place(relation, place, value) or self._undo(relation, place, value)):
                 grown.append(value)
         return grown
 
-    def _forward(self, node: ir.Node) -> list[ir.Value]:
+    def _forward(self, relation: Relation) -> list[ir.Value]:
         known = self.known
-        if not any(output in known for output in node.outputs):
+        if known.keys().isdisjoint(relation.outputs):
             return []
-        masks_in = [None if value is None else known.get(value) for value in node.inputs]
+        masks_in = [known.get(value) for _, value in relation.open]
+        node = relation.node
         last = self._carried.get(node)
         if last is not None and all(map(is_, masks_in, last)):
             return []  # of its operands no more is known than when it was tried last
-        if self.hopeless(node):
+        if self.hopeless(relation):
             return []
         self._carried[node] = masks_in
-        if all(mask is None or (node, place) in self.frozen for place, mask in enumerate(masks_in)):
-            made = [_NOTHING] * len(node.outputs)
+        if all(mask is None for mask in masks_in):
+            made = [_ALL] * len(relation.outputs)
         else:
             try:
-                made = self.labels(node, self.ignorance)
+                made = self.follows(relation, masks_in)
             except UnsizedError:
                 return []
         grown = []
         masks = []
-        for output, labels in zip(node.outputs, made, strict=True):
-            mask = labels == 0
-            before = self.mask(output)
+        for output, told in zip(relation.outputs, made, strict=True):
+            mask, before = told, known.get(output)
+            if before is not None and mask.shape != before.shape:  # all is known, or nothing is told of its elements
+                mask = np.full(before.shape, bool(mask.all()))
             masks.append(mask)
             if before is None:
                 continue
-            if mask.shape != before.shape:  # all of it is known, or nothing is told of its elements
-                mask = np.full(before.shape, bool(mask.all()))
-                masks[-1] = mask
             new = mask & ~before
             if not np.count_nonzero(new):
                 continue
-            if np.count_nonzero(mask) == mask.size or (
-                (node.op_type in ELEMENTWISE or moves(node)) and self.uniform(output, mask)
-            ):
+            if np.count_nonzero(mask) == mask.size or (relation.apart and self.uniform(output, mask)):
                 grown.append((output, new))
         if not grown:
             return []
-        forms = self._read(node, masks) if moves(self.concrete.nodes.get(node.name or "", node)) else None
+        forms = self._read(node, masks) if relation.moves else None
         for output, new in grown:
             self.use(output, new)
             self.learn(output, new)
@@ -188,7 +174,7 @@ class System(Knowledge):
         for place, value in enumerate(node.inputs):
             if value is None or value.const_value is not None:
                 continue
-            sources = self._outputs(node, place)
+            sources = self.sources(node, place)
             shape = self.concrete.shapes.get(value.name or "")
             if sources is None or shape is None:
                 continue
@@ -200,75 +186,62 @@ class System(Knowledge):
             covered = [cover | (source > 0) for cover, source in zip(covered, sources, strict=True)]
         return forms if all(np.all(cover >= mask) for cover, mask in zip(covered, masks, strict=True)) else None
 
-    def _outputs(self, node: ir.Node, place: int) -> list[Labels] | None:
-        edge = (node, place)
-        if edge not in self._places:
-            twin = self.concrete.nodes.get(node.name or "")
-            shape = self.concrete.shapes.get((node.inputs[place] or node.outputs[0]).name or "")
-            try:
-                self._places[edge] = None if twin is None or shape is None else places(twin, place, shape)
-            except UnsizedError:
-                self._places[edge] = None
-        return self._places[edge]
-
-    def _place(self, node: ir.Node, place: int, value: ir.Value) -> bool:
-        sources = self._outputs(node, place)
+    def _place(self, relation: Relation, place: int, value: ir.Value) -> bool:
+        node, outputs = relation.node, relation.outputs
+        sources = self.sources(node, place)
         if sources is None:
             return False
+        known = self.known
         last = self._placed.get((node, place))
-        before = self.known[value]
-        masks = [before, *(self.known.get(output) for output in node.outputs)]
-        if last is not None and all(map(is_, masks, last)):
+        before = known[value]
+        masks = [known.get(output) for output in outputs]
+        if last is not None and before is last[0] and all(map(is_, masks, last[1:])):
             return False  # no more is known of what it makes than when it was tried last
-        self._placed[node, place] = masks
+        self._placed[node, place] = [before, *masks]
         found = np.zeros(before.size + 1, bool)
-        for output, source in zip(node.outputs, sources, strict=True):
-            mask = self.mask(output)
+        for source, mask in zip(sources, masks, strict=True):
             found[source.reshape(-1) if mask is None else source[mask]] = True
         new = found[1:].reshape(before.shape) & ~before
-        if not np.count_nonzero(new) or not self.uniform(value, new):
+        count = np.count_nonzero(new)
+        if not count or not self.uniform(value, new):
             return False
-        forms = forms_of(node, place, self._seen(node, sources), before.shape, new, once=True)
+        seen = [s if mask is None else np.where(mask, s, 0) for s, mask in zip(sources, masks, strict=True)]
+        forms = forms_of(node, place, seen, before.shape, new, once=True)
         if forms is None or (Whole() in forms and self._facts(node, place) is None):
             return False
-        fresh = np.concatenate([[False], new.reshape(-1)])
-        for output, source in zip(node.outputs, sources, strict=True):
-            mask = self.mask(output)
-            hit = fresh[source] if mask is None else fresh[source] & mask
-            numbers = source[hit]
-            # Of an element that is repeated one place is the equation; the others are left over.
-            first = np.zeros(fresh.size, np.int64)
-            first[numbers[::-1]] = np.arange(numbers.size)[::-1]
-            hit[hit] = first[numbers] == np.arange(numbers.size)
-            self.use(output, hit)
-            fresh[numbers] = False
+        fresh = np.zeros(before.size + 1, bool)
+        fresh[1:] = new.reshape(-1)
+        hits = [fresh[source] for source in seen]
+        if sum(map(np.count_nonzero, hits)) == count:
+            for output, hit in zip(outputs, hits, strict=True):
+                self.use(output, hit)
+        else:
+            self._use_once(outputs, seen, fresh)
         stages = self._facts(node, place) if Whole() in forms else None
         self.steps.append(Place(node, place, tuple(forms), new, stages or ()))
         self.learn(value, new)
         return True
 
-    def _seen(self, node: ir.Node, sources: Sequence[Labels]) -> list[Labels]:
-        """The sources of what is known of the outputs."""
-        masks = [self.mask(output) for output in node.outputs]
-        return [
-            source if mask is None else np.where(mask, source, 0) for source, mask in zip(sources, masks, strict=True)
-        ]
+    def _use_once(self, outputs: Sequence[ir.Value], seen: Sequence[Labels], fresh: Mask) -> None:
+        """Of an element that is repeated one place is the equation; the others are left over."""
+        for output, source in zip(outputs, seen, strict=True):
+            hit = fresh[source]
+            numbers = source[hit]
+            first = np.zeros(fresh.size, np.int64)
+            first[numbers[::-1]] = np.arange(numbers.size)[::-1]
+            hit[hit] = first[numbers] == np.arange(numbers.size)
+            self.use(output, hit)
+            fresh[numbers] = False
 
-    def _undo(self, node: ir.Node, place: int, value: ir.Value, poor: float = POOR) -> bool:
+    def _undo(self, relation: Relation, place: int, value: ir.Value, poor: float = POOR) -> bool:
         """Solve a node for an operand; not yet where a matrix has a condition above `poor`."""
-        output = node.outputs[0]
-        y = self.mask(output)
-        if y is not None and not np.count_nonzero(y):
+        node, output, known = relation.node, relation.outputs[0], self.known
+        y = known.get(output)
+        if (y is not None and output in self.blank) or value in relation.repeated:
             return False
-        if node.inputs.count(value) > 1:
-            return False
-        others = [
-            (at, other)
-            for at, other in enumerate(node.inputs)
-            if at != place and other is not None and not self.taken(node, at)
-        ]
-        before = self.known[value]
-        if node.op_type not in ELEMENTWISE and (others or y is not None or np.count_nonzero(before)):
+        others = [(at, other) for at, other in relation.open if at != place and other in known]
+        before = known[value]
+        if not relation.elementwise and (others or y is not None or np.count_nonzero(before)):
             return False
         if y is not None and y.shape != before.shape:
             return False
@@ -288,7 +261,7 @@ class System(Knowledge):
             for stage in stages:
                 if isinstance(stage.fact, Diagonal):
                     new = new & np.broadcast_to(stage.fact.scale != 0, before.shape)
-        for at, other in enumerate(node.inputs):
+        for at, other in enumerate(node.inputs if self.zeros else ()):
             if at != place and other in self.zeros and node.op_type not in {"Add", "Sub"}:
                 new = new & ~np.broadcast_to(self.zeros[other], before.shape)
         if not np.count_nonzero(new) or not self.uniform(value, new):

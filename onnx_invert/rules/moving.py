@@ -75,7 +75,7 @@ def carry(node: ir.Node, labels: Sequence[Labels | None]) -> list[Labels]:
             arrays.append(label)
         else:
             arrays.append(None if value is None else np.zeros(shape_of(value), np.int64))
-    quick = _CARRIED.get(node.op_type)
+    quick = CARRIED.get(node.op_type)
     if quick is not None:
         return quick(node, arrays)
     return _evaluated(node, arrays)
@@ -166,7 +166,7 @@ def _expanded(node: ir.Node, arrays: Sequence[Any]) -> list[Labels]:
     return [np.broadcast_to(x, shape_of(node.outputs[0]))]
 
 
-_CARRIED: dict[str, Callable[[ir.Node, Sequence[Any]], list[Labels]]] = {
+CARRIED: dict[str, Callable[[ir.Node, Sequence[Any]], list[Labels]]] = {
     **dict.fromkeys(SAME, _shaped),
     "Transpose": _transposed,
     "Concat": _concatenated,
@@ -175,5 +175,7 @@ _CARRIED: dict[str, Callable[[ir.Node, Sequence[Any]], list[Labels]]] = {
     "Slice": _slice,
     "Gather": _gather,
 }
+"""How labels are carried without onnx's reference evaluator."""
+
 _BY_SHAPE = SAME | {"Transpose", "Concat", "Split", "Expand"}
 """Their output's shape tells all; the operands that ask for it need not be constant."""
