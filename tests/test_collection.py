@@ -46,3 +46,14 @@ def test_a_collector_that_is_off_stays_off():
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+def test_blocks_that_overlap_put_back_what_was_before_the_first():
+    gc.set_threshold(123, 7, 9)
+    first, second = seldom_collected(), seldom_collected()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert gc.get_threshold() == (YOUNG, 7, 9)
+    second.__exit__(None, None, None)
+    assert gc.get_threshold() == (123, 7, 9)

@@ -206,3 +206,17 @@ def test_a_few_other_x_with_the_same_y_are_no_unsolved_samples():
     made = onnx_invert.invert(model, method="newton", data=twice)
     assert (made.guarantee.value, made.round_trip.unsolved) == ("generalized-inverse", 0)
     assert made.round_trip.x.unsolved == 1
+
+
+@pytest.mark.parametrize("index", [9, -9])
+def test_a_lookup_beyond_its_operand(index):
+    gather = f"<int64[2] i = {{0, {index}}}> {{ y = Gather<axis = 1>(x, i) }}"
+    with pytest.raises(ModelError, match="out of data bounds"):
+        onnx_invert.invert(text(f"g (float[N,4] x) => (float[N,2] y) {gather}"))
+
+
+def test_data_too_large_for_a_prior():
+    model = text("g (double[N,2] x) => (double[N,1] y) <double[2,1] w = {1, 2}> { h = MatMul(x, w) y = Tanh(h) }")
+    x = np.random.default_rng(0).standard_normal((20, 2)) * 1e150
+    with pytest.raises(UsageError, match=r"its numbers go up to .*e\+150, of which the fourth power is infinite"):
+        onnx_invert.invert(model, prior={"x": x})

@@ -85,7 +85,8 @@ class Neighbours:
         """The next ones. A spread s takes those too whose y lies s times farther off, and x as μ + s (x − μ), μ their
         mean."""
         spread = wider * self._spread
-        logs = -0.5 * self._near / spread**2
+        with np.errstate(over="ignore"):  # of next to no spread the nearest are taken
+            logs = -0.5 * (self._near / spread / spread)
         weights = np.exp(logs) / np.sum(np.exp(logs))
         mean = weights @ self._x
         variance = weights @ np.square(self._x - mean) + REST * np.var(self._x, axis=0)

@@ -56,8 +56,10 @@ class Mixture:
 
         The y of a cluster spread by the same factor, so that wider draws are of more clusters too.
         """
-        apart = (y - self.centres) / (spread * self.spreads)
-        logs = np.log(self.weights) - 0.5 * np.sum(np.square(apart), axis=1) - np.sum(np.log(self.spreads), axis=1)
+        squares = np.sum(np.square((y - self.centres) / self.spreads), axis=1)
+        with np.errstate(over="ignore"):  # of next to no spread the nearest cluster is the likely one
+            apart = (squares - squares.min()) / spread / spread
+        logs = np.log(self.weights) - 0.5 * apart - np.sum(np.log(self.spreads), axis=1)
         shares = np.exp(logs - logs.max())
         chosen = rng.choice(len(shares), size=count, p=shares / shares.sum())
         w = spread * rng.standard_normal((count, self.factors.shape[1]))

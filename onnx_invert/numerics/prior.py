@@ -26,6 +26,9 @@ from onnx_invert.numerics.ridge import Sketch
 Chunks = Callable[[], Iterable[tuple[Array, Array]]]
 """Called once a pass: pairs of known numbers (rows, m) and unknown ones (rows, n)."""
 
+FARTHEST = 1e70
+"""|x| beyond which covariances, which take sums of fourth powers, overflow."""
+
 MOST_LANDMARKS = 2048
 """At most, and never more than half the samples."""
 
@@ -70,7 +73,7 @@ def fit(
     nothing, and m is constant.
 
     Raises:
-        ValueError: fewer than two samples, numbers that are not finite, a regression too large to be held.
+        ValueError: fewer than two samples, numbers that are not finite or too large, a regression too large to be held.
     """
     count, mean, ends = _mean(chunks)
     phi = _features(chunks, count, mean.size, landmarks, unit) if conditional else None
@@ -103,6 +106,8 @@ def _mean(chunks: Chunks) -> tuple[int, Array, Array]:
     for _, x in chunks():
         if not np.isfinite(x).all():
             raise ValueError(f"{int(np.sum(~np.isfinite(x)))} of its numbers are not finite")
+        if (most := float(np.abs(x).max(initial=0.0))) > FARTHEST:
+            raise ValueError(f"its numbers go up to {most:.2g}, of which the fourth power is infinite: scale them")
         count += len(x)
         total = total + x.sum(axis=0)
         low = np.minimum(low, x.min(axis=0, initial=np.inf))

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnx_invert.errors import ModelError
 from onnx_invert.rules.static import constant, integer, shape_of
 
 Labels = NDArray[np.int64]
@@ -65,7 +66,11 @@ def _indices_known(node: ir.Node) -> bool:
 
 
 def carry(node: ir.Node, labels: Sequence[Labels | None]) -> list[Labels]:
-    """Move labels as the node moves numbers."""
+    """Move labels as the node moves numbers.
+
+    Raises:
+        ModelError: a constant index is beyond the operand.
+    """
     arrays: list[Any] = []
     for place, value in enumerate(node.inputs):
         label = labels[place]
@@ -75,10 +80,13 @@ def carry(node: ir.Node, labels: Sequence[Labels | None]) -> list[Labels]:
             arrays.append(label)
         else:
             arrays.append(None if value is None else np.zeros(shape_of(value), np.int64))
-    quick = CARRIED.get(node.op_type)
-    if quick is not None:
-        return quick(node, arrays)
-    return _evaluated(node, arrays)
+    carried = CARRIED.get(node.op_type, _evaluated)
+    try:
+        return carried(node, arrays)
+    except IndexError as error:
+        raise ModelError(
+            f"Node {node.name!r} ({node.op_type}) takes an element that is not there: {error}."
+        ) from error
 
 
 def _evaluated(node: ir.Node, arrays: Sequence[Any]) -> list[Labels]:

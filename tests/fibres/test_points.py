@@ -105,6 +105,21 @@ def test_eight_of_every_class(name, digit, models, pairs):
     far_apart(name, digit, 8, models, pairs)
 
 
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize("spread", [1e-170, 1e200])
+def test_any_spread_that_is_a_number_is_one(spread, given):
+    """With next to none all draws are the nearest plausible x; with a huge one they are held to the data's range."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((200, 6)).astype(np.float32)
+    model = network(
+        "g (float[N,6] x) => (float[N,2] y) { h = MatMul(x, w) y = Tanh(h) }", w=rng.standard_normal((6, 2))
+    )
+    fibre = onnx_invert.invert(model, lossless=True, data=x, verify=False).fibre(run(model, x[:1]))
+    points = fibre.sample(1, spread=spread, data=x if given else None)
+    assert points.relative[0] <= 1e-5
+    assert (np.abs(points.inputs["x"]) <= np.abs(x).max() * 1.001).all()
+
+
 def test_draws_that_are_farther_apart(models, pairs):
     y = run(models / "mnist_mlp.onnx", DIGITS.x_test[405:406])
     fibre = pairs("mnist_mlp").fibre(y)

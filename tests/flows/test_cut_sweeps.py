@@ -215,3 +215,49 @@ def test_tables_are_made_of_the_elements_that_are_found() -> None:
     (softmax,) = (node for node in sweep.node if node.op_type == "Softmax")
     shapes = {value.name: value.type.tensor_type.shape.dim for value in sweep.value_info}
     assert shapes[softmax.output[0]][1].dim_value == 1
+
+
+BEHIND = {
+    "of the size of x": """
+        s = MatMul(x, w) e = Sigmoid(s) m = Greater(x, one) p = Where(m, e, none) z = Where(m, x, none) a = Sub(z, one)
+        g = Exp(p) h = Mul(g, a) q = Add(h, one) r = Where(m, q, x) y = Mul(r, v)
+    """,
+    "with an axis behind": """
+        s = MatMul(x, w) u = Unsqueeze(s, last) k = Mul(u, table) m = Greater(x, one) i = Unsqueeze(m, last)
+        j = Expand(i, four) p = Where(j, k, none) c = Softmax(p) t = Mul(c, table) z = Where(m, x, none) a = Sub(z, one)
+        b = Unsqueeze(a, last) h = Mul(t, b) f = ReduceSum<keepdims = 0>(h, last) g = Add(f, a) q = Add(g, one)
+        r = Where(m, q, x) y = Mul(r, v)
+    """,
+}
+"""Tables behind a Where of which nobody sees whether it takes its second operand or its third."""
+
+
+@pytest.mark.parametrize("table", BEHIND)
+def test_tables_behind_a_fill_that_nobody_sees(table: str) -> None:
+    """They are made of the lanes of what is filled, as if the Where were not there."""
+    model, made = _made(BEHIND[table], HEAD.replace("double one", "double none = {0}, double one"))
+    cut = _sweep(made).cut
+    assert cut is not None
+    assert [node.outputs[0].name for node in cut.lanes.passed] == ["p"]
+    assert cut.lanes.passed <= cut.lanes.ahead
+    x = np.random.default_rng(0).standard_normal((40, 4)) * 2
+    assert 20 < (x > 1).sum() < 140
+    (y,) = _run(model, {"x": x})
+    (back,) = _run(made.model, {"y": y})
+    np.testing.assert_allclose(back, x, atol=1e-10)
+    (loop,) = (node for node in made.model.graph.node if node.op_type == "Loop")
+    (sweep,) = (attribute.g for attribute in loop.attribute if attribute.name == "body")
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in sweep.value_info}
+    (last,) = (node for node in sweep.node if node.op_type in {"Exp", "Softmax"})
+    assert shapes[last.output[0]][1].dim_value == 1
+
+
+def test_what_is_no_number_is_none_in_x() -> None:
+    """A sweep takes 0 for what is not settled; of a y that is no number, or infinite, it is no x."""
+    _, made = _made(BLOCKS["element by element"])
+    y = np.full((3, 4), 0.25)
+    y[1, 2], y[2, 0] = np.nan, np.inf
+    (x,) = _run(made.model, {"y": y})
+    assert np.isnan(x[[1, 2], [2, 0]]).all()
+    assert np.isfinite(x[0]).all()
+    np.testing.assert_array_equal(x[1, :2], x[0, :2])

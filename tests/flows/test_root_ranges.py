@@ -154,3 +154,23 @@ def test_a_factor_of_0_says_nothing_of_x() -> None:
             weight.float_data[:] = [0.0, 0.3]
     with pytest.raises(onnx_invert.NotInvertibleError):
         onnx_invert.invert(model, method="closed-form")
+
+
+def test_a_factor_of_0_leaves_x_without_ends() -> None:
+    """The same beside x₀ itself, with which x comes back: of x₀ the domain of v says nothing."""
+    model = _behind_scales()
+    for weight in model.graph.initializer:
+        if weight.name == "scale":
+            weight.float_data[:] = [0.0, 0.3]
+    zero = onnx.numpy_helper.from_array(np.zeros(1, np.int64), "zero")
+    shift = onnx.numpy_helper.from_array(np.array([0.5, 0.0], np.float32), "half")
+    model.graph.initializer.extend([zero, shift])
+    (split,) = (index for index, node in enumerate(model.graph.node) if node.output[0] == "r")
+    model.graph.node[split].output[0] = "r0"
+    model.graph.node.insert(split + 1, onnx.helper.make_node("Add", ["r0", "half"], ["r"]))
+    model.graph.node.append(onnx.helper.make_node("Gather", ["x", "zero"], ["first"], axis=1))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("first", onnx.TensorProto.FLOAT, ["N", 1]))
+    made = onnx_invert.invert(model, method="closed-form")
+    low, high = made.plan.bounds["x"]  # type: ignore[union-attr]
+    np.testing.assert_allclose(low, [[-np.inf, -np.inf, -np.inf, 1.5]], atol=1e-5)
+    np.testing.assert_allclose(high, [[np.inf, np.inf, np.inf, 2.5]], atol=1e-5)

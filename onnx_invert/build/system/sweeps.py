@@ -41,14 +41,14 @@ MEMORY = 3
 
 
 def sweep(r: Realisation, step: Sweep) -> ir.Value:
-    """x in the elements of `step.mask`."""
+    """x in the elements of `step.mask`; no number where y is none, or infinite."""
     e, dtype = r.e, step.x.dtype or r.e.dtype
     with e.scope(f"sweep/{step.name}", dtype):
         target = r.read(step.y)
         r.settle(step.nodes, step.x)
         known = r.read(step.x) if step.x in r.pieces else None
-        start = e.op("Mul", target, 0.0) if step.rounds is not None else target
-        start = _finite(e, start)
+        nothing = e.op("Mul", target, 0.0)
+        start = _finite(e, nothing if step.rounds is not None else target)
         if known is not None:
             start = e.op("Where", r.mask_of(step.mask), start, known)
         shape = [dim if isinstance(dim, int) else str(dim.value) for dim in step.x.shape or ()]
@@ -80,7 +80,8 @@ def sweep(r: Realisation, step: Sweep) -> ir.Value:
         unroll = r.unroll is not None or (step.rounds is not None and step.rounds <= WRITTEN_OUT)
         sizes = [dim for dim in shape[1:] if isinstance(dim, int)]
         if step.contraction and step.by_sample and not unroll and shape and len(sizes) + 1 == len(shape):
-            return _accelerated(e, lambda b, x: once(b, x, None)[0], start, shape[0], sizes, step.contraction, most)
+            x = _accelerated(e, lambda b, x: once(b, x, None)[0], start, shape[0], sizes, step.contraction, most)
+            return e.op("Add", x, nothing)
         begin = [start, e.op("Mul", start, 0.0)] if isinstance(last, Root) else [start]
 
         def body(b: Emitter, state: list[ir.Value], count: ir.Value) -> tuple[list[ir.Value], ir.Value]:
@@ -97,7 +98,7 @@ def sweep(r: Realisation, step: Sweep) -> ir.Value:
         x, *missed = count_through(e, begin, [shape] * len(begin), body, most=most, unroll=unroll)
         if missed and r.outer is None:
             r.probes.append(probe(step, missed[0]))
-        return x
+        return e.op("Add", x, nothing)
 
 
 def _accelerated(
