@@ -73,7 +73,7 @@ def fit(
     nothing, and m is constant.
 
     Raises:
-        ValueError: fewer than two samples, numbers that are not finite or too large, a regression too large to be held.
+        ValueError: fewer than two samples, numbers that are too large or not finite, a regression that is too large.
     """
     count, mean, ends = _mean(chunks)
     phi = _features(chunks, count, mean.size, landmarks, unit) if conditional else None
