@@ -143,6 +143,8 @@ def make_pair(
             PAIR: hashlib.sha256(identity.encode()).hexdigest(),
             NAMES: " ".join(str(part.numbers) for part in parts),
         }
+        if plain is None and plan.requirements:
+            stated["onnx_invert.requirements"] = "\n".join(plan.requirements)
         told = {LATENTS: "\n".join(part.name for part in parts), FREE: _ranges(plan, movable)}
         reason = why if parts else ""
         original = _again(network)

@@ -77,7 +77,7 @@ def pair_report_of(
         "tried": [],
         "method": "closed-form",
         "prior": None,
-        "requirements": [],
+        "requirements": pair.plan.requirements,
         "images": {value.name: None for value in problem.known},
         "condition": document.number(pair.plan.condition),
         "plan": [],

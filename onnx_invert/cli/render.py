@@ -168,6 +168,7 @@ def _from_both(pair: LosslessPair) -> None:
     if unused := [value.name or "" for value in problem.graph.outputs if value.name not in pair.known]:
         lines.append(f"left out   {', '.join(unused)} (not needed)")
     lines.append(f"guarantee  {_stated(None, Guarantee.LEFT)}: g⁺(f⁺(x)) = x")
+    lines += [f"if         {requirement}" for requirement in pair.plan.requirements]
     lines.append(f"method     closed form, condition {_condition(pair.plan.condition)}")
     console().print(shown("\n".join(lines)), soft_wrap=True)
 

@@ -14,7 +14,7 @@ from onnx_invert.plan.guarantee import Guarantee, Verdict, judge
 from onnx_invert.plan.problem import Problem, describe
 from onnx_invert.plan.stages import Path, Stage, join_widened, measure, refusals, state_facts, trace
 from onnx_invert.rules import RuleSet
-from onnx_invert.rules.facts import Convert, Elementwise, Matrix, Paired
+from onnx_invert.rules.facts import Convert, Elementwise, Matrix, Paired, requirement
 from onnx_invert.rules.interval import Interval
 
 JOINED = "x = y @ (W₁ W₂)⁺: widened and narrowed in one"
@@ -100,7 +100,8 @@ class Plan:
     @property
     def requirements(self) -> list[str]:
         """Conditions under which the guarantee holds: on given inputs, on the range of narrower types."""
-        return [text for path in self.paths for stage in path.stages if (text := _requirement(stage))]
+        stages = [stage for path in self.paths for stage in path.stages]
+        return [f"{stage.name}: {text}" for stage in stages if (text := requirement(stage.fact))]
 
 
 class NoPromiseError(NotInvertibleError):
@@ -142,16 +143,6 @@ def make_plan(problem: Problem, rules: RuleSet, progress: Progress | None = None
     if blockers:
         raise NoPromiseError(_distinct(blockers))
     return Plan(problem, paths, verdicts, rules)
-
-
-def _requirement(stage: Stage) -> str:
-    fact = stage.fact
-    if isinstance(fact, Paired) and fact.requires:
-        return f"{stage.name}: {fact.requires}"
-    if isinstance(fact, Convert):
-        narrow = min(fact.source, fact.target, key=lambda dtype: dtype.itemsize)
-        return f"{stage.name}: the values lie within what {narrow.name.lower()} can hold"
-    return ""
 
 
 def _distinct(blockers: Sequence[Blocker]) -> list[Blocker]:

@@ -163,6 +163,16 @@ class NoInverse:
     remedy: str = ""
 
 
+def requirement(fact: object) -> str:
+    """What has to hold for nothing to be lost, "" where nothing has to."""
+    if isinstance(fact, Paired):
+        return fact.requires
+    if isinstance(fact, Convert):
+        narrow = min(fact.source, fact.target, key=lambda dtype: dtype.itemsize)
+        return f"the values lie within what {narrow.name.lower()} can hold"
+    return ""
+
+
 Fact = Elementwise | Diagonal | Matrix | Repeat | Rearrangement | Convert | Paired
 Chain = tuple[Fact, ...]
 
@@ -182,4 +192,5 @@ __all__ = [
     "Paired",
     "Rearrangement",
     "Repeat",
+    "requirement",
 ]

@@ -225,8 +225,8 @@ BEHIND = {
     "with an axis behind": """
         s = MatMul(x, w) u = Unsqueeze(s, last) k = Mul(u, table) m = Greater(x, one) i = Unsqueeze(m, last)
         j = Expand(i, four) p = Where(j, k, none) c = Softmax(p) t = Mul(c, table) z = Where(m, x, none)
-        a = Sub(z, one) b = Unsqueeze(a, last) h = Mul(t, b) f = ReduceSum<keepdims = 0>(h, last) g = Add(f, a) q = Add(g, one)
-        r = Where(m, q, x) y = Mul(r, v)
+        a = Sub(z, one) b = Unsqueeze(a, last) h = Mul(t, b) f = ReduceSum<keepdims = 0>(h, last)
+        g = Add(f, a) q = Add(g, one) r = Where(m, q, x) y = Mul(r, v)
     """,
 }
 """Tables behind a Where of which nobody sees whether it takes its second operand or its third."""

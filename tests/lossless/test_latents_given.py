@@ -132,3 +132,18 @@ def test_a_sample_in_several_rows():
     np.testing.assert_allclose(plain @ w, x @ w, atol=1e-5)
     points = done.fibre(y[:3]).sample(3)
     np.testing.assert_allclose(points.x @ w, np.repeat(x[:1] @ w, 3, axis=0), atol=1e-4)
+
+
+def test_what_has_to_hold_of_a_given_factor_is_stated(tmp_path, monkeypatch, capsys):
+    """c · x is undone by a division, whatever z holds."""
+    monkeypatch.chdir(tmp_path)
+    text = '<ir_version: 8, opset_import: ["" : 17]> g (float[N,4] x, float[N,4] c) => (float[N,4] y)'
+    onnx.save(onnx.parser.parse_model(f"{text} {{ r = Mul(x, c) y = Round(r) }}"), "model.onnx")
+    arguments = ("model.onnx", "-o", "g.onnx", "--lossless", "f.onnx", "--recover", "x", "--report", "r.json")
+    assert call(*arguments) == 0
+    condition = "the other factor has no zero"
+    assert f"if         Mul_0: {condition}" in capsys.readouterr().out
+    assert json.loads(Path("r.json").read_text())["requirements"] == [f"Mul_0: {condition}"]
+    for name in ("f.onnx", "g.onnx"):
+        stated = {entry.key: entry.value for entry in onnx.load(name).metadata_props}
+        assert (stated.get("onnx_invert.requirements") == f"Mul_0: {condition}") == (name == "g.onnx")

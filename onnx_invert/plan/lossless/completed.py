@@ -12,7 +12,7 @@ from onnx_invert.plan.batch_rules import Place
 from onnx_invert.plan.lossless.steps import Effort, Join, Keep, Link, Slot, Step, Undo
 from onnx_invert.plan.problem import Problem
 from onnx_invert.rules.completion import Completed, Operator, Selection
-from onnx_invert.rules.facts import Convert, Matrix, Repeat
+from onnx_invert.rules.facts import Convert, Matrix, Repeat, requirement
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,13 @@ class Lossless:
             for link in step.links
             if link.coordinates is not None
         )
+
+    @property
+    def requirements(self) -> list[str]:
+        """Conditions under which x comes back: on factors that are given, on the range of narrower types."""
+        undone = [step for step in self.steps if isinstance(step, Undo)]
+        told = [(step.node, requirement(link.part)) for step in undone for link in step.links]
+        return list(dict.fromkeys(f"{node.name}: {text}" for node, text in told if text))
 
     @property
     def plain_at_zero(self) -> bool:
