@@ -94,7 +94,7 @@ def _whole(rows: Rows, n: int) -> Root:
     values, vectors = scipy.linalg.eigh(matrix)
     values = (1 - shrinkage) * np.maximum(values, 0.0) + shrinkage * average
     kept = values > values.max(initial=0.0) * n * np.finfo(float).eps
-    return Root(np.asarray(np.sqrt(values[kept])[:, None] * vectors[:, kept].T))
+    return Root(np.asarray(np.sqrt(values[kept])[:, None] * _signed(vectors[:, kept].T)))
 
 
 def _low_rank(rows: Rows, n: int) -> Root:
@@ -124,7 +124,20 @@ def _low_rank(rows: Rows, n: int) -> Root:
     least = (1 - shrinkage) * rest / (n - len(values)) + shrinkage * average if n > len(values) else 0.0
     deviations, sigma = np.sqrt((1 - shrinkage) * values + shrinkage * average), float(np.sqrt(least))
     ends = np.sqrt(np.maximum(deviations - sigma, 0.0)) if sigma else deviations
-    return Root((basis @ (vectors * ends)).T, sigma)
+    return Root(_signed((basis @ (vectors * ends)).T), sigma)
+
+
+def signs(rows: Array) -> Array:
+    """±1 for each row (r, n) of those that are singular vectors: it makes the entry of largest size positive.
+
+    Otherwise the sign is left to the rounding of whoever finds them, and that to the number of threads.
+    """
+    largest = np.take_along_axis(rows, np.abs(rows).argmax(axis=1)[:, None], axis=1)[:, 0]
+    return np.where(largest < 0, -1.0, 1.0)
+
+
+def _signed(rows: Array) -> Array:
+    return rows * signs(rows)[:, None]
 
 
 def _times(rows: Rows, matrix: Array) -> Array:

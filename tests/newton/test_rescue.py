@@ -1,5 +1,7 @@
 """Samples that the plain iteration leaves: what starts solve, and that they change nothing else."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import openvino
@@ -12,6 +14,7 @@ from onnx_invert import api, invert
 
 SOLVED = 1e-5
 SAMPLES = 32
+WINE = Path(__file__).parents[2] / "models/surrogates/wine.onnx"
 CUT, NORMALISED = 120, 89
 """5-61-4-169-112 with ReLU, cut at the 4; 98-4-149 with SiLU and a layer normalisation of four numbers."""
 
@@ -111,3 +114,28 @@ def test_each_sample_takes_back_its_own_x(rescued):
     reached, again = (run(drawn.model, x=found)[0] for found in (x[order], turned))
     np.testing.assert_allclose(residuals(reached, y[order]), residuals(again, y[order]), rtol=0.2, atol=SOLVED)
     assert residuals(again, y[order])[order % 3 != 0].max() < SOLVED
+
+
+def tensors(model):
+    """Of a whole file: element types of initializers, inputs, outputs and everything in between, Loops included."""
+    graphs, found = [onnx.shape_inference.infer_shapes(model, strict_mode=True).graph], set()
+    while graphs:
+        graph = graphs.pop()
+        found.update(tensor.data_type for tensor in graph.initializer)
+        found.update(v.type.tensor_type.elem_type for v in (*graph.input, *graph.output, *graph.value_info))
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.type == onnx.AttributeProto.GRAPH:
+                    graphs.append(attribute.g)
+                elif attribute.name in {"to", "dtype"}:
+                    found.add(attribute.i)
+    return found
+
+
+def test_a_float32_file_holds_no_float64(rescued):
+    """Runtimes lack float64, even inside (docs/portability.md)."""
+    wine = invert(WINE, verify=False).model
+    for inverse in (wine, *rescued.values()):
+        assert loops(inverse) >= 2
+        assert onnx.TensorProto.FLOAT in tensors(inverse)
+        assert onnx.TensorProto.DOUBLE not in tensors(inverse)

@@ -6,13 +6,12 @@ In the first phase, from the anchor c, and in the second,
 
 The first leads to the solution nearest to c and is not thrown off by saturation or a singular J. J Jᵀ is (m, m);
 with fewer unknowns than equations it is JᵀJ (r, r), by Jᵀ(J Jᵀ + αI)⁻¹ = (JᵀJ + αI)⁻¹Jᵀ, and v the least-squares
-solution. α and λ are in units of the mean eigenvalue.
+solution. α and λ are in units of the mean eigenvalue. The second Loop's steps come from J itself (orthogonal.py).
 Source: as for iteration.py.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -20,14 +19,14 @@ import onnx_ir as ir
 
 from onnx_invert.build.newton.iteration import Direction, Equations, Linearised, State
 from onnx_invert.build.newton.linear import solve
+from onnx_invert.build.newton.orthogonal import factor, least_norm, least_squares
 from onnx_invert.graph.emit import Emitter
 
 
 def direction(objective: Equations, *, careful: bool = False) -> Direction:
-    """From J, held for as long as the step takes; `careful` as in linear.py, and the system formed in float64.
+    """From J, held for as long as the step takes; `careful` by orthogonalisation, without J Jᵀ.
 
-    J in float32 tells singular values down to 1e-7 of the largest, and J Jᵀ in float32 their squares: half as many
-    digits. No node of the model is evaluated in float64, for which runtimes lack kernels.
+    J tells singular values down to eps times the largest, and J Jᵀ their squares: half as many digits.
     """
     return Direction(min(objective.outputs, objective.coordinates.size), partial(_emit, careful=careful))
 
@@ -42,48 +41,49 @@ def _emit(
     rough = e.op("Abs", e.op("MatMul", jacobian, e.constant(probe, "probe")))
     top = e.op("Mul", e.op("ReduceSum", rough, e.ints([1, 2]), keepdims=1), 1 / m)
     top = e.op("Max", top, float(np.finfo(e.dtype.numpy()).tiny) * 2**20)
-    away = e.op("Mul", e.op("Sub", state.v, state.anchor), state.phase)
-    column = e.op("Div", e.op("Unsqueeze", residual, e.ints([2])), top)
-    local_system = _Linear(e.op("Div", jacobian, top), column, away, state.damping)
-    least = float(np.finfo(e.dtype.numpy()).eps)
-    if not careful or e.dtype == ir.DataType.DOUBLE:
-        return _solve(e, local_system, m, r, least, careful=careful)
-    with e.scope(e.scope_name, ir.DataType.DOUBLE):
-        found = _solve(e, local_system.cast(e), m, r, least**2, careful=careful)
-    return e.op("Cast", found, to=int(e.dtype))
+    jacobian = e.op("Div", jacobian, top)
+    away = e.op("Unsqueeze", e.op("Mul", e.op("Sub", state.v, state.anchor), state.phase), e.ints([2]))
+    right = e.op("Add", e.op("Div", e.op("Unsqueeze", residual, e.ints([2])), top), e.op("MatMul", jacobian, away))
+    share = e.op("Unsqueeze", state.damping, e.ints([2]))
+    found = (_orthogonal if careful else _normal)(e, jacobian, right, share, m, r)
+    return e.op("Squeeze", e.op("Sub", found, away), e.ints([2]))
 
 
-@dataclass(frozen=True)
-class _Linear:
-    """What a step follows from: `jacobian` (N, m, r), `residual` t − F(v) (N, m, 1) in the same units, `away` v − c
-    (N, r) or 0, and `share` (N, 1), α or λ."""
-
-    jacobian: ir.Value
-    residual: ir.Value
-    away: ir.Value
-    share: ir.Value
-
-    def cast(self, e: Emitter) -> _Linear:
-        """In the current type."""
-        values = (self.jacobian, self.residual, self.away, self.share)
-        return _Linear(*(e.op("Cast", value, to=int(e.dtype)) for value in values))
-
-
-def _solve(e: Emitter, local: _Linear, m: int, r: int, least: float, *, careful: bool) -> ir.Value:
-    """The step (N, r); α or λ is taken for `least` more than it is, so that a singular J has one."""
-    jacobian = local.jacobian
-    turned = e.op("Transpose", jacobian, perm=[0, 2, 1])
+def _normal(e: Emitter, jacobian: ir.Value, right: ir.Value, share: ir.Value, m: int, r: int) -> ir.Value:
+    """Jᵀ (J Jᵀ + share · mean)⁻¹ b (N, r, 1) by elimination; J (N, m, r), b = `right` (N, m, 1), `share` (N, 1, 1)."""
+    turned = _turn(e, jacobian)
     size = min(m, r)
     gram = e.op("MatMul", jacobian, turned) if m <= r else e.op("MatMul", turned, jacobian)
     identity = e.constant(np.eye(size)[None], "identity")
     trace = e.op("ReduceSum", e.op("Mul", gram, identity), e.ints([1, 2]), keepdims=1)
-    mean = e.op("Max", e.op("Mul", trace, 1 / size), float(np.finfo(e.dtype.numpy()).tiny))
-    damping = e.op("Mul", mean, e.op("Add", e.op("Unsqueeze", local.share, e.ints([2])), least))
-    right = e.op("Add", local.residual, e.op("MatMul", jacobian, e.op("Unsqueeze", local.away, e.ints([2]))))
+    info = np.finfo(e.dtype.numpy())
+    mean = e.op("Max", e.op("Mul", trace, 1 / size), float(info.tiny))
+    damping = e.op("Mul", mean, e.op("Add", share, float(info.eps)))
     if m > r:
         right = e.op("MatMul", turned, right)
-    system = e.op("Add", gram, e.op("Mul", identity, damping))
-    found = solve(e, system, right, size, careful=careful)
+    found = solve(e, e.op("Add", gram, e.op("Mul", identity, damping)), right, size)
+    return e.op("MatMul", turned, found) if m <= r else found
+
+
+def _orthogonal(e: Emitter, jacobian: ir.Value, right: ir.Value, share: ir.Value, m: int, r: int) -> ir.Value:
+    """The same by orthogonalisation: s of the least ‖s‖² + ‖w‖² with J s + √λ w = b, or of the least
+    ‖J s − b‖² + λ ‖s‖² where there are more equations than unknowns."""
+    size = min(m, r)
+    info = np.finfo(e.dtype.numpy())
+    squares = e.op("ReduceSum", e.op("Mul", jacobian, jacobian), e.ints([1, 2]), keepdims=1)
+    # Far above what a square of float32 can hold: λ is a small part of it, and J may be 0.
+    mean = e.op("Max", e.op("Mul", squares, 1 / size), float(info.tiny) ** 0.5)
+    root = e.op("Sqrt", e.op("Mul", mean, e.op("Add", share, float(info.eps) ** 2)))
+    rows = jacobian if m <= r else _turn(e, jacobian)
+    damped = e.op("Concat", rows, e.op("Mul", e.constant(np.eye(size)[None], "identity"), root), axis=2)
+    panels = factor(e, damped, size)
     if m <= r:
-        found = e.op("MatMul", turned, found)
-    return e.op("Sub", e.op("Squeeze", found, e.ints([2])), local.away)
+        found = e.op("Slice", least_norm(e, panels, right), e.ints([0]), e.ints([r]), e.ints([2]))
+        return _turn(e, found)
+    nothing = e.op("Mul", e.op("Slice", right, e.ints([0]), e.ints([r]), e.ints([1])), 0.0)
+    return least_squares(e, panels, e.op("Concat", right, nothing, axis=1))
+
+
+def _turn(e: Emitter, a: ir.Value) -> ir.Value:
+    """(N, k, l) → (N, l, k)."""
+    return e.op("Transpose", a, perm=[0, 2, 1])

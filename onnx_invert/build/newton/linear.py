@@ -21,11 +21,8 @@ BLOCK = 16
 """Rows eliminated by one matrix product. Below it, one row at a time is as fast and takes fewer nodes."""
 
 
-def solve(e: Emitter, a: ir.Value, b: ir.Value, size: int, *, careful: bool = False) -> ir.Value:
-    """z (N, k, 1) with A z = b; A (N, k, k) positive definite, b (N, k, 1), k = `size`.
-
-    `careful` forms no D⁻¹, whose error grows with the condition of D, but eliminates row by row within a block.
-    """
+def solve(e: Emitter, a: ir.Value, b: ir.Value, size: int) -> ir.Value:
+    """z (N, k, 1) with A z = b; A (N, k, k) positive definite, b (N, k, 1), k = `size`."""
     if size == 1:
         return e.op("Div", b, a)
     whole = e.op("Concat", a, b, axis=2)
@@ -33,7 +30,7 @@ def solve(e: Emitter, a: ir.Value, b: ir.Value, size: int, *, careful: bool = Fa
         found, _ = eliminate(e, samples_last(e, whole, size, size + 1), size, 1)
         return samples_first(e, found, size, 1)
     for start in range(0, size, BLOCK):
-        whole = _eliminate_block(e, whole, start, min(BLOCK, size - start), size, careful=careful)
+        whole = _eliminate_block(e, whole, start, min(BLOCK, size - start), size)
     return columns_of(e, whole, size, size + 1)
 
 
@@ -57,15 +54,11 @@ def eliminate(e: Emitter, a: ir.Value, size: int, others: int) -> tuple[ir.Value
     return a, pivots
 
 
-def _eliminate_block(e: Emitter, a: ir.Value, start: int, count: int, size: int, *, careful: bool) -> ir.Value:
+def _eliminate_block(e: Emitter, a: ir.Value, start: int, count: int, size: int) -> ir.Value:
     """One step for `count` rows of [A | b] (N, k, k + 1) from `start` on: their columns become the identity's."""
     rows = rows_of(e, a, start, start + count)
     pivot = columns_of(e, rows, start, start + count)
-    if careful:
-        both = samples_last(e, e.op("Concat", pivot, rows, axis=2), count, count + size + 1)
-        scaled = samples_first(e, eliminate(e, both, count, size + 1)[0], count, size + 1)
-    else:
-        scaled = e.op("MatMul", _inverse(e, pivot, count), rows)
+    scaled = e.op("MatMul", _inverse(e, pivot, count), rows)
     columns = columns_of(e, a, start, start + count)
     unit = np.zeros((1, size, count))
     unit[0, start : start + count] = np.eye(count)
