@@ -140,12 +140,14 @@ def test_what_no_x_gives_comes_back_with_its_residual():
     assert np.all(residual > 0.9)
 
 
-def test_not_a_number_in_one_sample_leaves_the_others():
+@pytest.mark.parametrize("what", [np.nan, np.inf], ids=str)
+def test_not_a_number_in_one_sample_leaves_the_others(what):
     inverse = newton(WIDEN_SHRINK, verify=False).model
     y = run(WIDEN_SHRINK, x=normal(4, 6, seed=2).astype(np.float32))[0]
     broken = y.copy()
-    broken[1, 2] = np.nan
+    broken[1, 2] = what
     x = run(inverse, y=broken)[0]
+    assert np.isnan(x[1]).all()
     assert residuals(run(WIDEN_SHRINK, x=x)[0], y)[[0, 2, 3]].max() < 1e-5
 
 

@@ -121,6 +121,7 @@ class _Build:
             target = self._solve(index, system, target)
         if self._options.starts and plan.joined is not None:
             target = self._join(plan.joined, y, target)
+        target = self._unlike_numbers(target, ports)
         outputs = []
         last = plan.systems[-1]
         sizes = [last.layouts[value].size for value in last.unknowns]
@@ -168,6 +169,14 @@ class _Build:
         with self._e.scope("solve_joined"):
             solver = self._solver(system, 0)
             return solver.rescue(known, x, solver.error(known, x), self._options.starts[-1], apart=self._apart)
+
+    def _unlike_numbers(self, x: ir.Value, ports: Mapping[ir.Value, ir.Value]) -> ir.Value:
+        """x (N, n) with NaN in the samples whose y is not finite: the loops leave them where they began, near 0."""
+        e, batch = self._e, self._plan.batch
+        for y, port in ports.items():
+            apart = rows(e, batch.layout(y), e.op("Sub", port, port))
+            x = e.op("Add", x, e.op("ReduceSum", apart, e.ints([1]), keepdims=1))
+        return x
 
     def _solver(self, system: System, index: int) -> Solver:
         e, options = self._e, self._options
