@@ -34,7 +34,7 @@ SOLVED = {
     "dense_tanh_shrink": RIGHT,
 }
 
-ILL_CONDITIONED = {"mlp_3_tanh", "MLP13_logistic", "MLP13_tanh"}
+ILL_CONDITIONED = {"mlp_3_tanh"}
 """Saturated: J has a condition of 4e4 in the median, and J Jᵀ, its square, has no digit left in float32. The residual
 stays between 1e-6 and 1e-3, which is told at the default tolerance and promised at one that it keeps."""
 
@@ -65,6 +65,15 @@ def test_solved(name):
     assert inversion.guarantee is SOLVED[name]
     assert inversion.round_trip.unsolved == 0
     assert inversion.round_trip.y.worst < 1e-6
+
+
+@pytest.mark.parametrize("name", ["MLP13_logistic", "MLP13_tanh"])
+def test_what_the_first_loop_leaves_is_solved_by_the_second(name):
+    """As saturated; J itself tells what J Jᵀ does not."""
+    inversion = invert(path_of(name), data=inputs(path_of(name)), method="newton")
+    assert inversion.guarantee is RIGHT
+    assert inversion.round_trip.unsolved == 0
+    assert inversion.round_trip.y.worst < 1e-5
 
 
 @pytest.mark.parametrize("name", sorted(ILL_CONDITIONED))

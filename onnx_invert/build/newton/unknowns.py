@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx_invert.build.newton.iteration import Restarts
 from onnx_invert.build.newton.objective import Coordinates
 from onnx_invert.graph.emit import Emitter
-from onnx_invert.numerics.covariance import Root, signs
+from onnx_invert.numerics.covariance import Root
 from onnx_invert.numerics.prior import Prior
 from onnx_invert.numerics.start import Start
 from onnx_invert.plan.newton import System
@@ -176,12 +176,10 @@ def unknowns_of(
     reached = front.weight if factor is None else factor.before(front.weight)
     left, values, right = np.linalg.svd(reached, full_matrices=False)
     kept = values > values.max(initial=0.0) * max(reached.shape) * np.finfo(np.float64).eps
-    left, right = left[:, kept], right[kept]
-    sign = signs(right)
-    span = left * sign
+    span = left[:, kept]
     shift = e.constant(front.shift[None, :], "shift")
     start = shift if origin is None else e.op("Add", e.op("MatMul", origin, e.constant(front.weight, "weight")), shift)
-    reduced = e.constant((values[kept] * sign)[:, None] * right, "basis")
+    reduced = e.constant(values[kept, None] * right[kept], "basis")
     back = e.constant(span.T if factor is None else factor.after(span.T), "back")
     coordinates = Coordinates(int(np.count_nonzero(kept)), start, reduced)
     if whole is not None:  # symmetric, as its inverse is
