@@ -26,7 +26,7 @@ from onnx_invert.errors import NotInvertibleError, UsageError, VerificationError
 from onnx_invert.graph.read import Source
 from onnx_invert.graph.write import check_target, commit_both, save, staged
 from onnx_invert.inversion import Inversion
-from onnx_invert.latents_given import SAMPLES, explain_lossless, invert_with_latents
+from onnx_invert.latents_given import explain_lossless, invert_with_latents
 from onnx_invert.lossless import LosslessPair, make_pair
 from onnx_invert.numerics.tolerance import eps
 from onnx_invert.opening import ModelLike, open_model
@@ -40,7 +40,7 @@ from onnx_invert.planning import Data, arrays_of, is_decoder, make_plan, some_of
 from onnx_invert.rescue import with_starts
 from onnx_invert.rules import RuleSet, default_rules
 from onnx_invert.runtime import Session
-from onnx_invert.samples import cut, ports_of
+from onnx_invert.samples import SAMPLES, cut, ports_of
 from onnx_invert.separation import mixing
 from onnx_invert.solving import Choices, beyond, decoded
 from onnx_invert.stating import failure_text, metadata_of, pair_failure_text, relabel, report_of
@@ -281,10 +281,7 @@ def invert(
         if guarantee is not plan.guarantee:
             relabel(file.path, kept, guarantee)
         if target is not None:
-            if other is not None:
-                commit_both(other, file)
-            else:
-                file.commit()
+            commit_both(other, file)
             result.path = target
         return result
 

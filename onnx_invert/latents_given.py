@@ -1,6 +1,6 @@
 """Lossless pairs of networks without an inverse from y alone: z must be given, and x from both is the promise.
 
-g⁺(f⁺(x)) = x holds by what each operation keeps, whether or not some g(y) with f(g(y)) = y is found
+g⁺(f⁺(x)) = x holds by what each operation keeps, whether or not some g(y) with f(g(y)) = y is found.
 """
 
 from __future__ import annotations
@@ -11,18 +11,17 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from onnx_invert.errors import NotInvertibleError, VerificationError
+from onnx_invert.graph.read import Source
 from onnx_invert.graph.write import commit_both, staged
 from onnx_invert.inversion import Inversion
 from onnx_invert.lossless import LosslessPair, make_pair
 from onnx_invert.opening import ModelLike, open_model
 from onnx_invert.plan.guarantee import Guarantee
-from onnx_invert.plan.problem import pose
+from onnx_invert.plan.problem import Problem, pose
 from onnx_invert.planning import Data, arrays_of, make_plan, prepare
 from onnx_invert.rules import RuleSet, default_rules
-from onnx_invert.samples import cut, ports_of
+from onnx_invert.samples import SAMPLES, cut, ports_of
 from onnx_invert.stating import pair_failure_text, pair_metadata_of, pair_report_of, why_none
-
-SAMPLES = 256
 
 
 def invert_with_latents(
@@ -55,24 +54,19 @@ def invert_with_latents(
         source = open_model(model, stack)
         prepare(source)
         problem = pose(source.model, recover, known)
-        ports, arrays = ports_of(problem.inputs), arrays_of(data, problem, stack)
-        first = problem.recovered[0].name or ""
-        pair = make_pair(
+        pair = _pair(
+            stack,
+            source,
             problem,
             rules,
-            network=source,
-            plain=None,
-            why=why,
-            closed_form=False,
-            layout=latents,
-            ports=ports,
-            batches=None if arrays is None else list(cut(arrays, ports, first, samples)),
-            data=None if arrays is None else list(cut(arrays, ports, first, None)),
-            count=samples or SAMPLES,
+            why,
+            data,
+            samples,
+            latents,
+            record=True,
             rtol=rtol,
             verify=verify,
             opset=opset,
-            metadata=pair_metadata_of(source),
         )
         back = pair.measured
         trip = None if back is None else back.round_trip("drawn" if data is None else "given data")
@@ -88,10 +82,7 @@ def invert_with_latents(
             raise VerificationError(pair_failure_text(back), result)
         if target is not None:
             file = stack.enter_context(staged(pair.inverse, target))
-            if beside is not None:
-                commit_both(stack.enter_context(staged(pair.forward, beside)), file)
-            else:
-                file.commit()
+            commit_both(None if beside is None else stack.enter_context(staged(pair.forward, beside)), file)
             result.path = target
         return result
 
@@ -119,21 +110,41 @@ def explain_lossless(
         except NotInvertibleError as error:
             why = why_none(error)
             problem = pose(source.model, recover, known)
-        ports, arrays = ports_of(problem.inputs), arrays_of(data, problem, stack)
-        first = problem.recovered[0].name or ""
-        return make_pair(
-            problem,
-            rules,
-            network=source,
-            plain=None,
-            why=why,
-            closed_form=False,
-            layout="flat",
-            ports=ports,
-            batches=None if arrays is None else list(cut(arrays, ports, first, samples)),
-            count=samples or SAMPLES,
-            rtol=None,
-            verify=True,
-            opset=None,
-            metadata=pair_metadata_of(source),
-        )
+        return _pair(stack, source, problem, rules, why, data, samples, "flat")
+
+
+def _pair(
+    stack: ExitStack,
+    source: Source,
+    problem: Problem,
+    rules: RuleSet,
+    why: str,
+    data: Data | None,
+    samples: int | None,
+    layout: str,
+    *,
+    record: bool = False,
+    rtol: float | None = None,
+    verify: bool = True,
+    opset: int | None = None,
+) -> LosslessPair:
+    """Built without an inverse from y alone and tried; with `record` it holds what data say of plausible inputs."""
+    ports, arrays = ports_of(problem.inputs), arrays_of(data, problem, stack)
+    first = problem.recovered[0].name or ""
+    return make_pair(
+        problem,
+        rules,
+        network=source,
+        plain=None,
+        why=why,
+        closed_form=False,
+        layout=layout,
+        ports=ports,
+        batches=None if arrays is None else list(cut(arrays, ports, first, samples)),
+        data=None if arrays is None or not record else list(cut(arrays, ports, first, None)),
+        count=samples or SAMPLES,
+        rtol=rtol,
+        verify=verify,
+        opset=opset,
+        metadata=pair_metadata_of(source),
+    )

@@ -17,6 +17,9 @@ Array = NDArray[Any]
 Batch = dict[str, Array]
 
 SEED = 20_240_607
+SAMPLES = 256
+"""Round trips that are made, where nobody says how many."""
+
 FREE_SIZE = 5
 """The size that is tried for a symbolic axis other than the batch."""
 

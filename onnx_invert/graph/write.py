@@ -56,12 +56,15 @@ class Staged:
             raise FileError(f"The output {str(self.target)!r} cannot be written: {error.strerror}.") from error
 
 
-def commit_both(first: Staged, second: Staged) -> None:
-    """Move two models to their targets: both or none, whatever fails and whenever Ctrl-C comes.
+def commit_both(first: Staged | None, second: Staged) -> None:
+    """Move two models to their targets: both or none, whatever fails and whenever Ctrl-C comes; the second alone for None.
 
     Raises:
         FileError: one of them cannot be written; what was there before is there again.
     """
+    if first is None:
+        second.commit()
+        return
     places = first.target, first.target.with_name(first.path.name + ".data")
     kept = [place.with_name(place.name) if place.exists() else None for place in places]
     spare = [first.path.with_name(f"before-{index}") for index in range(len(places))]
