@@ -128,7 +128,7 @@ def _pair(
     verify: bool = True,
     opset: int | None = None,
 ) -> LosslessPair:
-    """Built without an inverse from y alone and tried; with `record` it holds what data say of plausible inputs."""
+    """Built without an inverse from y alone and tried; with `record` it holds what data say of plausible x."""
     ports, arrays = ports_of(problem.inputs), arrays_of(data, problem, stack)
     first = problem.recovered[0].name or ""
     return make_pair(
