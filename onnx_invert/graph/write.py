@@ -57,7 +57,9 @@ class Staged:
 
 
 def commit_both(first: Staged | None, second: Staged) -> None:
-    """Move two models to their targets: both or none, whatever fails and whenever Ctrl-C comes; the second alone for None.
+    """Move two models to their targets: both or none, whatever fails and whenever Ctrl-C comes.
+
+    With None for the first, the second alone is moved.
 
     Raises:
         FileError: one of them cannot be written; what was there before is there again.
