@@ -2,15 +2,19 @@
 
 Gauss–Jordan elimination in blocks: for the rows k of each block, with D = A[k, k],
 
-    [A | b][k, :] ← D⁻¹ [A | b][k, :],    [A | b][i, :] ← [A | b][i, :] − A[i, k] · (that),   i ∉ k
+    [A | b][i, :] ← [A | b][i, :] − A[i, k] · D⁻¹ [A | b][k, :],   i ∉ k
 
-after which A is the identity and b the solution. Within a block it goes row by row, with the samples along the last
-axis: each of its steps is a product of a column with a row, and runtimes are fast only where the last axis of such a
-product is long. Without pivoting this is as stable as Cholesky's for a positive definite A: no element grows.
+after which A is its blocks D, and z[k] = D⁻¹ b[k]. The rows k themselves stay as they are until then: to write them as
+one more product, D − (D − 1) · 1, loses as many digits as D has before the point. Within a block it goes row by row,
+with the samples along the last axis: each of its steps is a product of a column with a row, and runtimes are fast only
+where the last axis of such a product is long. Without pivoting this is as stable as Cholesky's for a positive definite
+A: no element grows.
 Source: N. Higham, Accuracy and Stability of Numerical Algorithms, 2002, 14.4.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
@@ -29,9 +33,14 @@ def solve(e: Emitter, a: ir.Value, b: ir.Value, size: int) -> ir.Value:
     if size <= BLOCK:
         found, _ = eliminate(e, samples_last(e, whole, size, size + 1), size, 1)
         return samples_first(e, found, size, 1)
+    inverses = []
     for start in range(0, size, BLOCK):
-        whole = _eliminate_block(e, whole, start, min(BLOCK, size - start), size)
-    return columns_of(e, whole, size, size + 1)
+        whole, inverse = _eliminate_block(e, whole, start, min(BLOCK, size - start), size)
+        inverses.append(inverse)
+    b = columns_of(e, whole, size, size + 1)
+    starts = range(0, size, BLOCK)
+    parts = [rows_of(e, b, start, min(start + BLOCK, size)) for start in starts]
+    return e.op("Concat", *map(partial(e.op, "MatMul"), inverses, parts), axis=1)
 
 
 def eliminate(e: Emitter, a: ir.Value, size: int, others: int) -> tuple[ir.Value, list[ir.Value]]:
@@ -47,22 +56,24 @@ def eliminate(e: Emitter, a: ir.Value, size: int, others: int) -> tuple[ir.Value
         column, a = e.ops("Split", a, e.ints([1, width]), outputs=2, axis=1)
         pivots.append(_row(e, column, row))
         scaled = e.op("Div", _row(e, a, row), pivots[-1])
-        unit = np.zeros((size, 1, 1))
-        unit[row] = 1
-        # Row `row` itself: a − (a_kk − 1) · a / a_kk = a / a_kk.
-        a = e.op("Sub", a, e.op("Mul", e.op("Sub", column, e.constant(unit, "unit")), scaled))
-    return a, pivots
+        apart = np.ones((size, 1, 1))
+        apart[row] = 0
+        a = e.op("Sub", a, e.op("Mul", e.op("Mul", column, e.constant(apart, "apart")), scaled))
+    return e.op("Div", a, e.op("Concat", *pivots, axis=0)), pivots
 
 
-def _eliminate_block(e: Emitter, a: ir.Value, start: int, count: int, size: int) -> ir.Value:
-    """One step for `count` rows of [A | b] (N, k, k + 1) from `start` on: their columns become the identity's."""
+def _eliminate_block(e: Emitter, a: ir.Value, start: int, count: int, size: int) -> tuple[ir.Value, ir.Value]:
+    """One step for `count` rows of [A | b] (N, k, k + 1) from `start` on: their columns become 0 in all others.
+
+    Beside it the inverse (N, c, c) of what these columns have in the rows themselves.
+    """
     rows = rows_of(e, a, start, start + count)
-    pivot = columns_of(e, rows, start, start + count)
-    scaled = e.op("MatMul", _inverse(e, pivot, count), rows)
+    inverse = _inverse(e, columns_of(e, rows, start, start + count), count)
+    scaled = e.op("MatMul", inverse, rows)
     columns = columns_of(e, a, start, start + count)
-    unit = np.zeros((1, size, count))
-    unit[0, start : start + count] = np.eye(count)
-    return e.op("Sub", a, e.op("MatMul", e.op("Sub", columns, e.constant(unit, "unit")), scaled))
+    apart = np.ones((1, size, 1))
+    apart[0, start : start + count] = 0
+    return e.op("Sub", a, e.op("MatMul", e.op("Mul", columns, e.constant(apart, "apart")), scaled)), inverse
 
 
 def _inverse(e: Emitter, a: ir.Value, size: int) -> ir.Value:
