@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import openvino
 import pytest
 from digits import load_digits
 from solving import residuals, run
@@ -19,6 +20,7 @@ NETWORKS = {
 }
 DECODER = ROOT / "tests/data/newton/decoder_lenet.onnx"
 TEST = 200
+EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +36,9 @@ def test_every_sample_to_the_last_digits(name, digits):
     y = run(NETWORKS[name], image=x)[0]
     back, _ = run(inversion.model, logits=y)
     assert residuals(run(NETWORKS[name], image=back)[0], y).max() < 1e-6
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(inversion.model.SerializeToString()), "CPU", EXACT)
+    np.testing.assert_allclose(compiled(y[::6])["image"], back[::6], rtol=0, atol=1e-4)
 
 
 def test_lenet_with_its_windows(digits):
