@@ -1,0 +1,83 @@
+"""Polynomials of degree 2 whose coefficients are tensors, or numbers, and their roots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from onnx_invert.graph.emit import Emitter
+
+Number = ir.Value | float
+Polynomial = Sequence[Number]
+"""The coefficients from the constant on; what is 0 throughout is the number 0."""
+
+
+def plus(e: Emitter, a: Number, b: Number) -> Number:
+    """a + b."""
+    if isinstance(a, float) and isinstance(b, float):
+        return a + b
+    if isinstance(a, float):
+        return b if a == 0 else e.op("Add", a, b)
+    return a if isinstance(b, float) and b == 0 else e.op("Add", a, b)
+
+
+def minus(e: Emitter, a: Number, b: Number) -> Number:
+    """a − b."""
+    if isinstance(b, float):
+        return plus(e, a, -b)
+    return e.op("Neg", b) if isinstance(a, float) and a == 0 else e.op("Sub", a, b)
+
+
+def times(e: Emitter, a: Number, b: Number) -> Number:
+    """a b."""
+    if isinstance(a, float) and isinstance(b, float):
+        return a * b
+    if isinstance(b, float):
+        a, b = b, a
+    if isinstance(a, float) and a in {0.0, 1.0, -1.0}:
+        return 0.0 if a == 0 else b if a == 1 else minus(e, 0.0, b)
+    return e.op("Mul", a, b)
+
+
+def over(e: Emitter, a: Number, b: Number) -> Number:
+    """a / b."""
+    if isinstance(a, float) and (isinstance(b, float) or a == 0):
+        return 0.0 if isinstance(b, ir.Value) else a / b
+    return times(e, a, 1 / b) if isinstance(b, float) else e.op("Div", a, b)
+
+
+def product(e: Emitter, p: Polynomial, q: Polynomial) -> list[Number]:
+    """p q."""
+    found: list[Number] = [0.0] * (len(p) + len(q) - 1)
+    for i, a in enumerate(p):
+        for j, b in enumerate(q):
+            found[i + j] = plus(e, found[i + j], times(e, a, b))
+    return found
+
+
+def combined(e: Emitter, p: Polynomial, q: Polynomial, factor: Number) -> list[Number]:
+    """p + factor · q."""
+    size = max(len(p), len(q))
+    left, right = ([*r, *[0.0] * (size - len(r))] for r in (p, q))
+    if isinstance(factor, float) and factor == -1:
+        return [minus(e, a, b) for a, b in zip(left, right, strict=True)]
+    return [plus(e, a, times(e, factor, b)) for a, b in zip(left, right, strict=True)]
+
+
+def at(e: Emitter, p: Polynomial, u: Number) -> Number:
+    """p(u)."""
+    found = p[-1]
+    for coefficient in reversed(p[:-1]):
+        found = plus(e, times(e, found, u), coefficient)
+    return found
+
+
+def root(e: Emitter, p: Polynomial) -> tuple[Number, Number]:
+    """The u with p(u) = 0 at which p rises, or any of a p of degree 1; and p′(u)."""
+    c, b, a = combined(e, p, [0.0, 0.0, 0.0], 1.0)
+    if isinstance(a, float) and a == 0:
+        return over(e, minus(e, 0.0, c), b), b
+    inner = minus(e, times(e, b, b), times(e, times(e, 4.0, a), c))
+    slope: Number = e.op("Sqrt", e.op("Max", inner, 0.0))
+    return over(e, times(e, -2.0, c), plus(e, b, slope)), slope
