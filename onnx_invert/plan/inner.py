@@ -34,7 +34,7 @@ def in_place_block(
         return None
     domain, evidence = found
     unseen = unseen_fills(system, x, y, nodes)
-    pieces = rational(system, x, y, nodes, mask, domain, unseen)
+    pieces = rational(system, x, y, nodes, mask, domain, unseen, evidence)
     return Root(tuple(nodes), x, y, mask, domain, unseen, evidence, pieces)
 
 

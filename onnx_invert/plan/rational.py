@@ -18,8 +18,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_invert.plan.curve import Curve
+from onnx_invert.plan.enclosing import Enclosing
 from onnx_invert.plan.evaluation import Arrays
-from onnx_invert.plan.steps import Domain, Edge, Mask
+from onnx_invert.plan.proof import Function
+from onnx_invert.plan.steps import Domain, Edge, Evidence, Mask
 from onnx_invert.plan.system import System
 from onnx_invert.rules.static import constant
 
@@ -60,6 +62,10 @@ class Rational:
     smooth: frozenset[ir.Value]
     told: Mapping[Edge, ir.Value]
     floors: Mapping[ir.Node, float]
+    exact: bool = False
+    """x has y's sign for certain, and on either side P and Q are of degree 1: x in closed form is no guess."""
+    onto: bool = False
+    """Every y has an x."""
 
 
 def rational(
@@ -70,8 +76,12 @@ def rational(
     mask: Mask,
     domain: Domain,
     unseen: Collection[ir.Node],
+    evidence: Evidence,
 ) -> Rational | None:
-    """What is known of such a block; None if it is none, or y does not rise with x, or does not tell the pieces."""
+    """What is known of such a block; None if it is none, or y does not rise with x, or does not tell the pieces.
+
+    `evidence` is for one x of every y.
+    """
     walk = _Walk(system, x, unseen)
     if (x.dtype or ir.DataType.FLOAT).itemsize <= 2 or not all(walk.follow(node) for node in nodes):
         return None
@@ -93,7 +103,19 @@ def rational(
     if len(found) < len(told) or len(levels) < len(floors):
         return None
     pure, shades, held = (frozenset(kind) for kind in (walk.pure, walk.shades, walk.held))
-    return Rational(pure, shades, held, frozenset(walk.degrees), found, levels)
+    proven = evidence.proven and domain.is_reals and walk.is_linear and not tables and not levels and not walk.fills
+    exact = proven and _passes_zero(system, x, y, nodes, mask)
+    return Rational(pure, shades, held, frozenset(walk.degrees), found, levels, exact, evidence.onto)
+
+
+def _passes_zero(system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node], mask: Mask) -> bool:
+    """Whether y is 0 at 0, whatever the known tensors are."""
+    enclose = Enclosing(system.concrete, nodes, system.frozen)
+    shape = system.concrete.shapes[x.name or ""]
+    function = Function(lambda cells: enclose(x, cells, y), shape, mask, (x.dtype or ir.DataType.FLOAT).numpy())
+    with np.errstate(all="ignore"):
+        made = function.at(np.zeros(1), np.zeros(1))
+    return made is not None and bool(np.all((made.low == 0) & (made.high == 0)))
 
 
 @dataclass
@@ -218,6 +240,20 @@ class _Walk:
             self.degrees[v] for place, v in ((1, chosen), (2, kept)) if v in self.degrees and self._moves(node, place)
         ]
         return max(p for p, _ in both), 1
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether no degree is above 1, and every sign taken is that of x scaled."""
+        return all(max(degrees) <= 1 for degrees in self.degrees.values()) and all(map(self._is_scaled, self.signs))
+
+    def _is_scaled(self, node: ir.Node) -> bool:
+        value = node.inputs[0]
+        while value is not None and value not in self.pure:
+            maker = value.producer()
+            if maker is None or maker.op_type not in {*LAYOUT, "Mul", "Div"}:
+                return False
+            value = next((v for v in maker.inputs if v in self.shades), None)
+        return True
 
     def tables(self, node: ir.Node, place: int, nodes: Sequence[ir.Node]) -> list[ir.Value]:
         """The known tensors of a threshold's shape that the block looks something up in, and the threshold itself."""

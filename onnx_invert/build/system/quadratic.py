@@ -73,11 +73,15 @@ def at(e: Emitter, p: Polynomial, u: Number) -> Number:
     return found
 
 
-def root(e: Emitter, p: Polynomial) -> tuple[Number, Number]:
-    """The u with p(u) = 0 at which p rises, or any of a p of degree 1; and p′(u)."""
-    c, b, a = combined(e, p, [0.0, 0.0, 0.0], 1.0)
+def root(e: Emitter, p: Polynomial, q: Polynomial, t: Number) -> tuple[Number, Number]:
+    """The u with p(u) = t q(u) at which p − t q rises, or any where both are of degree 1; and how fast."""
+    p0, p1, p2 = combined(e, p, [0.0, 0.0, 0.0], 1.0)
+    q0, q1, q2 = combined(e, q, [0.0, 0.0, 0.0], 1.0)
+    # Minus the constant coefficient.
+    below = minus(e, times(e, t, q0), p0)
+    b, a = (minus(e, above, times(e, t, under)) for above, under in ((p1, q1), (p2, q2)))
     if isinstance(a, float) and a == 0:
-        return over(e, minus(e, 0.0, c), b), b
-    inner = minus(e, times(e, b, b), times(e, times(e, 4.0, a), c))
+        return over(e, below, b), b
+    inner = plus(e, times(e, b, b), times(e, times(e, 4.0, a), below))
     slope: Number = e.op("Sqrt", e.op("Max", inner, 0.0))
-    return over(e, times(e, -2.0, c), plus(e, b, slope)), slope
+    return over(e, times(e, 2.0, below), plus(e, b, slope)), slope

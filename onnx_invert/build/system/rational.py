@@ -35,6 +35,10 @@ class Guess:
 
     x: ir.Value
     size: ir.Value
+    exact: bool
+    """That x is x for certain, where it lies on y's side of 0."""
+    onto: bool
+    """That it does for every y."""
 
 
 def guess(e: Emitter, phi: Phi, y: ir.Value) -> Guess | None:
@@ -45,11 +49,13 @@ def guess(e: Emitter, phi: Phi, y: ir.Value) -> Guess | None:
     told = {edge: phi.part(table, edge) for edge, table in found.told.items() if table is not edge[0].inputs[edge[1]]}
     pieces = phi.inside(e, y, told)
     _run_on_y(pieces, phi, found)
+    back = _Back(e, phi, found, pieces, y)
     try:
-        x, size = _Back(e, phi, found, pieces, y).solve(phi.step.y, y, 1.0)
+        x, size = back.solve(phi.step.y, y, 1.0)
     except _NotWrittenError:
         return None
-    return Guess(x, e.op("Add", size, e.op("Abs", y)))
+    whole = back.size(y)
+    return Guess(x, whole if size is whole else e.op("Add", size, whole), found.exact, found.onto)
 
 
 def _run_on_y(pieces: Realisation, phi: Phi, found: Rational) -> None:
@@ -76,12 +82,15 @@ class _Back:
 
     def __init__(self, e: Emitter, phi: Phi, found: Rational, pieces: Realisation, y: ir.Value) -> None:
         self.e, self.phi, self.found, self.pieces, self.y = e, phi, found, pieces, y
+        self.sizes: dict[ir.Value, ir.Value] = {}
 
     def solve(self, value: ir.Value, t: ir.Value, gain: Number) -> tuple[ir.Value, ir.Value]:
         """x where `value` is t, in its layout, and the size of what makes y; y moves by `gain` with `value`."""
         e, node = self.e, value.producer()
         if value in self.found.pure:
-            return t, _absolute(e, quadratic.times(e, gain, t))
+            left = quadratic.times(e, gain, t)
+            assert isinstance(left, ir.Value)
+            return t, self.size(left)
         assert node is not None
         moving = [place for place, operand in enumerate(node.inputs) if self._moves(node, place) and operand]
         first, second = (*node.inputs, None)[:2]
@@ -148,14 +157,18 @@ class _Back:
         else:
             p = self._polynomial(over)
         q: Polynomial = [1.0] if under is None else self._polynomial(under)
-        u, slope = quadratic.root(e, quadratic.combined(e, p, q, quadratic.minus(e, 0.0, t)))
+        u, slope = quadratic.root(e, p, q, t)
         slope = quadratic.times(e, gain, quadratic.over(e, slope, quadratic.at(e, q, u)))
         at = quadratic.plus(e, middle, u)
         assert isinstance(at, ir.Value)
         x, _ = self.solve(source, at, 1.0)
         # What x is rounded by, and the distance from the knot, moves y by so much.
-        reach = _absolute(e, u) if middle == 0.0 else e.op("Add", _absolute(e, middle), _absolute(e, u))
-        return x, e.op("Add", e.op("Mul", reach, _absolute(e, slope)), _absolute(e, quadratic.times(e, gain, t)))
+        reach = u
+        if isinstance(middle, ir.Value) and isinstance(u, ir.Value):
+            reach = e.op("Add", self.size(middle), self.size(u))
+        moved, left = quadratic.times(e, reach, slope), quadratic.times(e, gain, t)
+        sizes = [self.size(part) for part in (moved, left) if isinstance(part, ir.Value)]
+        return x, sizes[0] if left is self.y else e.op("Add", *sizes)
 
     def _around(self, values: list[ir.Value]) -> ir.Node | ir.Value:
         """The Sub of x and a knot by which alone x comes into polynomials, or x itself."""
@@ -187,9 +200,8 @@ class _Back:
         if value in self.found.pure or node is None:
             raise _NotWrittenError
         if node.op_type == "Abs":
-            # x has the sign of y.
-            below = e.op("Less", self._known(node, 0), 0.0)
-            sign = e.op("Where", below, e.scalar(-1.0), e.scalar(1.0))
+            # x has the sign of y, which stands for it here.
+            sign = e.op("Sign", self._known(node, 0))
             operand = node.inputs[0]
             assert operand is not None
             return quadratic.product(e, [sign], self._polynomial(operand))
@@ -237,6 +249,8 @@ class _Back:
         found.type = made.type
         return found
 
-
-def _absolute(e: Emitter, number: Number) -> ir.Value:
-    return e.op("Abs", number)
+    def size(self, number: ir.Value) -> ir.Value:
+        """|number|, made once."""
+        if number not in self.sizes:
+            self.sizes[number] = self.e.op("Abs", number)
+        return self.sizes[number]

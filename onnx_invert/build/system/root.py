@@ -87,21 +87,32 @@ def roots(r: Realisation, step: Root, selection: Selection | None = None) -> tup
         eps = float(np.finfo(dtype.numpy()).eps)
 
         def searched(b: Emitter) -> tuple[ir.Value, ir.Value]:
-            rounding = b.op("Mul", b.op("Abs", target), eps)
-            return root_of(b, function, target, live, shape, unroll=r.unroll is not None, ends=ends, noise=rounding)
+            size = b.op("Abs", target)
+            noise, unroll = b.op("Mul", size, eps), r.unroll is not None
+            x, missed = root_of(b, function, target, live, shape, unroll=unroll, ends=ends, noise=noise)
+            if not step.domain.is_reals:
+                return x, missed
+            # Of an infinite y what rises, or falls, without end has an infinite x; a finite one would be made up.
+            endless = b.op("Greater", size, float(np.finfo(dtype.numpy()).max))
+            return b.op("Where", endless, b.op("Mul", b.op("Sign", x), size), x), missed
 
         closed = guess(e, image, target) if r.unroll is None and r.noise is None else None
         if closed is None:
             x, missed = searched(e)
+        elif closed.exact and closed.onto:
+            x, missed = closed.x, e.op("Mul", live, 0.0)
         else:
             x = ends.hold(e, closed.x)
-            near = e.op("Abs", function(e, x))
-            fits = e.op("LessOrEqual", near, e.op("Mul", closed.size, ROUNDINGS * eps))
-            x, missed = _else(e, x, fits, live, shape, searched)
-        if step.domain.is_reals:
-            # Of an infinite y what rises, or falls, without end has an infinite x; a finite one would be made up.
-            endless = e.op("Greater", e.op("Abs", target), float(np.finfo(dtype.numpy()).max))
-            x = e.op("Where", endless, e.op("Mul", e.op("Sign", x), e.op("Abs", target)), x)
+            limits = np.finfo(dtype.numpy())
+            if closed.exact:
+                # On the other side of 0 lies what solves the equation of a y that is not reached.
+                fits = e.op("Less", e.op("Abs", e.op("Sub", e.op("Sign", x), e.op("Sign", target))), 0.5)
+                fits = e.op("And", fits, e.op("Less", e.op("Abs", x), float(limits.max)))
+            else:
+                # Neither holds of no number, nor of an infinite y.
+                slack = e.op("Add", e.op("Mul", closed.size, ROUNDINGS * eps), float(limits.tiny))
+                fits = e.op("Less", e.op("Abs", function(e, x)), slack)
+            x, missed = _else(e, x, fits, None if step.mask.all() else live, shape, searched)
         if step.domain.period is not None:
             turns = e.op("Round", e.op("Div", x, step.domain.period))
             x = e.op("Sub", x, e.op("Mul", turns, step.domain.period))
@@ -112,20 +123,20 @@ def _else(
     e: Emitter,
     x: ir.Value,
     fits: ir.Value,
-    live: ir.Value,
+    live: ir.Value | None,
     shape: Shape,
     searched: Callable[[Emitter], tuple[ir.Value, ir.Value]],
 ) -> tuple[ir.Value, ir.Value]:
-    """x where it fits, and what `searched` gives elsewhere, which runs only if there is such a place."""
+    """x where it fits, and what `searched` gives elsewhere, which runs if there is such a place that is `live`."""
 
     def step(b: Emitter, state: list[ir.Value]) -> tuple[list[ir.Value], ir.Value]:
         found, missed = searched(b)
-        kept = b.op("Where", fits, state[0], found)
-        return [kept, b.op("Where", fits, state[1], missed)], b.op("Mul", live, 0.0)
+        missed = b.op("Where", fits, b.scalar(0.0), missed)
+        return [b.op("Where", fits, state[0], found), missed], b.op("Mul", missed, 0.0)
 
-    left = e.op("Mul", e.op("Cast", e.op("Not", fits), to=int(e.dtype)), live)
-    none = e.op("Mul", left, 0.0)
-    found, missed = iterate(e, [x, none], [shape] * 2, step, most=1, unroll=False, busy=left)
+    left = e.op("Cast", e.op("Not", fits), to=int(e.dtype))
+    left = left if live is None else e.op("Mul", left, live)
+    found, missed = iterate(e, [x, left], [shape] * 2, step, most=1, unroll=False, busy=left)
     return found, missed
 
 
