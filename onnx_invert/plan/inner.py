@@ -35,6 +35,8 @@ def in_place_block(
     domain, evidence = found
     unseen = unseen_fills(system, x, y, nodes)
     pieces = rational(system, x, y, nodes, mask, domain, unseen, evidence)
+    if pieces is not None and pieces.exact:
+        evidence = Evidence(proven=True, onto=evidence.onto)
     return Root(tuple(nodes), x, y, mask, domain, unseen, evidence, pieces)
 
 

@@ -23,6 +23,7 @@ from onnx_invert.plan.evaluation import Arrays
 from onnx_invert.plan.proof import Function
 from onnx_invert.plan.steps import Domain, Edge, Evidence, Mask
 from onnx_invert.plan.system import System
+from onnx_invert.rules.enclosures.enclosure import Enclosure
 from onnx_invert.rules.static import constant
 
 COMPARISONS: Mapping[str, np.ufunc] = {
@@ -37,6 +38,9 @@ LAYOUT = frozenset({"Reshape", "Unsqueeze", "Squeeze", "Flatten", "Identity", "E
 
 POINTS = 24
 """At so many x, drawn for each element by itself, it is tried what tells the pieces."""
+
+NEAR = 1e-6
+"""Within this of 0 the sign of a slope is looked for."""
 
 AMISS = 1e-3
 """So many comparisons may come out otherwise: beside a threshold rounding decides."""
@@ -63,7 +67,7 @@ class Rational:
     told: Mapping[Edge, ir.Value]
     floors: Mapping[ir.Node, float]
     exact: bool = False
-    """x has y's sign for certain, and on either side P and Q are of degree 1: x in closed form is no guess."""
+    """That y rises is proven, and x has y's sign; on either side P and Q are of degree 1: x is no guess."""
     onto: bool = False
     """Every y has an x."""
 
@@ -103,19 +107,37 @@ def rational(
     if len(found) < len(told) or len(levels) < len(floors):
         return None
     pure, shades, held = (frozenset(kind) for kind in (walk.pure, walk.shades, walk.held))
-    proven = evidence.proven and domain.is_reals and walk.is_linear and not tables and not levels and not walk.fills
-    exact = proven and _passes_zero(system, x, y, nodes, mask)
+    exact = domain.is_reals and walk.is_linear and _rises_through_zero(walk, y, nodes, mask, proven=evidence.proven)
     return Rational(pure, shades, held, frozenset(walk.degrees), found, levels, exact, evidence.onto)
 
 
-def _passes_zero(system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node], mask: Mask) -> bool:
-    """Whether y is 0 at 0, whatever the known tensors are."""
+def _rises_through_zero(walk: _Walk, y: ir.Value, nodes: Sequence[ir.Node], mask: Mask, *, proven: bool) -> bool:
+    """Whether y is 0 at 0 and rises, whatever the known tensors are; that it rises or falls may be `proven` already.
+
+    On either side of 0 the slope of (p₀ + p₁x) / (q₀ + q₁x) is (p₁q₀ − p₀q₁) / Q², of one sign: the one that it has
+    at 0, if Q > 0.
+    """
+    system, x = walk.system, walk.x
     enclose = Enclosing(system.concrete, nodes, system.frozen)
-    shape = system.concrete.shapes[x.name or ""]
-    function = Function(lambda cells: enclose(x, cells, y), shape, mask, (x.dtype or ir.DataType.FLOAT).numpy())
-    with np.errstate(all="ignore"):
-        made = function.at(np.zeros(1), np.zeros(1))
-    return made is not None and bool(np.all((made.low == 0) & (made.high == 0)))
+    shape, dtype = system.concrete.shapes[x.name or ""], (x.dtype or ir.DataType.FLOAT).numpy()
+
+    def bounds(value: ir.Value, low: Sequence[float], high: Sequence[float]) -> Enclosure | None:
+        if walk.shape(value) != shape:
+            return None
+        with np.errstate(all="ignore"):
+            return Function(lambda cells: enclose(x, cells, value), shape, mask, dtype).at(
+                np.array(low), np.array(high)
+            )
+
+    zero = bounds(y, [0.0], [0.0])
+    if zero is None or not np.all((zero.low == 0) & (zero.high == 0)):
+        return False
+    top = float(np.finfo(dtype).max)
+    under = [bounds(value, [-top], [top]) for value in walk.denominators]
+    if any(found is None or not np.all(found.low > 0) for found in under):
+        return False
+    near = None if proven else bounds(y, [-NEAR, 0.0], [0.0, NEAR])
+    return proven or (near is not None and not near.jumps.any() and bool(np.all(near.slope[0] > 0)))
 
 
 @dataclass
@@ -134,6 +156,7 @@ class _Walk:
     signs: list[ir.Node] = field(default_factory=list)
     floors: list[ir.Node] = field(default_factory=list)
     fills: list[ir.Node] = field(default_factory=list)
+    denominators: list[ir.Value] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.pure.add(self.x)
@@ -176,7 +199,7 @@ class _Walk:
         smooth = [self.degrees[value] for value in moving if value in self.degrees]
         single = moving[0] if len(moving) == 1 else None
         if kind in LAYOUT:
-            shapes = [self._shape(value) for value in (moving[0], output)]
+            shapes = [self.shape(value) for value in (moving[0], output)]
             # Sizes are written as numbers, of which one may be −1.
             free = [sum(not isinstance(dim, int) for dim in value.shape or ()) for value in (moving[0], output)]
             if max(free) > 1 or (kind == "Expand" and shapes[0] != shapes[1]):
@@ -197,7 +220,9 @@ class _Walk:
         if kind not in {"Add", "Sub", "Mul", "Div"}:
             return None
         if len(smooth) == 1:
-            if kind == "Div" and self._moves(node, 1) and node.inputs[1] in self.degrees:
+            if kind == "Div" and (under := node.inputs[1]) in self.degrees and self._moves(node, 1):
+                assert under is not None
+                self.denominators.append(under)
                 return (0, smooth[0][0]) if smooth[0][1] == 0 else None
             scalar = any((array := constant(node, place)) is not None and array.size == 1 for place in (0, 1))
             if scalar and single is not None:
@@ -209,6 +234,7 @@ class _Walk:
         if q or s:
             return None
         if kind == "Div":
+            self.denominators.append(moving[1])
             return p, max(r, 1)
         degree = p + r if kind == "Mul" else max(p, r)
         return (degree, 0) if degree <= 2 else None
@@ -243,7 +269,9 @@ class _Walk:
 
     @property
     def is_linear(self) -> bool:
-        """Whether no degree is above 1, and every sign taken is that of x scaled."""
+        """Whether the pieces are the two sides of 0, and no degree is above 1."""
+        if self.thresholds or self.floors or self.fills:
+            return False
         return all(max(degrees) <= 1 for degrees in self.degrees.values()) and all(map(self._is_scaled, self.signs))
 
     def _is_scaled(self, node: ir.Node) -> bool:
@@ -260,15 +288,15 @@ class _Walk:
         threshold = node.inputs[place]
         if threshold is None:
             return []
-        shape = self._shape(threshold)
+        shape = self.shape(threshold)
         found: dict[ir.Value, None] = {}
         if threshold.const_value is None or threshold.const_value.size > 1:
-            waiting = [v for other in nodes if other.op_type == "GatherElements" for v in other.inputs[:1]]
+            waiting = [v for other in nodes if other.op_type in {"Gather", "GatherElements"} for v in other.inputs[:1]]
             for _ in range(MOST_SOURCES):
                 value = waiting.pop(0) if waiting else None
                 if value is None or value in self.degrees or value in self.held:
                     continue
-                if self._shape(value) == shape and value is not threshold:
+                if self.shape(value) == shape and value is not threshold:
                     found[value] = None
                 maker = value.producer()
                 if maker is not None and maker.op_type in {*LAYOUT, "Concat"}:
@@ -284,7 +312,8 @@ class _Walk:
             value = next((v for v in maker.inputs if v in self.shades), None)
         return found
 
-    def _shape(self, value: ir.Value) -> tuple[int, ...] | None:
+    def shape(self, value: ir.Value) -> tuple[int, ...] | None:
+        """The sizes of a tensor when the plan is made."""
         if value.const_value is not None:
             return tuple(value.const_value.shape.numpy())
         return self.system.concrete.shapes.get(value.name or "")

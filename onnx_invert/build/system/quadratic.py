@@ -12,6 +12,9 @@ Number = ir.Value | float
 Polynomial = Sequence[Number]
 """The coefficients from the constant on; what is 0 throughout is the number 0."""
 
+LEAST = 2.0**-60
+"""Beside the slope of a numerator, less than what rounding leaves of the slope of an equation."""
+
 
 def plus(e: Emitter, a: Number, b: Number) -> Number:
     """a + b."""
@@ -75,13 +78,26 @@ def at(e: Emitter, p: Polynomial, u: Number) -> Number:
 
 def root(e: Emitter, p: Polynomial, q: Polynomial, t: Number) -> tuple[Number, Number]:
     """The u with p(u) = t q(u) at which p − t q rises, or any where both are of degree 1; and how fast."""
-    p0, p1, p2 = combined(e, p, [0.0, 0.0, 0.0], 1.0)
-    q0, q1, q2 = combined(e, q, [0.0, 0.0, 0.0], 1.0)
-    # Minus the constant coefficient.
-    below = minus(e, times(e, t, q0), p0)
-    b, a = (minus(e, above, times(e, t, under)) for above, under in ((p1, q1), (p2, q2)))
+    below, b, a = _difference(e, p, q, t)
     if isinstance(a, float) and a == 0:
         return over(e, below, b), b
     inner = plus(e, times(e, b, b), times(e, times(e, 4.0, a), below))
     slope: Number = e.op("Sqrt", e.op("Max", inner, 0.0))
     return over(e, times(e, 2.0, below), plus(e, b, slope)), slope
+
+
+def reached(e: Emitter, p: Polynomial, q: Polynomial, t: Number) -> tuple[Number, ir.Value | None]:
+    """The same of degree 1, q being positive; where t is not reached, far away on its side, and 0 is not above the
+    second value. None where every t is."""
+    below, b, _ = _difference(e, p, q, t)
+    if isinstance(b, float) or b is p[1]:
+        return over(e, below, b), None
+    return over(e, below, e.op("Max", b, times(e, p[1], LEAST))), b
+
+
+def _difference(e: Emitter, p: Polynomial, q: Polynomial, t: Number) -> tuple[Number, Number, Number]:
+    """Minus the constant coefficient of p − t q, and the other two."""
+    p0, p1, p2 = combined(e, p, [0.0, 0.0, 0.0], 1.0)
+    q0, q1, q2 = combined(e, q, [0.0, 0.0, 0.0], 1.0)
+    b, a = (minus(e, above, times(e, t, under)) for above, under in ((p1, q1), (p2, q2)))
+    return minus(e, times(e, t, q0), p0), b, a

@@ -35,10 +35,10 @@ class Guess:
 
     x: ir.Value
     size: ir.Value
-    exact: bool
-    """That x is x for certain, where it lies on y's side of 0."""
-    onto: bool
-    """That it does for every y."""
+    exact: bool = False
+    """x is no guess."""
+    rise: ir.Value | None = None
+    """Where this is not above 0, y is not reached."""
 
 
 def guess(e: Emitter, phi: Phi, y: ir.Value) -> Guess | None:
@@ -54,8 +54,10 @@ def guess(e: Emitter, phi: Phi, y: ir.Value) -> Guess | None:
         x, size = back.solve(phi.step.y, y, 1.0)
     except _NotWrittenError:
         return None
+    if found.exact:
+        return Guess(x, size, True, back.rise)
     whole = back.size(y)
-    return Guess(x, whole if size is whole else e.op("Add", size, whole), found.exact, found.onto)
+    return Guess(x, whole if size is whole else e.op("Add", size, whole))
 
 
 def _run_on_y(pieces: Realisation, phi: Phi, found: Rational) -> None:
@@ -83,6 +85,7 @@ class _Back:
     def __init__(self, e: Emitter, phi: Phi, found: Rational, pieces: Realisation, y: ir.Value) -> None:
         self.e, self.phi, self.found, self.pieces, self.y = e, phi, found, pieces, y
         self.sizes: dict[ir.Value, ir.Value] = {}
+        self.rise: ir.Value | None = None
 
     def solve(self, value: ir.Value, t: ir.Value, gain: Number) -> tuple[ir.Value, ir.Value]:
         """x where `value` is t, in its layout, and the size of what makes y; y moves by `gain` with `value`."""
@@ -113,6 +116,8 @@ class _Back:
                 both = one or other
                 assert both is not None
                 return both
+            if self.rise is not None:
+                raise _NotWrittenError  # two sides, each with values of its own that it does not reach
             return e.op("Where", condition, one[0], other[0]), e.op("Where", condition, one[1], other[1])
         if node.op_type == "Neg":
             assert first is not None
@@ -157,6 +162,10 @@ class _Back:
         else:
             p = self._polynomial(over)
         q: Polynomial = [1.0] if under is None else self._polynomial(under)
+        if self.found.exact:
+            x, self.rise = quadratic.reached(e, p, q, t)
+            assert isinstance(x, ir.Value)
+            return self.solve(source, x, 1.0)
         u, slope = quadratic.root(e, p, q, t)
         slope = quadratic.times(e, gain, quadratic.over(e, slope, quadratic.at(e, q, u)))
         at = quadratic.plus(e, middle, u)

@@ -99,19 +99,16 @@ def roots(r: Realisation, step: Root, selection: Selection | None = None) -> tup
         closed = guess(e, image, target) if r.unroll is None and r.noise is None else None
         if closed is None:
             x, missed = searched(e)
-        elif closed.exact and closed.onto:
+        elif closed.exact:
             x, missed = closed.x, e.op("Mul", live, 0.0)
+            if closed.rise is not None:
+                missed = e.op("Cast", e.op("Not", e.op("Greater", closed.rise, 0.0)), to=int(dtype))
         else:
             x = ends.hold(e, closed.x)
-            limits = np.finfo(dtype.numpy())
-            if closed.exact:
-                # On the other side of 0 lies what solves the equation of a y that is not reached.
-                fits = e.op("Less", e.op("Abs", e.op("Sub", e.op("Sign", x), e.op("Sign", target))), 0.5)
-                fits = e.op("And", fits, e.op("Less", e.op("Abs", x), float(limits.max)))
-            else:
-                # Neither holds of no number, nor of an infinite y.
-                slack = e.op("Add", e.op("Mul", closed.size, ROUNDINGS * eps), float(limits.tiny))
-                fits = e.op("Less", e.op("Abs", function(e, x)), slack)
+            # It holds of no number, nor of an infinite y.
+            slack = e.op("Mul", closed.size, ROUNDINGS * eps)
+            slack = e.op("Add", slack, float(np.finfo(dtype.numpy()).tiny))
+            fits = e.op("Less", e.op("Abs", function(e, x)), slack)
             x, missed = _else(e, x, fits, None if step.mask.all() else live, shape, searched)
         if step.domain.period is not None:
             turns = e.op("Round", e.op("Div", x, step.domain.period))
