@@ -57,8 +57,12 @@ class Curve:
         spread: float = 1.0,
         *,
         closely: bool = False,
+        wanted: Sequence[str] = (),
     ) -> Curve | None:
-        """With the known tensors of a run on inputs of the deviation `spread`; `closely`, for many points."""
+        """With the known tensors of a run on inputs of the deviation `spread`; `closely`, for many points.
+
+        `wanted` are further tensors that `at` is to tell.
+        """
         found = system.concrete.sample(system.opset, spread)
         present = _twins(system.concrete.nodes, nodes)
         here = found.get(x.name or "")
@@ -81,15 +85,16 @@ class Curve:
         }
         lookups = _lookups(present, inner)
         watching = watched(present, frozenset(name or "" for name in inner)) if closely else []
-        wanted = list(dict.fromkeys([y.name or "", *lookups, *(name for name in watching if name != x.name)]))
+        watching += wanted
+        asked = list(dict.fromkeys([y.name or "", *lookups, *(name for name in watching if name != x.name)]))
         feeds = {**kept, **held, x.name or "": here}
-        part = Part(present, feeds, wanted, system.opset, renamed=renamed)
+        part = Part(present, feeds, asked, system.opset, renamed=renamed)
         around = max(1.0, float(np.std(here[mask].astype(np.float64))) if mask.any() else 1.0)
         names = x.name or "", y.name or ""
         alone = not kept and not held
         trial = Curve(part, here, names, mask, REACH * around, lookups, present, alone)
         if closely:
-            trial.crowd = _Crowd.of(system, nodes, feeds, wanted, renamed)
+            trial.crowd = _Crowd.of(system, nodes, feeds, asked, renamed)
             if trial.crowd is not None and not trial.agrees():
                 trial.crowd = None
         return trial
@@ -120,6 +125,11 @@ class Curve:
         """y at several points, each in the shape of x."""
         made = self._runs(points)
         return [None if m is None else m[self.names[1]].astype(np.float64)[self.mask] for m in made]
+
+    def at(self, points: Sequence[Floats]) -> list[Arrays | None]:
+        """Tensors of the block, x among them, at several points, each in the shape of x."""
+        made = zip(points, self._runs(points), strict=True)
+        return [None if run is None else {**run, self.names[0]: self._typed(point)} for point, run in made]
 
     def pieces(self, points: Sequence[Floats]) -> list[NDArray[np.int64] | None]:
         """On which piece of the function every element lies, at several points."""

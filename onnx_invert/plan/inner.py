@@ -13,6 +13,7 @@ from onnx_invert.plan.enclosing import Enclosing
 from onnx_invert.plan.evaluation import run
 from onnx_invert.plan.monotone import judged
 from onnx_invert.plan.proof import Function
+from onnx_invert.plan.rational import rational
 from onnx_invert.plan.steps import Block, Edge, Evidence, Mask, Root, Scale, Step, Undo
 from onnx_invert.plan.system import System
 from onnx_invert.plan.unseen import unseen_fills
@@ -32,7 +33,11 @@ def in_place_block(
     if found is None:
         return None
     domain, evidence = found
-    return Root(tuple(nodes), x, y, mask, domain, unseen_fills(system, x, y, nodes), evidence)
+    unseen = unseen_fills(system, x, y, nodes)
+    pieces = rational(system, x, y, nodes, mask, domain, unseen, evidence)
+    if pieces is not None and pieces.exact:
+        evidence = Evidence(proven=True, onto=evidence.onto)
+    return Root(tuple(nodes), x, y, mask, domain, unseen, evidence, pieces)
 
 
 def _keeps_sign(system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node], mask: Mask) -> bool:

@@ -16,6 +16,7 @@ from onnx_invert.plan.stages import Stage
 
 if TYPE_CHECKING:
     from onnx_invert.plan.lanes import Cut
+    from onnx_invert.plan.rational import Rational
 
 Edge = tuple[ir.Node, int]
 """A node, and the place of one of its operands."""
@@ -132,12 +133,14 @@ class Evidence:
 class Root(Block):
     """Element i of y follows from element i of x alone: a root for every element, all at once, in `domain`.
 
-    `unseen` are the Where nodes of which nobody sees whether they take their second operand or their third.
+    `unseen` are the Where nodes of which nobody sees whether they take their second operand or their third. With
+    `rational` x mostly follows in closed form.
     """
 
     domain: Domain = REALS
     unseen: frozenset[ir.Node] = frozenset()
     evidence: Evidence = Evidence()
+    rational: Rational | None = None
 
 
 @dataclass(frozen=True)

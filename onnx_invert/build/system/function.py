@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
 from onnx_invert.build.system.pieces import Piece
-from onnx_invert.build.system.selection import Selection
+from onnx_invert.build.system.selection import Made, Selection
 from onnx_invert.graph.emit import Emitter
-from onnx_invert.plan.steps import Root
+from onnx_invert.plan.steps import Edge, Root
 
 if TYPE_CHECKING:
     from onnx_invert.build.system.realise import Realisation
@@ -21,42 +22,81 @@ SMALL = 64
 Function = Callable[[Emitter, ir.Value], ir.Value]
 
 
-def function_of(r: Realisation, step: Root, selection: Selection | None = None) -> Function:
+@dataclass(frozen=True)
+class Phi:
     """φ as nodes of an emitter, from x to y, both in the model's own shapes, or cut down to some lanes.
 
-    What a fill hides from x (`step.unseen`), and all that follows from it alone, runs here, outside of any loop.
+    `left` are the nodes that need x; all else of the block was run in `before`, and `replaced` are operands cut down.
     """
-    r.settle(step.nodes, step.x)
-    before = r.inside(r.e, step.name, {})
-    moving = {step.x}
-    left = []
-    for node in step.nodes:
-        if node in step.unseen:
-            source = node.inputs[1]
-            assert source is not None
-            before.put(node.outputs[0], Piece(r.read(source)))
-        elif any(value in moving and (node, place) not in r.replaced for place, value in enumerate(node.inputs)):
-            moving.update(node.outputs)
-            left.append(node)
-        else:
-            for output, made in zip(node.outputs, before.evaluate(node), strict=True):
-                before.put(output, Piece(made))
 
-    replaced = {} if selection is None else selection.replaced(before, left)
+    step: Root
+    selection: Selection | None
+    before: Realisation
+    left: tuple[ir.Node, ...]
+    replaced: Mapping[Edge, ir.Value]
+    made: Made
 
-    def function(e: Emitter, x: ir.Value) -> ir.Value:
-        inside = before.inside(e, step.name, replaced)
-        inside.put(step.x, Piece(x))
-        twins: dict[object, list[ir.Value]] = {}
-        for node in left:
-            what = _what(inside, node)
-            if what not in twins or r.noise is not None:
-                twins[what] = inside.evaluate(node) if selection is None else selection.evaluate(inside, node)
-            for output, made in zip(node.outputs, twins[what], strict=True):
-                inside.put(output, Piece(made))
-        return inside.read(step.y)
+    @staticmethod
+    def of(r: Realisation, step: Root, selection: Selection | None = None) -> Phi:
+        """What a fill hides from x (`step.unseen`), and all that follows from it, runs here, outside of any loop."""
+        r.settle(step.nodes, step.x)
+        before = r.inside(r.e, step.name, {})
+        moving = {step.x}
+        left = []
+        for node in step.nodes:
+            if node in step.unseen:
+                source = node.inputs[1]
+                assert source is not None
+                before.put(node.outputs[0], Piece(r.read(source)))
+            elif any(value in moving and (node, place) not in r.replaced for place, value in enumerate(node.inputs)):
+                moving.update(node.outputs)
+                left.append(node)
+            else:
+                for output, value in zip(node.outputs, before.evaluate(node), strict=True):
+                    before.put(output, Piece(value))
+        made: Made = {}
+        replaced = {} if selection is None else selection.replaced(before, left, made)
+        return Phi(step, selection, before, tuple(left), replaced, made)
 
-    return function
+    def __call__(self, e: Emitter, x: ir.Value) -> ir.Value:
+        """y at x."""
+        inside = self.inside(e, x)
+        twins: Twins = {}
+        for node in self.left:
+            self.run(inside, node, twins)
+        return inside.read(self.step.y)
+
+    def part(self, value: ir.Value, like: Edge) -> ir.Value:
+        """A known tensor, cut down as the operand `like` is."""
+        at = None if self.selection is None else self.selection.cut.lanes.taken.get(like)
+        if self.selection is None or at is None:
+            return self.before.read(value)
+        return self.selection.part(self.before, value, at, self.made)
+
+    def dims(self, value: ir.Value) -> Sequence[int | str | None]:
+        """The sizes of a tensor that moves with x, as it is here."""
+        if self.selection is not None:
+            return self.selection.cut.lanes.dims(value, self.selection.width)
+        return [dim if isinstance(dim, int) else dim.value for dim in value.shape or ()]
+
+    def inside(self, e: Emitter, x: ir.Value, told: Mapping[Edge, ir.Value] | None = None) -> Realisation:
+        """Where the nodes are run on `x`, with further operands replaced."""
+        inside = self.before.inside(e, self.step.name, {**self.replaced, **(told or {})})
+        inside.put(self.step.x, Piece(x))
+        return inside
+
+    def run(self, inside: Realisation, node: ir.Node, twins: Twins) -> None:
+        """Run a node there, once for all that make the same."""
+        what = _what(inside, node)
+        if what not in twins or inside.noise is not None:
+            selection = self.selection
+            twins[what] = inside.evaluate(node) if selection is None else selection.evaluate(inside, node)
+        for output, made in zip(node.outputs, twins[what], strict=True):
+            inside.put(output, Piece(made))
+
+
+Twins = dict[object, list[ir.Value]]
+"""What nodes made, by what they make."""
 
 
 def _what(r: Realisation, node: ir.Node) -> object:

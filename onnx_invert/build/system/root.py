@@ -11,7 +11,7 @@ without using derivatives, Advances in Engineering Software 28 (1997).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +22,8 @@ from onnx_invert.build.newton.loop import iterate
 from onnx_invert.build.system.bracket import between, fraction, largest, rounding, smallest, unsolved
 from onnx_invert.build.system.ends import Ends
 from onnx_invert.build.system.false_position import approach
-from onnx_invert.build.system.function import Function, function_of
+from onnx_invert.build.system.function import Function, Phi
+from onnx_invert.build.system.rational import guess
 from onnx_invert.build.system.selection import Selection
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.plan.steps import Block, Root
@@ -43,6 +44,9 @@ FAR = 2.0**16
 
 SHRINKINGS = 12
 """At most: the logarithm of the largest float64 is 710, that of FAR 11; halved on both sides of 0."""
+
+ROUNDINGS = 8.0
+"""Units in the last place of what makes y, by which φ of a closed form may differ from y."""
 
 NARROWINGS = 60
 """At most: halving alone takes an interval of 4³² units in the last place to one."""
@@ -66,7 +70,7 @@ def roots(r: Realisation, step: Root, selection: Selection | None = None) -> tup
     e, dtype = r.e, step.x.dtype or r.e.dtype
     with e.scope(f"root/{step.name}", dtype):
         target = r.read(step.y)
-        image = function_of(r, step, selection)
+        image = Phi.of(r, step, selection)
         shape = [dim if isinstance(dim, int) else str(dim.value) for dim in step.x.shape or ()]
         if selection is None:
             live = e.constant(step.mask.any(axis=_same_axes(step), keepdims=True).astype(dtype.numpy()), "live")
@@ -80,16 +84,57 @@ def roots(r: Realisation, step: Root, selection: Selection | None = None) -> tup
         def function(b: Emitter, x: ir.Value) -> ir.Value:
             return b.op("Sub", image(b, x), target)
 
-        rounding = e.op("Mul", e.op("Abs", target), float(np.finfo(dtype.numpy()).eps))
-        x, missed = root_of(e, function, target, live, shape, unroll=r.unroll is not None, ends=ends, noise=rounding)
-        if step.domain.is_reals:
+        eps = float(np.finfo(dtype.numpy()).eps)
+
+        def searched(b: Emitter) -> tuple[ir.Value, ir.Value]:
+            size = b.op("Abs", target)
+            noise, unroll = b.op("Mul", size, eps), r.unroll is not None
+            x, missed = root_of(b, function, target, live, shape, unroll=unroll, ends=ends, noise=noise)
+            if not step.domain.is_reals:
+                return x, missed
             # Of an infinite y what rises, or falls, without end has an infinite x; a finite one would be made up.
-            endless = e.op("Greater", e.op("Abs", target), float(np.finfo(dtype.numpy()).max))
-            x = e.op("Where", endless, e.op("Mul", e.op("Sign", x), e.op("Abs", target)), x)
+            endless = b.op("Greater", size, float(np.finfo(dtype.numpy()).max))
+            return b.op("Where", endless, b.op("Mul", b.op("Sign", x), size), x), missed
+
+        closed = guess(e, image, target) if r.unroll is None and r.noise is None else None
+        if closed is None:
+            x, missed = searched(e)
+        elif closed.exact:
+            x, missed = closed.x, e.op("Mul", live, 0.0)
+            if closed.rise is not None:
+                missed = e.op("Cast", e.op("Not", e.op("Greater", closed.rise, 0.0)), to=int(dtype))
+        else:
+            x = ends.hold(e, closed.x)
+            # It holds of no number, nor of an infinite y.
+            slack = e.op("Mul", closed.size, ROUNDINGS * eps)
+            slack = e.op("Add", slack, float(np.finfo(dtype.numpy()).tiny))
+            fits = e.op("Less", e.op("Abs", function(e, x)), slack)
+            x, missed = _else(e, x, fits, None if step.mask.all() else live, shape, searched)
         if step.domain.period is not None:
             turns = e.op("Round", e.op("Div", x, step.domain.period))
             x = e.op("Sub", x, e.op("Mul", turns, step.domain.period))
         return x, missed
+
+
+def _else(
+    e: Emitter,
+    x: ir.Value,
+    fits: ir.Value,
+    live: ir.Value | None,
+    shape: Shape,
+    searched: Callable[[Emitter], tuple[ir.Value, ir.Value]],
+) -> tuple[ir.Value, ir.Value]:
+    """x where it fits, and what `searched` gives elsewhere, which runs if there is such a place that is `live`."""
+
+    def step(b: Emitter, state: list[ir.Value]) -> tuple[list[ir.Value], ir.Value]:
+        found, missed = searched(b)
+        missed = b.op("Where", fits, b.scalar(0.0), missed)
+        return [b.op("Where", fits, state[0], found), missed], b.op("Mul", missed, 0.0)
+
+    left = e.op("Cast", e.op("Not", fits), to=int(e.dtype))
+    left = left if live is None else e.op("Mul", left, live)
+    found, missed = iterate(e, [x, left], [shape] * 2, step, most=1, unroll=False, busy=left)
+    return found, missed
 
 
 def root_of(

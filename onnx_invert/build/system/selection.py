@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from onnx_invert.build.system.realise import Realisation
 
 
+Made = dict[tuple[ir.Value, Place], ir.Value]
+"""Lanes of tensors, by where they are."""
+
+
 @dataclass(frozen=True)
 class Selection:
     """`index` (width,) are the lanes, `places` (D,) where each lane is among them, `found` (D,) which they are."""
@@ -87,11 +91,10 @@ class Selection:
         found.dtype = ir.DataType.BOOL
         return e.op("Where", found, part, whole)
 
-    def replaced(self, r: Realisation, nodes: list[ir.Node]) -> dict[Edge, ir.Value]:
+    def replaced(self, r: Realisation, nodes: list[ir.Node], made: Made) -> dict[Edge, ir.Value]:
         """What the nodes of the block take instead, made here: operands cut down, sizes written anew."""
         lanes = self.cut.lanes
         found: dict[Edge, ir.Value] = {}
-        made: dict[tuple[ir.Value, Place], ir.Value] = {}
         for node in nodes:
             for place in range(len(node.inputs)):
                 if (node, place) in lanes.taken:
@@ -100,16 +103,21 @@ class Selection:
                 found[node, 1] = r.e.ints(self._sizes(node))
         return found
 
-    def _operand(
-        self, r: Realisation, node: ir.Node, place: int, made: dict[tuple[ir.Value, Place], ir.Value]
-    ) -> ir.Value:
-        """The lanes of an operand: picked from it, or from what it is made of where that is made in this sweep."""
-        value, at = node.inputs[place], self.cut.lanes.taken[node, place]
+    def _operand(self, r: Realisation, node: ir.Node, place: int, made: Made) -> ir.Value:
+        value = node.inputs[place]
         assert value is not None
+        return self.part(r, value, self.cut.lanes.taken[node, place], made, r.replaced.get((node, place)))
+
+    def part(
+        self, r: Realisation, value: ir.Value, at: Place, made: Made, instead: ir.Value | None = None
+    ) -> ir.Value:
+        """The lanes of a tensor: picked from it, or from what it is made of where that is made in this sweep.
+
+        `made` keeps what was made; what is taken `instead` of the tensor is picked from.
+        """
         maker = value.producer()
-        if (node, place) in r.replaced or maker is None or not self._runs_ahead(r, maker, value, at):
-            operand = r.operand(node, place)
-            assert operand is not None
+        if instead is not None or maker is None or not self._runs_ahead(r, maker, value, at):
+            operand = r.read(value) if instead is None else instead
             if (operand, at) not in made:
                 made[operand, at] = self.pick(r.e, operand, at, value)
             return made[operand, at]
