@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
 
-YOUNG = 100_000
-"""So many objects are made, beyond those let go of, before the collector looks: as many as a thousand nodes have."""
+YOUNG = 1_000_000
+"""So many objects are made, beyond those let go of, before the collector looks: as many as ten thousand nodes have."""
 
 _lock = Lock()
 _before: list[tuple[int, int, int]] = []

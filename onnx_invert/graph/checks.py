@@ -79,6 +79,8 @@ def _graphs(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto | onnx.FunctionP
 
 
 def _subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    if not node.attribute:
+        return []
     found = [attribute.g for attribute in node.attribute if attribute.HasField("g")]
     return found + [graph for attribute in node.attribute for graph in attribute.graphs]
 
@@ -230,11 +232,26 @@ def _wrong_attributes(node: ir.Node, label: str, version: int, domain: str) -> l
 
 def sort(model: ir.Model, name: str) -> None:
     """Put the nodes in an order in which they can run; an error if some feed one another."""
+    if _in_order(model.graph):
+        return
     try:
         model.graph.sort()
     except ValueError as error:
         cycle = ", ".join(map(repr, _cycle(model.graph)))
         raise ModelError(f"{name} has a cycle: {cycle} feed one another.") from error
+
+
+def _in_order(graph: ir.Graph) -> bool:
+    """Whether each node takes what is made before it; that is not looked into where nodes have bodies."""
+    made: set[ir.Node] = set()
+    for node in graph:
+        makers = [value.producer() for value in node.inputs if value is not None]
+        if not all(maker is None or maker in made for maker in makers):
+            return False
+        if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
+            return False
+        made.add(node)
+    return True
 
 
 MOST_NAMES = 10

@@ -39,12 +39,11 @@ def concretise(model: ir.Model, sizes: Mapping[str, int]) -> ir.Model:
     Raises:
         ModelError: the model does not run at these sizes, or the rank of an input is unknown.
     """
-    twin = model.clone()
-    for value in twin.graph.inputs:
+    for value in model.graph.inputs:
         if value.shape is None:
             raise ModelError(f"The rank of {value.name!r} is unknown: give the model's inputs a shape.")
-        value.shape = ir.Shape([dim if isinstance(dim, int) else sizes[str(dim.value)] for dim in value.shape])
-    told = _put_in(twin.graph, sizes)
+    twin = _copy(model, sizes)
+    told = _told(twin.graph)
     for _ in range(_ROUNDS):
         if not told:
             infer_shapes(twin, "the model")
@@ -58,19 +57,61 @@ def concretise(model: ir.Model, sizes: Mapping[str, int]) -> ir.Model:
     return twin
 
 
-def _put_in(graph: ir.Graph, sizes: Mapping[str, int]) -> bool:
-    """Give all inner tensors their sizes, if the names of `sizes` tell them all; True if so.
+def _copy(model: ir.Model, sizes: Mapping[str, int]) -> ir.Model:
+    """A copy that shares tensors and attributes, with `sizes` put in for their names.
+
+    onnx-ir's own, which copies all that may be noted of a node as well, where nodes have bodies.
+    """
+    graph = model.graph
+    inner = [*graph.inputs, *(value for node in graph for value in node.outputs)]
+    bodies = {ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS}
+    if any(attribute.type in bodies for node in graph for attribute in node.attributes.values()):
+        twin = model.clone()
+        for value in (*twin.graph.inputs, *(value for node in twin.graph for value in node.outputs)):
+            value.shape = _sized(value.shape, sizes)
+        return twin
+    twins = {value: _twin(value, _sized(value.shape, sizes)) for value in inner}
+    twins |= {value: _twin(value, value.shape) for value in graph.initializers.values()}
+    nodes = []
+    for node in graph:
+        made = ir.Node(
+            node.domain,
+            node.op_type,
+            [None if value is None else twins[value] for value in node.inputs],
+            node.attributes.values(),
+            outputs=[twins[value] for value in node.outputs],
+            version=node.version,
+            name=node.name,
+        )
+        if node.meta:
+            made.meta.update(node.meta)
+        nodes.append(made)
+    weights = [twins[value] for value in graph.initializers.values()]
+    ends = ([twins[value] for value in values] for values in (graph.inputs, graph.outputs))
+    opsets = dict(graph.opset_imports)
+    copied = ir.Graph(*ends, nodes=nodes, initializers=weights, opset_imports=opsets, name=graph.name)
+    return ir.Model(copied, ir_version=model.ir_version)
+
+
+def _twin(value: ir.Value, shape: ir.Shape | None) -> ir.Value:
+    return ir.Value(name=value.name, shape=shape, type=value.type, const_value=value.const_value)
+
+
+def _sized(shape: ir.Shape | None, sizes: Mapping[str, int]) -> ir.Shape | None:
+    if shape is None:
+        return None
+    return ir.Shape([dim if isinstance(dim, int) else sizes.get(str(dim.value), dim) for dim in shape.dims])
+
+
+def _told(graph: ir.Graph) -> bool:
+    """Whether all inner tensors have their sizes and types.
 
     Inference, which takes longer than all else for a model of thousands of nodes, has nothing to add then.
     """
-    values = [value for node in graph for value in node.outputs if value.name]
-    if _vague(graph, set(sizes)) or any(value.type is None for value in values):
-        return False
-    for value in values:
-        assert value.shape is not None
-        if not value.shape.is_static():
-            value.shape = ir.Shape([dim if isinstance(dim, int) else sizes[str(dim.value)] for dim in value.shape])
-    return True
+    values = [value for node in graph for value in node.outputs]
+    return not any(
+        value.shape is None or not value.shape.is_static() or (value.name and value.type is None) for value in values
+    )
 
 
 def small(model: ir.Model, copies: int = 1) -> ir.Graph:

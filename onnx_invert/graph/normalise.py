@@ -251,9 +251,12 @@ def _question(model: ir.Model) -> onnx.ModelProto:
         if tensor.size > _SMALLEST:
             kind = onnx.helper.make_tensor_type_proto(int(tensor.dtype), tensor.shape.numpy())
             graph.input.add(name=name, type=kind)
-        else:
+        elif tensor.dtype == ir.DataType.STRING:
             ir.serde.serialize_tensor_into(graph.initializer.add(), tensor)
             graph.initializer[-1].name = name
+        else:
+            dims, data = tensor.shape.numpy(), tensor.tobytes()
+            graph.initializer.add(name=name, data_type=int(tensor.dtype), dims=dims, raw_data=data)
     for value in model.graph.outputs:
         ir.serde.serialize_value_into(graph.output.add(), value)
     for node in model.graph:
@@ -300,8 +303,8 @@ def fold(model: ir.Model) -> None:
         if (
             node.domain in {"", "ai.onnx"}
             and node.op_type not in NOT_FOLDED
-            and not any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
             and all(value is None or value in known for value in node.inputs)
+            and not any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
         ):
             constant.append(node)
             known.update(node.outputs)

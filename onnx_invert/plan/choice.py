@@ -10,9 +10,10 @@ from typing import Literal, get_args
 import onnx_ir as ir
 
 from onnx_invert.errors import Blocker, ModelError, NotInvertibleError, UsageError
+from onnx_invert.plan.equations import order
 from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.plan.newton import NewtonPlan, make_newton_plan
-from onnx_invert.plan.plan import NoPromiseError, Plan, Progress, make_plan
+from onnx_invert.plan.plan import NoPromiseError, Plan, Progress, in_the_way, make_plan
 from onnx_invert.plan.problem import Problem
 from onnx_invert.plan.system_plan import SystemPlan, make_system_plan
 from onnx_invert.rules import RuleSet
@@ -45,18 +46,25 @@ def choose(
         return make_newton_plan(problem, rules)
     if log_det:
         return make_system_plan(small, problem, rules, tried=method == "auto")
-    try:
-        return make_plan(problem, rules, progress)
-    except NotInvertibleError as refused:
-        # Where the layers of a path were judged together, no other way of undoing them keeps more.
-        blockers, judged = refused.blockers, isinstance(refused, NoPromiseError)
+    ordering = order(problem)
+    found: Sequence[Blocker] = ()
+    others: Sequence[Blocker] = ()
+    judged = False
+    if ordering.is_complete:
+        try:
+            return make_plan(problem, rules, progress, ordering)
+        except NotInvertibleError as refused:
+            # Where the layers of a path were judged together, no other way of undoing them keeps more.
+            found, judged = refused.blockers, isinstance(refused, NoPromiseError)
     try:
         if not judged:
             return make_system_plan(small, problem, rules, tried=method == "auto")
     except NotInvertibleError as refused:
-        blockers = tuple(dict.fromkeys([*blockers, *_elsewhere(refused.blockers, blockers)]))
+        others = refused.blockers
     except ModelError:
         pass  # it does not run at the sizes that its equations are looked at: the paths' reasons stand
+    found = found or in_the_way(ordering, rules)
+    blockers = tuple(dict.fromkeys([*found, *_elsewhere(others, found)]))
     if method == "closed-form":
         raise NotInvertibleError(blockers)
     try:

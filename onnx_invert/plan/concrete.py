@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -14,6 +15,8 @@ from onnx_invert.errors import ModelError
 from onnx_invert.plan.evaluation import evaluate
 from onnx_invert.rules.enclosures.enclosure import Enclosure
 
+Read = TypeVar("Read")
+
 COPIES = 64
 """So many samples are tried at once where a function is tried at many points."""
 
@@ -22,7 +25,8 @@ COPIES = 64
 class Concrete:
     """The model's nodes as they are at sizes that are all known.
 
-    `ranges` are bounds of tensors by name, as far as they were asked for, whatever the inputs are.
+    `ranges` are bounds of tensors by name, as far as they were asked for, whatever the inputs are. `kinds` numbers the
+    kinds of nodes.
     `small` makes the graph at other sizes.
     """
 
@@ -31,7 +35,18 @@ class Concrete:
     graph: ir.Graph | None = None
     small: Callable[..., ir.Graph] | None = None
     ranges: dict[str, Enclosure] = field(default_factory=dict)
+    kinds: dict[Hashable, int] = field(default_factory=dict)
+    _alike: dict[tuple[int, Hashable], Any] = field(default_factory=dict)
     _drawn: dict[float, dict[str, NDArray[np.generic]]] = field(default_factory=dict)
+
+    def alike(self, kind: int | None, what: Hashable, read: Callable[[], Read]) -> Read:
+        """What `read` tells, looked at once for all nodes of a `kind`; always, if a node has none."""
+        if kind is None:
+            return read()
+        key = (kind, what)
+        if key not in self._alike:
+            self._alike[key] = read()
+        return self._alike[key]  # type: ignore[no-any-return]
 
     def sample(self, opset: int, spread: float = 1.0) -> dict[str, NDArray[np.generic]]:
         """Every tensor where the inputs are drawn from N(0, spread²) (1 for what is no float), computed once.

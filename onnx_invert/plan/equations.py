@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import onnx_ir as ir
 
@@ -26,19 +27,39 @@ class Solve:
 
 
 @dataclass(frozen=True)
-class Ordering:
-    """What can be solved, in order from the outputs to the inputs, and what stands in the way."""
-
-    solves: tuple[Solve, ...]
-    blockers: tuple[Blocker, ...]
-
-
-@dataclass(frozen=True)
 class Equation:
     """A node between unknown tensors: the places of its operands that depend on a recovered input."""
 
     node: ir.Node
     places: tuple[int, ...]
+
+
+@dataclass
+class Ordering:
+    """What can be solved, in order from the outputs to the inputs, of the equations of `problem` (`system`).
+
+    `known` are the tensors that are then.
+    """
+
+    problem: Problem
+    system: dict[ir.Node, Equation]
+    solved: dict[ir.Node, Solve]
+    known: set[ir.Value]
+
+    @property
+    def solves(self) -> tuple[Solve, ...]:
+        """Which equation determines what, from the outputs to the inputs."""
+        return tuple(self.solved.values())
+
+    @property
+    def is_complete(self) -> bool:
+        """True if nothing stands in the way."""
+        return not any(len(equation.places) > 1 for equation in self.system.values()) and not self.blockers
+
+    @cached_property
+    def blockers(self) -> tuple[Blocker, ...]:
+        """What stands in the way; looked for when it is asked for, which only a refusal does."""
+        return tuple(_obstacles(self.problem, self.system, self.solved, self.known))
 
 
 def equations(problem: Problem) -> dict[ir.Node, Equation]:
@@ -77,7 +98,7 @@ def order(problem: Problem) -> Ordering:
                 operand = equation.node.inputs[place]
                 assert operand is not None
                 ready.append(operand)
-    return Ordering(tuple(solved.values()), tuple(_obstacles(problem, system, solved, known)))
+    return Ordering(problem, system, solved, known)
 
 
 def _one_unknown(equation: Equation, known: set[ir.Value]) -> int | None:

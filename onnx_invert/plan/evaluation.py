@@ -56,22 +56,21 @@ class Part:
                     array = value.const_value.numpy()
                     widened = wide and array.dtype.kind == "f"
                     self._feeds[value.name or ""] = array.astype(np.float64) if widened else array
-        protos = [_proto(node) for node in nodes]
-        for proto in protos if renamed else ():
-            for place in range(len(proto.input)):
-                proto.input[place] = (renamed or {}).get((proto.name, place), proto.input[place])
-        graph = onnx.helper.make_graph(
-            protos,
-            "part",
-            [
-                onnx.helper.make_tensor_value_info(name, int(ir.DataType.from_numpy(array.dtype)), array.shape)
-                for name, array in self._feeds.items()
-            ],
-            [onnx.helper.make_empty_tensor_value_info(name) for name in wanted],
-        )
         versions = {"": opset} | {node.domain: _version(node) for node in nodes if node.domain not in {"", "ai.onnx"}}
         opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in versions.items()]
-        model = onnx.helper.make_model(graph, opset_imports=opsets)
+        model = onnx.helper.make_model(onnx.GraphProto(name="part"), opset_imports=opsets)
+        graph = model.graph  # filled where it stands: helpers would copy it twice
+        for node in nodes:
+            _write(graph.node.add(), node)
+        for proto in graph.node if renamed else ():
+            for place in range(len(proto.input)):
+                proto.input[place] = (renamed or {}).get((proto.name, place), proto.input[place])
+        for name, array in self._feeds.items():
+            tensor = graph.input.add(name=name).type.tensor_type
+            tensor.elem_type = int(ir.DataType.from_numpy(array.dtype))
+            tensor.shape.dim.extend(onnx.TensorShapeProto.Dimension(dim_value=size) for size in array.shape)
+        for name in wanted:
+            graph.output.add(name=name)
         self._evaluator: ReferenceEvaluator | None
         try:
             self._evaluator = ReferenceEvaluator(model)
@@ -94,14 +93,13 @@ def _version(node: ir.Node) -> int:
     return node.version or (node.graph.opset_imports.get(node.domain, 1) if node.graph is not None else 1)
 
 
-def _proto(node: ir.Node) -> onnx.NodeProto:
+def _write(proto: onnx.NodeProto, node: ir.Node) -> None:
     """A node as the evaluator takes it: its GatherElements cannot count an axis from the end."""
-    proto = ir.serde.serialize_node(node)
+    ir.serde.serialize_node_into(proto, node)
     data = node.inputs[0] if node.op_type == "GatherElements" else None
     for attribute in proto.attribute if data is not None and data.shape is not None else ():
         if attribute.name == "axis" and attribute.i < 0 and data is not None and data.shape is not None:
             attribute.i += len(data.shape)
-    return proto
 
 
 def run(

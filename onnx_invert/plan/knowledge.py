@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, reduce
-from operator import and_
+from functools import cached_property, partial, reduce
+from operator import and_, or_
 
 import numpy as np
 import onnx_ir as ir
@@ -22,6 +22,11 @@ _JOINS = ELEMENTWISE - {"Mul", "Where"}
 
 _CARRIES = frozenset({"Gather", "Slice", "Split", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand"})
 """Operations all of whose output comes from their first operand."""
+
+
+def bits(mask: Mask | None) -> bytes | None:
+    """A mask as what a dictionary can look up."""
+    return None if mask is None else mask.tobytes()
 
 
 @dataclass
@@ -43,7 +48,7 @@ class Knowledge:
     zeros: dict[ir.Value, Mask] = field(default_factory=dict)
     blank: set[ir.Value] = field(default_factory=set)
     _needs: dict[ir.Node, tuple[int, ...]] = field(default_factory=dict)
-    _free: dict[ir.Value, tuple[int, ...]] = field(default_factory=dict)
+    _lines: dict[ir.Value, list[tuple[slice, ...]]] = field(default_factory=dict)
     _relations: dict[ir.Node, Relation] = field(default_factory=dict)
     _around: dict[ir.Value, tuple[int, ...]] = field(default_factory=dict)
     _places: dict[Edge, list[Labels] | None] = field(default_factory=dict)
@@ -109,15 +114,15 @@ class Knowledge:
 
     def uniform(self, value: ir.Value, mask: Mask) -> bool:
         """Whether a mask is the same along every axis whose size is not fixed; any may be if the rank is not known."""
-        free = self._free.get(value)
-        if free is None:
+        lines = self._lines.get(value)
+        if lines is None:
             dims = () if value.shape is None else value.shape.dims
-            named = tuple(axis for axis, dim in enumerate(dims) if not isinstance(dim, int))
-            free = self._free[value] = named if len(dims) == mask.ndim else tuple(range(mask.ndim))
-        if not free or np.count_nonzero(mask) == mask.size:
+            named = [axis for axis, dim in enumerate(dims) if not isinstance(dim, int)]
+            free = named if len(dims) == mask.ndim else range(mask.ndim)
+            lines = self._lines[value] = [(*(slice(None),) * axis, slice(1)) for axis in free]
+        if not lines or np.count_nonzero(mask) == mask.size:
             return True
-        first = [(*(slice(None),) * axis, slice(1)) for axis in free]
-        return not any(np.count_nonzero(mask != mask[line]) for line in first)
+        return not any(np.count_nonzero(mask != mask[line]) for line in lines)
 
     def labels(self, node: ir.Node, of: Callable[[ir.Value], Labels | None]) -> list[Labels]:
         """Labels of a node's outputs from those of its operands.
@@ -161,17 +166,21 @@ class Knowledge:
         mask = self.mask(value)
         return None if mask is None else np.multiply(~mask, SEVERAL, dtype=np.int64)
 
-    def sources(self, node: ir.Node, place: int) -> list[Labels] | None:
+    def sources(self, relation: Relation, place: int) -> list[Labels] | None:
         """Where each element of an operand goes, as `places` tells, if the node moves elements."""
-        edge = (node, place)
+        edge = (relation.node, place)
         if edge not in self._places:
-            twin = self.concrete.nodes.get(node.name or "")
-            shape = self.concrete.shapes.get((node.inputs[place] or node.outputs[0]).name or "")
-            try:
-                self._places[edge] = None if twin is None or shape is None else places(twin, place, shape)
-            except UnsizedError:
-                self._places[edge] = None
+            told = ("sources", place)
+            self._places[edge] = self.concrete.alike(relation.kind, told, partial(self._sources, relation, place))
         return self._places[edge]
+
+    def _sources(self, relation: Relation, place: int) -> list[Labels] | None:
+        node, twin = relation.node, relation.twin
+        shape = self.concrete.shapes.get((node.inputs[place] or node.outputs[0]).name or "")
+        try:
+            return None if twin is None or shape is None else places(twin, place, shape)
+        except UnsizedError:
+            return None
 
     def follows(self, relation: Relation, masks: Sequence[Mask | None]) -> list[Mask]:
         """Which elements of a node's outputs follow from what `masks` say of its open operands (None: all is known).
@@ -179,16 +188,19 @@ class Knowledge:
         Raises:
             UnsizedError: an output's size is not known.
         """
-        if relation.outputs[0] not in self.zeros:
-            if relation.joining:
-                parts = [mask for mask in masks if mask is not None]
-                shape = self.concrete.shapes[relation.outputs[0].name or ""]
-                joint = reduce(and_, parts)
-                return [joint if joint.shape == shape else np.array(np.broadcast_to(joint, shape))]
-            if relation.carrying:
-                found = self._carried_on(relation, masks)
-                if found is not None:
-                    return found
+        zero = self.zeros.get(relation.outputs[0])
+        if relation.joining or relation.summing:
+            joint = reduce(and_, [mask for mask in masks if mask is not None])
+            if relation.summing:
+                joint = np.all(joint, -1, keepdims=True)
+            joint = reduce(or_, [part for part in (relation.zero, zero) if part is not None], joint)
+            shape = self.concrete.shapes[relation.outputs[0].name or ""]
+            return [joint if joint.shape == shape else np.array(np.broadcast_to(joint, shape))]
+        if relation.carrying and zero is None:
+            told = ("carried", *[(place, bits(mask)) for (place, _), mask in zip(relation.open, masks, strict=True)])
+            found = self.concrete.alike(relation.kind, told, partial(self._carried_on, relation, masks))
+            if found is not None:
+                return found
         return [labels == 0 for labels in self.labels(relation.node, self.ignorance)]
 
     def _carried_on(self, relation: Relation, masks: Sequence[Mask | None]) -> list[Mask] | None:
@@ -196,7 +208,7 @@ class Knowledge:
         for (place, _), mask in zip(relation.open, masks, strict=True):
             if mask is None:
                 continue
-            sources = self.sources(relation.node, place)
+            sources = self.sources(relation, place)
             if sources is None:
                 return None
             known = np.ones(mask.size + 1, bool)  # 0 stands for elements of other operands
@@ -236,11 +248,15 @@ class Knowledge:
             return every[:1]
         constants = [constant(twin, place) for place in every] if op in {"Mul", "MatMul", "Gemm"} else []
         if op == "Mul":
-            return () if any(array is not None and np.any(array == 0) for array in constants) else every
+            zero = any(array is not None and np.count_nonzero(array) < array.size for array in constants)
+            return () if zero else every
         if op in {"MatMul", "Gemm"}:
             # A row or a column of zeros leaves an element of the product that follows from nothing.
             full = all(
-                array is None or (np.any(array, 0).all() and np.any(array, -1).all()) for array in constants[:2]
+                array is None
+                or np.count_nonzero(array) == array.size
+                or (np.any(array, 0).all() and np.any(array, -1).all())
+                for array in constants[:2]
             )
             return every[:2] if full else ()
         return every if op in _JOINS else ()

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_invert.errors import Blocker, NotInvertibleError
-from onnx_invert.plan.equations import equations, order
+from onnx_invert.plan.equations import Ordering, order
 from onnx_invert.plan.guarantee import Guarantee, Verdict, judge
 from onnx_invert.plan.problem import Problem, describe
 from onnx_invert.plan.stages import Path, Stage, join_widened, measure, refusals, state_facts, trace
@@ -117,16 +117,22 @@ def release_weights(problem: Problem, paths: Sequence[Path]) -> None:
         value.const_value = None
 
 
-def make_plan(problem: Problem, rules: RuleSet, progress: Progress | None = None) -> Plan:
-    """Order the equations, state their facts, measure the matrices and judge the paths.
+def in_the_way(ordering: Ordering, rules: RuleSet) -> list[Blocker]:
+    """Why equations are not solved one after the other: what `order` found, and every node that no rule can undo."""
+    return _distinct([*ordering.blockers, *refusals(ordering.problem, rules, ordering.system)])
+
+
+def make_plan(
+    problem: Problem, rules: RuleSet, progress: Progress | None = None, ordering: Ordering | None = None
+) -> Plan:
+    """State the facts of the equations in their order, measure the matrices and judge the paths.
 
     Raises:
         NotInvertibleError: with every node that stands in the way.
     """
-    ordering = order(problem)
-    if ordering.blockers:
-        others = refusals(problem, rules, equations(problem))
-        raise NotInvertibleError(_distinct([*ordering.blockers, *others]))
+    ordering = ordering or order(problem)
+    if not ordering.is_complete:
+        raise NotInvertibleError(in_the_way(ordering, rules))
     paths = trace(problem, ordering.solves)
     blockers = [blocker for path in paths for blocker in state_facts(problem, rules, path)]
     if blockers:

@@ -6,24 +6,26 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
+from onnx_invert.plan.alike import kind_of
 from onnx_invert.plan.concrete import Concrete
 from onnx_invert.plan.stages import is_drawn
-from onnx_invert.rules.dependence import ELEMENTWISE
+from onnx_invert.rules.dependence import ELEMENTWISE, switched_off
 from onnx_invert.rules.moving import CARRIED, holds_data, moves
 from onnx_invert.rules.static import constant
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Relation:
     """A node as an equation between the tensors that it takes and makes.
 
-    `open` are its operands that may be unknown, with their places; `outputs` what it makes, and
-    `tensors` both, with those that are frozen. `twin` is the node at
-    the sizes of the plan, None if it is constant there. `apart` says that the elements of its outputs may be known
-    one by one, `moves` that the twin moves elements. Which elements of its outputs are known follows for a `carrying`
-    node from where those of its operands go; for a `joining` one all that meet there have to be. `repeated` are the
-    operands that it takes more than once.
+    `open` are its operands that may be unknown, with their places; `outputs` what it makes, and `tensors` both, with
+    those that are frozen. `twin` is the node at the sizes of the plan, None if it is constant there. `apart` says
+    that the elements of its outputs may be known one by one, `moves` that the twin moves elements; nodes of one `kind`
+    move them alike. Which elements of its outputs are known follows for a `carrying` node from where those of its
+    operands go; for a `joining` one all that meet there have to be, but where a constant makes it 0 (`zero`); for a
+    `summing` one all of a row. `repeated` are the operands that it takes more than once.
     """
 
     node: ir.Node
@@ -37,6 +39,9 @@ class Relation:
     moves: bool
     carrying: bool
     joining: bool
+    summing: bool
+    zero: NDArray[np.bool_] | None
+    kind: int | None
     repeated: frozenset[ir.Value]
 
     @staticmethod
@@ -50,10 +55,13 @@ class Relation:
             if value is not None and value.const_value is None and (node, place) not in frozen
         )
         elementwise = op in ELEMENTWISE
-        moving = moves(node if twin is None else twin)
+        apart = moves(node)
+        moving = apart if twin is None else moves(twin)
         named = [value.name for value in (*inputs, *node.outputs) if value is not None]
-        plain = twin is not None and twin.domain in {"", "ai.onnx"} and all(name in concrete.shapes for name in named)
-        data = all(holds_data(node, place) for place, _ in free)
+        shapes = concrete.shapes
+        plain = twin is not None and twin.domain in {"", "ai.onnx"} and all(map(shapes.__contains__, named))
+        kind = kind_of(node, twin, shapes) if plain and moving and twin is not None else None
+        joining = plain and elementwise and not moving
         return Relation(
             node,
             free,
@@ -62,17 +70,30 @@ class Relation:
             twin,
             is_drawn(node),
             elementwise,
-            elementwise or moves(node),
+            elementwise or apart,
             moving,
-            plain and moving and op in CARRIED and data,
-            plain and elementwise and not moving and twin is not None and not _with_zero(twin),
+            plain and moving and op in CARRIED and all(holds_data(node, place) for place, _ in free),
+            joining,
+            plain and op == "MatMul" and [p for p, _ in free] == [0] and twin is not None and _sums(twin),
+            _zero(twin) if joining and twin is not None else None,
+            None if kind is None else concrete.kinds.setdefault(kind, len(concrete.kinds)),
             frozenset(value for _, value in free if inputs.count(value) > 1),
         )
 
 
-def _with_zero(node: ir.Node) -> bool:
-    """Whether a constant makes elements of a product 0 whatever else there is."""
-    if node.op_type != "Mul":
-        return False
-    arrays = [constant(node, place) for place in range(len(node.inputs))]
-    return any(array is not None and np.count_nonzero(array) < array.size for array in arrays)
+def _sums(twin: ir.Node) -> bool:
+    """Whether every element of a product follows from all of a row of its first operand."""
+    weight = constant(twin, 1)
+    dense = weight is not None and weight.ndim == 2 and np.count_nonzero(weight) == weight.size
+    return dense and constant(twin, 0) is None
+
+
+def _zero(twin: ir.Node) -> NDArray[np.bool_] | None:
+    """Where a constant makes elements of a product 0 whatever else there is."""
+    if twin.op_type != "Mul":
+        return None
+    arrays = [constant(twin, place) for place in range(len(twin.inputs))]
+    zeros = [array == 0 for array in arrays if array is not None and np.count_nonzero(array) < array.size]
+    if not zeros or switched_off(twin):
+        return None
+    return np.asarray(zeros[0] if len(zeros) == 1 else np.logical_or(*zeros))

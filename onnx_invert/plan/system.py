@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from heapq import heappop, heappush
 from operator import is_
 
@@ -18,7 +19,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_invert.plan.concrete import Concrete
-from onnx_invert.plan.knowledge import Knowledge
+from onnx_invert.plan.knowledge import Knowledge, bits
 from onnx_invert.plan.moves import Form, InPlace, Pick, Turned, Whole, forms_of
 from onnx_invert.plan.relation import Relation
 from onnx_invert.plan.stages import Stage, measure
@@ -147,39 +148,51 @@ class System(Knowledge):
         grown = []
         masks = []
         for output, told in zip(relation.outputs, made, strict=True):
-            mask, before = told, known.get(output)
-            if before is not None and mask.shape != before.shape:  # all is known, or nothing is told of its elements
-                mask = np.full(before.shape, bool(mask.all()))
-            masks.append(mask)
+            before = known.get(output)
             if before is None:
+                masks.append(told)
                 continue
-            new = mask & ~before
+            # Of another shape it says that all is known, or nothing of its elements.
+            mask = told if told.shape == before.shape else np.full(before.shape, bool(told.all()))
+            masks.append(mask)
+            new = mask if output in self.blank else mask & ~before
             if not np.count_nonzero(new):
                 continue
-            if np.count_nonzero(mask) == mask.size or (relation.apart and self.uniform(output, mask)):
+            if told is _ALL or np.count_nonzero(mask) == mask.size or (relation.apart and self.uniform(output, mask)):
                 grown.append((output, new))
         if not grown:
             return []
-        forms = self._read(node, masks) if relation.moves else None
+        forms = self._read(relation, masks) if relation.moves else None
         for output, new in grown:
             self.use(output, new)
             self.learn(output, new)
         self.steps.append(Forward(node, tuple(masks), forms))
         return [output for output, _ in grown]
 
-    def _read(self, node: ir.Node, masks: Sequence[Mask]) -> dict[int, list[Form]] | None:
+    def _read(self, relation: Relation, masks: Sequence[Mask]) -> dict[int, list[Form]] | None:
         """Where the elements of the outputs lie in the operands, if that says all of what is known of them."""
+        node = relation.node
+        known = [
+            None if value is None or self.taken(node, place) else self.mask(value)
+            for place, value in enumerate(node.inputs)
+        ]
+        told = ("read", *map(bits, masks), *map(bits, known))
+        return self.concrete.alike(relation.kind, told, partial(self._forms, relation, masks, known))
+
+    def _forms(
+        self, relation: Relation, masks: Sequence[Mask], known: Sequence[Mask | None]
+    ) -> dict[int, list[Form]] | None:
+        node = relation.node
         forms: dict[int, list[Form]] = {}
         covered = [np.zeros(mask.shape, bool) for mask in masks]
         for place, value in enumerate(node.inputs):
             if value is None or value.const_value is not None:
                 continue
-            sources = self.sources(node, place)
+            sources = self.sources(relation, place)
             shape = self.concrete.shapes.get(value.name or "")
             if sources is None or shape is None:
                 continue
-            mask = self.mask(value) if not self.taken(node, place) else None
-            found = forms_of(node, place, sources, shape, mask, once=False)
+            found = forms_of(node, place, sources, shape, known[place], once=False)
             if found is None or not all(isinstance(form, Turned | Pick | InPlace) for form in found):
                 return None
             forms[place] = found
@@ -187,51 +200,54 @@ class System(Knowledge):
         return forms if all(np.all(cover >= mask) for cover, mask in zip(covered, masks, strict=True)) else None
 
     def _place(self, relation: Relation, place: int, value: ir.Value) -> bool:
-        node, outputs = relation.node, relation.outputs
-        sources = self.sources(node, place)
-        if sources is None:
+        if not relation.moves:
             return False
-        known = self.known
+        node, known = relation.node, self.known
         last = self._placed.get((node, place))
         before = known[value]
-        masks = [known.get(output) for output in outputs]
+        masks = [known.get(output) for output in relation.outputs]
         if last is not None and before is last[0] and all(map(is_, masks, last[1:])):
             return False  # no more is known of what it makes than when it was tried last
         self._placed[node, place] = [before, *masks]
+        told = ("placed", place, bits(before), *map(bits, masks))
+        found = self.concrete.alike(relation.kind, told, partial(self._placing, relation, place, before, masks))
+        if found is None:
+            return False
+        new, forms, hits = found
+        whole = Whole() in forms
+        stages = self._facts(node, place) if whole else None
+        if whole and stages is None:
+            return False
+        for output, hit in zip(relation.outputs, hits, strict=True):
+            self.use(output, hit)
+        self.steps.append(Place(node, place, forms, new, stages or ()))
+        self.learn(value, new)
+        return True
+
+    def _placing(
+        self, relation: Relation, place: int, before: Mask, masks: Sequence[Mask | None]
+    ) -> tuple[Mask, tuple[Form, ...], list[Mask]] | None:
+        """What comes back to an operand of which `before` is known, how, and which elements of the outputs tell it."""
+        node, sources, value = relation.node, self.sources(relation, place), relation.node.inputs[place]
+        if sources is None or value is None:
+            return None
         found = np.zeros(before.size + 1, bool)
         for source, mask in zip(sources, masks, strict=True):
             found[source.reshape(-1) if mask is None else source[mask]] = True
         new = found[1:].reshape(before.shape) & ~before
         count = np.count_nonzero(new)
         if not count or not self.uniform(value, new):
-            return False
+            return None
         seen = [s if mask is None else np.where(mask, s, 0) for s, mask in zip(sources, masks, strict=True)]
         forms = forms_of(node, place, seen, before.shape, new, once=True)
-        if forms is None or (Whole() in forms and self._facts(node, place) is None):
-            return False
+        if forms is None:
+            return None
         fresh = np.zeros(before.size + 1, bool)
         fresh[1:] = new.reshape(-1)
         hits = [fresh[source] for source in seen]
-        if sum(map(np.count_nonzero, hits)) == count:
-            for output, hit in zip(outputs, hits, strict=True):
-                self.use(output, hit)
-        else:
-            self._use_once(outputs, seen, fresh)
-        stages = self._facts(node, place) if Whole() in forms else None
-        self.steps.append(Place(node, place, tuple(forms), new, stages or ()))
-        self.learn(value, new)
-        return True
-
-    def _use_once(self, outputs: Sequence[ir.Value], seen: Sequence[Labels], fresh: Mask) -> None:
-        """Of an element that is repeated one place is the equation; the others are left over."""
-        for output, source in zip(outputs, seen, strict=True):
-            hit = fresh[source]
-            numbers = source[hit]
-            first = np.zeros(fresh.size, np.int64)
-            first[numbers[::-1]] = np.arange(numbers.size)[::-1]
-            hit[hit] = first[numbers] == np.arange(numbers.size)
-            self.use(output, hit)
-            fresh[numbers] = False
+        if sum(map(np.count_nonzero, hits)) != count:
+            hits = _once(seen, fresh)
+        return new, tuple(forms), hits
 
     def _undo(self, relation: Relation, place: int, value: ir.Value, poor: float = POOR) -> bool:
         """Solve a node for an operand; not yet where a matrix has a condition above `poor`."""
@@ -307,6 +323,20 @@ class System(Knowledge):
                 return None
         self._stages[edge] = stages
         return stages
+
+
+def _once(seen: Sequence[Labels], fresh: Mask) -> list[Mask]:
+    """Of an element that is repeated one place is the equation; the others are left over."""
+    hits = []
+    for source in seen:
+        hit = fresh[source]
+        numbers = source[hit]
+        first = np.zeros(fresh.size, np.int64)
+        first[numbers[::-1]] = np.arange(numbers.size)[::-1]
+        hit[hit] = first[numbers] == np.arange(numbers.size)
+        hits.append(hit)
+        fresh[numbers] = False
+    return hits
 
 
 def several(stage: Stage) -> str:
