@@ -17,6 +17,7 @@ from operator import is_
 import numpy as np
 import onnx_ir as ir
 
+from onnx_invert.graph.sizes import is_told
 from onnx_invert.plan.concrete import Concrete
 from onnx_invert.plan.knowledge import Knowledge
 from onnx_invert.plan.moves import Form, InPlace, Pick, Turned, Whole, forms_of
@@ -41,12 +42,14 @@ POOR = 10.0
 class System(Knowledge):
     """Equations, what is known so far, and the `steps` that found it.
 
+    `told` are the symbolic sizes that the inverse reads from its inputs.
     `refused` says of operands why their node is not undone for them, `blocked` of known tensors why the block before
     them was not solved. Of those in `folded` it was found that several unknowns make one of them.
     """
 
     rules: RuleSet
     opset: int
+    told: frozenset[str] = frozenset()
     steps: list[Step] = field(default_factory=list)
     refused: dict[Edge, NoInverse] = field(default_factory=dict)
     blocked: dict[ir.Value, NoInverse] = field(default_factory=dict)
@@ -58,10 +61,15 @@ class System(Knowledge):
 
     @staticmethod
     def between(
-        concrete: Concrete, rules: RuleSet, opset: int, nodes: Sequence[ir.Node], unknown: Iterable[ir.Value]
+        concrete: Concrete,
+        rules: RuleSet,
+        opset: int,
+        nodes: Sequence[ir.Node],
+        unknown: Iterable[ir.Value],
+        told: frozenset[str] = frozenset(),
     ) -> System:
         """Equations of `nodes`, of which their outputs and `unknown` are not known yet."""
-        system = System(concrete=concrete, rules=rules, opset=opset, nodes=nodes)
+        system = System(concrete=concrete, rules=rules, opset=opset, nodes=nodes, told=told)
         system.start(unknown)
         return system
 
@@ -207,7 +215,12 @@ class System(Knowledge):
             return False
         seen = [s if mask is None else np.where(mask, s, 0) for s, mask in zip(sources, masks, strict=True)]
         forms = forms_of(node, place, seen, before.shape, new, once=True)
-        if forms is None or (Whole() in forms and self._facts(node, place) is None):
+        if forms is None:
+            return False
+        stages: tuple[Stage, ...] | None = ()
+        if Whole() in forms and not self._sized(node, value):
+            stages = self._facts(node, place)
+        if stages is None:
             return False
         fresh = np.zeros(before.size + 1, bool)
         fresh[1:] = new.reshape(-1)
@@ -217,10 +230,17 @@ class System(Knowledge):
                 self.use(output, hit)
         else:
             self._use_once(outputs, seen, fresh)
-        stages = self._facts(node, place) if Whole() in forms else None
-        self.steps.append(Place(node, place, tuple(forms), new, stages or ()))
+        self.steps.append(Place(node, place, tuple(forms), new, stages))
         self.learn(value, new)
         return True
+
+    def _sized(self, node: ir.Node, x: ir.Value) -> bool:
+        """Whether a tensor that was reshaped gets its shape back from sizes that inputs of the inverse tell: several,
+        which its own numbers do not tell apart, or not where they are none."""
+        if node.op_type not in {"Reshape", "Flatten"} or x.shape is None:
+            return False
+        names = [str(dim.value) for dim in x.shape if not isinstance(dim, int)]
+        return len(names) > 1 and all(is_told(name, self.told) for name in names)
 
     def _use_once(self, outputs: Sequence[ir.Value], seen: Sequence[Labels], fresh: Mask) -> None:
         """Of an element that is repeated one place is the equation; the others are left over."""
