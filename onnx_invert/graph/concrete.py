@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from onnx_invert.errors import ModelError
 from onnx_invert.graph.normalise import fold, infer_shapes, name_nodes, replace, shapes_to_constants
-from onnx_invert.graph.sizes import product
+from onnx_invert.sizes import product
 
 _ROUNDS = 8
 """Shapes that follow from folded shapes that follow from shapes: each round settles one such step."""

@@ -16,11 +16,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_invert.graph.sizes import Size
 from onnx_invert.plan.batch_rules import MEETING, POINTWISE, RULES, Mixes, Place, State
 from onnx_invert.plan.concrete import Concrete
 from onnx_invert.plan.steps import Edge, Root, Step
 from onnx_invert.rules.node import NodeView
+from onnx_invert.sizes import Size
 
 _ALONE = frozenset(
     (

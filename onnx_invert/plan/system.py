@@ -17,7 +17,6 @@ from operator import is_
 import numpy as np
 import onnx_ir as ir
 
-from onnx_invert.graph.sizes import is_told
 from onnx_invert.plan.concrete import Concrete
 from onnx_invert.plan.knowledge import Knowledge
 from onnx_invert.plan.moves import Form, InPlace, Pick, Turned, Whole, forms_of
@@ -30,6 +29,7 @@ from onnx_invert.rules.facts import Diagonal, Elementwise, Fact, Matrix, NoInver
 from onnx_invert.rules.moving import Labels
 from onnx_invert.rules.node import FLOATS, NodeView
 from onnx_invert.rules.static import UnsizedError
+from onnx_invert.sizes import is_told
 
 _ALL = np.ones((), bool)
 """The mask of what is known altogether, whatever its size."""

@@ -24,13 +24,13 @@ from onnx_invert.build.system.tear import scale, tear
 from onnx_invert.build.tape import again
 from onnx_invert.errors import ModelError
 from onnx_invert.graph.emit import Emitter
-from onnx_invert.graph.sizes import Size, is_told
 from onnx_invert.plan.concrete import Concrete
 from onnx_invert.plan.equations import upstream
 from onnx_invert.plan.moves import InPlace, Pick, Turned
 from onnx_invert.plan.stages import Path, Stage
 from onnx_invert.plan.steps import Affine, Coupled, Edge, Forward, Place, Root, Scale, Solve, Step, Sweep, Tear, Undo
 from onnx_invert.rules.node import FLOATS
+from onnx_invert.sizes import Size, is_told
 
 
 @dataclass
