@@ -61,7 +61,7 @@ class NotInvertibleError(OnnxInvertError):
     exit_code: ClassVar[int] = 3
 
     def __init__(self, blockers: Sequence[Blocker], model: str = "the model") -> None:
-        self.blockers = tuple(blockers)
+        self.blockers = tuple(dict.fromkeys(blockers))
         if len(self.blockers) == 1:
             text = f"Cannot invert {self.blockers[0]}"
         else:

@@ -21,7 +21,7 @@ from onnx_invert.errors import NotInvertibleError, UsageError
 from onnx_invert.graph.compose import join
 from onnx_invert.graph.concrete import settle, small
 from onnx_invert.graph.convert import raise_opset
-from onnx_invert.graph.indices import hold_indices
+from onnx_invert.graph.indices import check_indices, hold_indices
 from onnx_invert.graph.normalise import normalise
 from onnx_invert.graph.read import Source
 from onnx_invert.graph.unpack import unpack
@@ -54,6 +54,7 @@ def prepare(source: Source) -> None:
     normalise(source)
     unpack(source.model, source.name, row_by_row)
     settle(source.model, source.name)
+    check_indices(source.model, source.name)
     hold_indices(source.model)
 
 

@@ -177,10 +177,11 @@ def failure_text(plan: AnyPlan, measured: RoundTrip) -> str:
         lines += [f"  it is planned for what {text}" for text in plan.domains]
     if measured.clamped:
         lines.append(f"  {sum(measured.clamped.values())} values lay outside an image: {_listed(measured.clamped)}")
-    lines.append(
-        "  try  realistic inputs with --data, a float64 model, "
-        f"--rtol {round_up(measured.needed)}, or --force to write it as approximate"
-    )
+    finite = bool(np.isfinite(measured.needed))
+    if not finite:
+        lines += [f"  some of it is not finite; the guarantee rests on  {text}" for text in plan.requirements]
+    wider = f"--rtol {round_up(measured.needed)}, " if finite else ""
+    lines.append(f"  try  realistic inputs with --data, a float64 model, {wider}or --force to write it as approximate")
     return "\n".join(lines)
 
 

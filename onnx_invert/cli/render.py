@@ -21,7 +21,7 @@ from onnx_invert.plan.newton import NewtonPlan
 from onnx_invert.plan.plan import Progress
 from onnx_invert.plan.problem import describe
 from onnx_invert.plan.system_plan import SystemPlan
-from onnx_invert.trips import RoundTrip, Trip
+from onnx_invert.trips import RoundTrip, Trip, round_up
 
 
 @contextmanager
@@ -287,15 +287,9 @@ def _figures(measured: RoundTrip) -> str:
     x = f"x error {measured.x.worst:.2g}{'' if measured.x.promised else ' (not promised)'}"
     trips = [trip for trip in (measured.y, measured.drawn) if trip is not None and trip.errors.size]
     y = f"  y error {max(trip.worst for trip in trips):.2g}" if trips else ""
-    return f"  {x}{y}  would pass with --rtol {_up(measured.needed)}"
-
-
-def _up(value: float) -> str:
-    """Two digits, rounded up, so that the number printed would really pass."""
-    if not np.isfinite(value) or value <= 0:
-        return f"{value:g}"
-    exponent = int(np.floor(np.log10(value))) - 1
-    return f"{np.ceil(value / 10.0**exponent * (1 - 1e-12)) * 10.0**exponent:.2g}"
+    finite = np.isfinite(measured.needed)
+    wanted = f"would pass with --rtol {round_up(measured.needed)}" if finite else "no --rtol would pass"
+    return f"  {x}{y}  {wanted}"
 
 
 def _written(inversion: Inversion) -> str:

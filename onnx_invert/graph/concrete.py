@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from onnx_invert.errors import ModelError
 from onnx_invert.graph.normalise import fold, infer_shapes, name_nodes, replace, shapes_to_constants
+from onnx_invert.sizes import product
 
 _ROUNDS = 8
 """Shapes that follow from folded shapes that follow from shapes: each round settles one such step."""
@@ -201,6 +202,7 @@ def _constants(model: ir.Model, one: ir.Model, other: ir.Model) -> bool:
 
 def _names(graph: ir.Graph, shapes: list[dict[str, tuple[int, ...]]], names: dict[tuple[int, int], str]) -> None:
     """Rename the symbolic sizes of inner tensors by what they are in the two copies."""
+    bases, others = dict(names), dict[tuple[int, int], str]()
     for node in graph:
         for value in node.outputs:
             a, b = (found.get(value.name or "") for found in shapes)
@@ -217,20 +219,11 @@ def _names(graph: ir.Graph, shapes: list[dict[str, tuple[int, ...]]], names: dic
                     dims.append(names[pair])
                 else:
                     own = str(dim.value) if dim is not None else f"{value.name}.{axis}"
-                    dims.append(names.setdefault(pair, _multiple(pair, names) or own))
+                    size = product(pair, bases) or product(pair, others, 1)
+                    if size is None:
+                        others[pair] = own
+                    dims.append(names.setdefault(pair, own if size is None else str(size)))
             value.shape = ir.Shape(dims)
-
-
-def _multiple(pair: tuple[int, int], names: Mapping[tuple[int, int], str]) -> str | None:
-    """`2*frames` or `frames/2` for a size that is always that multiple, or part, of an input's."""
-    for (a, b), name in names.items():
-        if "*" in name or "/" in name:
-            continue
-        if pair[0] % a == 0 and pair[0] // a * b == pair[1]:
-            return f"{pair[0] // a}*{name}"
-        if a % pair[0] == 0 and a // pair[0] * pair[1] == b:
-            return f"{name}/{a // pair[0]}"
-    return None
 
 
 def _shapes(graph: ir.Graph) -> dict[str, tuple[int, ...]]:

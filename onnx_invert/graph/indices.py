@@ -13,6 +13,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
+from onnx_invert.errors import ModelError
+
 INDEXED = {"GatherElements": 1, "Gather": 1, "GatherND": 1, "ScatterElements": 1, "ScatterND": 1}
 """Operations that stop a runtime where an index lies outside, by the operand that holds indices."""
 
@@ -66,6 +68,40 @@ class Before:
         if value.is_graph_output():
             value.name, by.name = f"{value.name}/packed", value.name
         ir.convenience.replace_all_uses_with(value, by, replace_graph_outputs=True)
+
+
+def check_indices(model: ir.Model, name: str) -> None:
+    """Hold constant indices to the axes that they point into, as far as their sizes are fixed.
+
+    Raises:
+        ModelError: an index is outside: no runtime would run the model.
+    """
+    wrong = []
+    for node in model.graph:
+        place = INDEXED.get(node.op_type) if node.domain in {"", "ai.onnx"} else None
+        data = None if place is None else node.inputs[0]
+        index = None if place is None else node.inputs[place]
+        if (
+            data is None
+            or data.shape is None
+            or index is None
+            or index.const_value is None
+            or not index.const_value.size
+        ):
+            continue
+        pairs = index.const_value.numpy()
+        axes = _axes(node) or []
+        nested = node.op_type in {"GatherND", "ScatterND"}
+        for at, axis in enumerate(axes):
+            size = data.shape[axis] if -len(data.shape) <= axis < len(data.shape) else None
+            numbers = pairs[..., at] if nested else pairs
+            low, high = int(numbers.min()), int(numbers.max())
+            if isinstance(size, int) and not -size <= low <= high < size:
+                outside = high if high >= size else low
+                what = f"index {outside}, but axis {axis} of {data.name!r} has {size} elements"
+                wrong.append(f"node {node.name!r} ({node.op_type}): {what}")
+    if wrong:
+        raise ModelError("\n".join([f"{name} takes elements that are not there:", *(f"  {line}" for line in wrong)]))
 
 
 def hold_indices(model: ir.Model) -> None:

@@ -56,7 +56,7 @@ def inner_steps(
     system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node], frozen: Collection[Edge]
 ) -> list[Step] | None:
     """How x follows from y once the frozen operands are known; None if it does not."""
-    inner = System.between(system.concrete, system.rules, system.opset, nodes, [x])
+    inner = System.between(system.concrete, system.rules, system.opset, nodes, [x], system.told)
     inner.frozen = system.frozen | frozenset(frozen)
     inner.unknowns = system.unknowns
     known = system.mask(x)

@@ -20,6 +20,7 @@ from onnx_invert.plan.batch_rules import MEETING, POINTWISE, RULES, Mixes, Place
 from onnx_invert.plan.concrete import Concrete
 from onnx_invert.plan.steps import Edge, Root, Step
 from onnx_invert.rules.node import NodeView
+from onnx_invert.sizes import Size
 
 _ALONE = frozenset(
     (
@@ -273,10 +274,9 @@ class Lanes:
         if isinstance(size, int):
             found[place.axis] = size // self.count * width
         else:
-            factor, star, name = (size or "").partition("*")
-            whole = int(factor) * width if star and factor.isdigit() else 0
-            left, over = divmod(whole, self.count)
-            found[place.axis] = None if not whole or over else name if left == 1 else f"{left}*{name}"
+            told = Size.read(size or "")
+            left, over = divmod(told.times * width, self.count)
+            found[place.axis] = None if size is None or over or told.parts > 1 else str(told._replace(times=left))
         return found
 
 
@@ -309,7 +309,7 @@ def _told(node: ir.Node, before: Place, after: Place) -> bool:
     )
     if x is None or y is None or any(dim.value is None for dim in (*x, *y)):
         return False
-    names = [sorted(str(dim.value).rpartition("*")[2] for dim in dims) for dims in (x, y)]
+    names = [sorted(name for dim in dims for name in Size.read(str(dim.value)).names) for dims in (x, y)]
     return names[0] == names[1]
 
 

@@ -42,7 +42,7 @@ class Place:
     """`node` moves elements: those of its outputs that are known go back to where they were in an operand.
 
     `forms` say how the elements of `mask` lie in the outputs; `stages` are the rule's rearrangements, for a node that
-    keeps all elements.
+    keeps all elements; a Reshape without them has its operand's shape put together from the sizes of the inputs.
     """
 
     node: ir.Node

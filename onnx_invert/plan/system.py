@@ -30,6 +30,7 @@ from onnx_invert.rules.facts import Diagonal, Elementwise, Fact, Matrix, NoInver
 from onnx_invert.rules.moving import Labels
 from onnx_invert.rules.node import FLOATS, NodeView
 from onnx_invert.rules.static import UnsizedError
+from onnx_invert.sizes import is_told
 
 _ALL = np.ones((), bool)
 """The mask of what is known altogether, whatever its size."""
@@ -42,12 +43,14 @@ POOR = 10.0
 class System(Knowledge):
     """Equations, what is known so far, and the `steps` that found it.
 
+    `told` are the symbolic sizes that the inverse reads from its inputs.
     `refused` says of operands why their node is not undone for them, `blocked` of known tensors why the block before
     them was not solved. Of those in `folded` it was found that several unknowns make one of them.
     """
 
     rules: RuleSet
     opset: int
+    told: frozenset[str] = frozenset()
     steps: list[Step] = field(default_factory=list)
     refused: dict[Edge, NoInverse] = field(default_factory=dict)
     blocked: dict[ir.Value, NoInverse] = field(default_factory=dict)
@@ -59,10 +62,15 @@ class System(Knowledge):
 
     @staticmethod
     def between(
-        concrete: Concrete, rules: RuleSet, opset: int, nodes: Sequence[ir.Node], unknown: Iterable[ir.Value]
+        concrete: Concrete,
+        rules: RuleSet,
+        opset: int,
+        nodes: Sequence[ir.Node],
+        unknown: Iterable[ir.Value],
+        told: frozenset[str] = frozenset(),
     ) -> System:
         """Equations of `nodes`, of which their outputs and `unknown` are not known yet."""
-        system = System(concrete=concrete, rules=rules, opset=opset, nodes=nodes)
+        system = System(concrete=concrete, rules=rules, opset=opset, nodes=nodes, told=told)
         system.start(unknown)
         return system
 
@@ -214,13 +222,14 @@ class System(Knowledge):
         if found is None:
             return False
         new, forms, hits = found
-        whole = Whole() in forms
-        stages = self._facts(node, place) if whole else None
-        if whole and stages is None:
+        stages: tuple[Stage, ...] | None = ()
+        if Whole() in forms and not self._sized(node, value):
+            stages = self._facts(node, place)
+        if stages is None:
             return False
         for output, hit in zip(relation.outputs, hits, strict=True):
             self.use(output, hit)
-        self.steps.append(Place(node, place, forms, new, stages or ()))
+        self.steps.append(Place(node, place, forms, new, stages))
         self.learn(value, new)
         return True
 
@@ -248,6 +257,14 @@ class System(Knowledge):
         if sum(map(np.count_nonzero, hits)) != count:
             hits = _once(seen, fresh)
         return new, tuple(forms), hits
+
+    def _sized(self, node: ir.Node, x: ir.Value) -> bool:
+        """Whether a tensor that was reshaped gets its shape back from sizes that inputs of the inverse tell: several,
+        which its own numbers do not tell apart, or not where they are none."""
+        if node.op_type not in {"Reshape", "Flatten"} or x.shape is None:
+            return False
+        names = [str(dim.value) for dim in x.shape if not isinstance(dim, int)]
+        return len(names) > 1 and all(is_told(name, self.told) for name in names)
 
     def _undo(self, relation: Relation, place: int, value: ir.Value, poor: float = POOR) -> bool:
         """Solve a node for an operand; not yet where a matrix has a condition above `poor`."""

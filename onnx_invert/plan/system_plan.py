@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -200,13 +200,16 @@ def make_system_plan(
         nodes = [node for node in problem.graph if node in involved]
         if unfit := _unfit(chosen, nodes):
             raise NotInvertibleError(unfit)
-        system = System.between(concrete, rules, problem.opset, nodes, problem.recovered)
+        sizes = _sizes(chosen)
+        system = System.between(concrete, rules, problem.opset, nodes, problem.recovered, frozenset(sizes))
         for value in known:
             if value in system.known:
                 system.learn(value, np.ones(system.known[value].shape, bool))
         if solve(system, problem.recovered, tried=tried):
+            if size := _untold(problem, sizes):
+                raise ModelError(f"The size {size!r} is told by no output that is known: give it a fixed value.")
             steps = taken_together(system.steps)
-            plan = SystemPlan(chosen, rules, concrete, steps, system.redundant(), _sizes(chosen, system))
+            plan = SystemPlan(chosen, rules, concrete, steps, system.redundant(), sizes)
             if not plan.solves or plan.onto:
                 return plan
             refused = refused or [_not_onto(plan)]
@@ -260,22 +263,20 @@ def _choices(problem: Problem, concrete: Concrete) -> list[tuple[ir.Value, ...]]
     return list(dict.fromkeys(order))
 
 
-def _sizes(problem: Problem, system: System) -> dict[str, tuple[ir.Value, int]]:
+def _sizes(problem: Problem) -> dict[str, tuple[ir.Value, int]]:
     """Where the inverse reads every symbolic size."""
     found: dict[str, tuple[ir.Value, int]] = {}
     for value in (*problem.known, *problem.given):
         for axis, dim in enumerate(value.shape or ()):
             if not isinstance(dim, int):
                 found.setdefault(str(dim.value), (value, axis))
-    missing = [
-        str(dim.value)
-        for value in problem.recovered
-        for dim in value.shape or ()
-        if not isinstance(dim, int) and str(dim.value) not in found
-    ]
-    if missing:
-        raise ModelError(f"The size {missing[0]!r} is told by no output that is known: give it a fixed value.")
     return found
+
+
+def _untold(problem: Problem, sizes: Mapping[str, tuple[ir.Value, int]]) -> str | None:
+    """A size of what is recovered that no input of the inverse tells."""
+    dims = (dim for value in problem.recovered for dim in value.shape or () if not isinstance(dim, int))
+    return next((str(dim.value) for dim in dims if str(dim.value) not in sizes), None)
 
 
 def _blockers(system: System, problem: Problem) -> list[Blocker]:

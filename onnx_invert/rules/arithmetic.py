@@ -14,7 +14,7 @@ from onnx_invert.rules import expressions as ex
 from onnx_invert.rules.broadcast import expanded, not_finite
 from onnx_invert.rules.facts import Array, Branch, Chain, Diagonal, Elementwise, NoInverse, Paired
 from onnx_invert.rules.interval import NEGATIVE, NON_NEGATIVE, NON_POSITIVE, NON_ZERO, POSITIVE, REALS
-from onnx_invert.rules.masks import without_mask
+from onnx_invert.rules.masks import without_mask, without_zero
 from onnx_invert.rules.node import NodeView
 from onnx_invert.rules.registry import RuleSet
 
@@ -163,7 +163,7 @@ def by_mask(product: Paired, name: str) -> Paired:
 
 @rules.rule("Div")
 def div(node: NodeView) -> Chain | NoInverse:
-    """x = y · b for x / b, x = b / y for b / x.
+    """x = y · b for x / b, x = b / y for b / x; NaN where b is 0.
 
     Domain:    x ≠ 0 for b / x
     Guarantee: bijection where b has no zero; left inverse (least squares for x / b, the mean for b / x) where x
@@ -180,7 +180,7 @@ def div(node: NodeView) -> Chain | NoInverse:
             lambda b: (Diagonal(1 / b),),
             lambda other: Paired(
                 other,
-                lambda e, y, b: e.op("Mul", y, b),
+                lambda e, y, b: e.op("Mul", y, without_zero(e, b)),
                 lambda e, x, b: e.op("Div", e.scalar(1.0), b),
                 "the divisor has no zero",
             ),
@@ -194,7 +194,7 @@ def div(node: NodeView) -> Chain | NoInverse:
         lambda b: (reciprocal(), Diagonal(b)),
         lambda other: Paired(
             other,
-            lambda e, y, b: e.op("Div", b, y),
+            lambda e, y, b: e.op("Div", without_zero(e, b), y),
             lambda e, x, b: e.op("Neg", e.op("Div", b, e.op("Mul", x, x))),
             "the dividend has no zero",
         ),

@@ -36,6 +36,11 @@ def without_mask(e: Emitter, y: ir.Value, mask: ir.Value) -> ir.Value:
     return x
 
 
+def without_zero(e: Emitter, factor: ir.Value) -> ir.Value:
+    """A divisor or dividend as given, with NaN in place of 0: no x can be told then, and 0 · y would look like one."""
+    return _held(e, factor, math.nan)
+
+
 def is_finite(e: Emitter, value: ir.Value, mask: ir.Value) -> bool:
     """Whether a value is finite where `mask` is 0, if what is given beside y is and nothing overflows.
 

@@ -85,7 +85,8 @@ def placed(r: Realisation, step: Place, form: Turned | Whole | Pick | InPlace | 
         case Whole():
             if node.op_type in {"Identity", "Dropout"}:
                 return _parts(r, node.outputs[0])
-            return [masked(_walked(r, step, r.read(node.outputs[0])), step.mask)]
+            y = r.read(node.outputs[0])
+            return [masked(_walked(r, step, y) if step.stages else e.op("Reshape", y, r.sized(x)), step.mask)]
         case InPlace():
             mask = form.mask & step.mask
             y = node.outputs[form.output]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial, reduce
 
 import numpy as np
 import onnx_ir as ir
@@ -29,6 +30,7 @@ from onnx_invert.plan.moves import InPlace, Pick, Turned
 from onnx_invert.plan.stages import Path, Stage
 from onnx_invert.plan.steps import Affine, Coupled, Edge, Forward, Place, Root, Scale, Solve, Step, Sweep, Tear, Undo
 from onnx_invert.rules.node import FLOATS
+from onnx_invert.sizes import Size, is_told
 
 
 @dataclass
@@ -208,26 +210,27 @@ class Realisation:
             return parts[0] if len(parts) == 1 else self.e.op("Concat", *parts, axis=0)
 
     def size(self, name: int | str, value: ir.Value) -> ir.Value:
-        """A size of `value`, (1,), from an input of the inverse; `2*name` and `name/2` are told by `name`.
+        """A size of `value`, (1,), from inputs of the inverse, which tell its multiples, parts and products too.
 
         Raises:
             ModelError: no input tells it.
         """
         if isinstance(name, int):
             return self.e.ints([name])
-        count, _, base = name.partition("*")
-        whole, _, part = name.rpartition("/")
         e = self.e
         with e.scope(e.scope_name, ir.DataType.INT64):
             if name in self.sizes:
                 port, axis = self.sizes[name]
                 return e.op("Slice", e.op("Shape", port), e.ints([axis]), e.ints([axis + 1]), e.ints([0]))
-            if base in self.sizes:
-                return e.op("Mul", self.size(base, value), e.ints([int(count)]))
-            if whole in self.sizes:
-                return e.op("Div", self.size(whole, value), e.ints([int(part)]))
-        what = f"The size {name!r} of {value.name!r} is told by no input of the inverse"
-        raise ModelError(f"{what}: give the model's inputs fixed sizes.")
+            size = Size.read(name)
+            if not is_told(name, self.sizes) or not size.names:
+                what = f"The size {name!r} of {value.name!r} is told by no input of the inverse"
+                raise ModelError(f"{what}: give the model's inputs fixed sizes.")
+            first, *rest = (self.size(factor, value) for factor in size.names)
+            found = reduce(partial(e.op, "Mul"), rest, first)
+            if size.times > 1:
+                found = e.op("Mul", found, e.ints([size.times]))
+            return found if size.parts == 1 else e.op("Div", found, e.ints([size.parts]))
 
     def value(self, forward: ir.Value) -> ir.Value:
         """The other operand of a node that is undone."""
