@@ -155,7 +155,7 @@ class _Build:
             self._unknowns = unknowns_of(self._e, system, bounds, prior, known)
             solver = self._solver(system, index)
             iterations = options.unroll or options.iterations
-            x, error = solver.solve(known, iterations, unroll=options.unroll is not None)
+            x, error = solver.solve(known, iterations, unroll=options.unroll is not None, apart=self._apart)
             if options.starts:
                 x = solver.rescue(known, x, error, options.starts[index], apart=self._apart)
         return x

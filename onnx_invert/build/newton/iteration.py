@@ -227,8 +227,6 @@ def _advance(
     phase = e.op("Where", e.op("And", first, e.op("Not", over)), e.scalar(1.0), e.scalar(0.0))
     moving = e.op("Or", first, progress)
     stall = e.op("Where", moving, e.scalar(0.0), e.op("Add", state.stall, 1.0))
-    far = e.op("Greater", best_error, e.op("Mul", norm, settings.near))
-    stalled = e.op("Greater", stall, e.op("Where", far, e.scalar(settings.patience - 0.5), e.scalar(0.5)))
     after = State(
         v=e.op("Where", accept, trial, state.v),
         anchor=state.anchor,
@@ -240,15 +238,24 @@ def _advance(
         best_error=best_error,
         soft=_fade(e, state, settings.restarts),
     )
-    rough = e.op("Greater", best_error, e.op("Mul", norm, settings.floor))
-    going = e.op("Not", stalled)
     if len(settings.restarts):
         unsolved = e.op("Greater", best_error, e.op("Mul", norm, settings.solved))
         left = e.op("Less", state.tries, len(settings.restarts) - 0.5)
-        again = e.op("And", stalled, e.op("And", unsolved, left))
+        again = e.op("And", _stalled(e, after, norm, settings), e.op("And", unsolved, left))
         after = _restart(e, after, again, settings)
-        going = e.op("Or", going, again)
-    return after, e.op("Cast", e.op("And", rough, going), to=int(e.dtype))
+    return after, e.op("Cast", busy(e, after, norm, settings), to=int(e.dtype))
+
+
+def busy(e: Emitter, state: State, norm: ir.Value, settings: Settings) -> ir.Value:
+    """True where a sample is above round-off and may get further (N, 1)."""
+    rough = e.op("Greater", state.best_error, e.op("Mul", norm, settings.floor))
+    return e.op("And", rough, e.op("Not", _stalled(e, state, norm, settings)))
+
+
+def _stalled(e: Emitter, state: State, norm: ir.Value, settings: Settings) -> ir.Value:
+    """True where a sample has made no progress for long enough (N, 1)."""
+    far = e.op("Greater", state.best_error, e.op("Mul", norm, settings.near))
+    return e.op("Greater", state.stall, e.op("Where", far, e.scalar(settings.patience - 0.5), e.scalar(0.5)))
 
 
 def _restart(e: Emitter, state: State, again: ir.Value, settings: Settings) -> State:

@@ -22,19 +22,22 @@ def iterate(
     shapes: Sequence[Sequence[int | str]],
     body: Body,
     *,
-    most: int,
+    most: int | ir.Value,
     unroll: bool,
     busy: ir.Value | None = None,
+    share: float = 0.0,
 ) -> list[ir.Value]:
     """Run `body` up to `most` times; the last state. `shapes` are those of the state, for runtimes that need them.
 
-    Not at all where `busy`, such a tensor as `body` makes, says so to begin with.
+    Not at all where `busy`, such a tensor as `body` makes, says so to begin with. With a `share` only while such a
+    tensor is above 1/2 in more than that part of its entries. `most` is a number, or where it is written as a Loop
+    a tensor.
     """
 
     def uncounted(b: Emitter, state: list[ir.Value], _count: ir.Value) -> tuple[list[ir.Value], ir.Value]:
         return body(b, state)
 
-    return count_through(e, initial, shapes, uncounted, most=most, unroll=unroll, busy=busy)
+    return count_through(e, initial, shapes, uncounted, most=most, unroll=unroll, busy=busy, share=share)
 
 
 def count_through(
@@ -43,9 +46,10 @@ def count_through(
     shapes: Sequence[Sequence[int | str]],
     body: Counted,
     *,
-    most: int,
+    most: int | ir.Value,
     unroll: bool,
     busy: ir.Value | None = None,
+    share: float = 0.0,
 ) -> list[ir.Value]:
     """As `iterate`, of a body that takes the number of the step, too.
 
@@ -53,6 +57,7 @@ def count_through(
     both sides, because some runtimes confuse a state with a tensor that the body captures.
     """
     if unroll:
+        assert isinstance(most, int)
         values = list(initial)
         for count in range(most):
             values, _busy = body(e, values, e.count(count))
@@ -62,7 +67,7 @@ def count_through(
     go = ir.Value(name=e.unique("go"), shape=ir.Shape([]), type=ir.TensorType(ir.DataType.BOOL))
     ports = [_like(e, value, shape, "state") for value, shape in zip(initial, shapes, strict=True)]
     after, left = body(inner, list(ports), step)
-    again = _any(inner, left)
+    again = _more(inner, left, share)
     outs = [inner.op("Identity", value) for value in after]
     for out, shape in zip(outs, shapes, strict=True):
         out.shape, out.type = ir.Shape(shape), ir.TensorType(e.dtype)
@@ -72,7 +77,11 @@ def count_through(
     loop = ir.Node(
         "",
         "Loop",
-        [e.count(most), e.truth(True) if busy is None else _any(e, busy), *starts],
+        [
+            e.count(most) if isinstance(most, int) else most,
+            e.truth(True) if busy is None else _more(e, busy, share),
+            *starts,
+        ],
         attributes=[ir.AttrGraph("body", graph)],
         num_outputs=len(outs),
         name=e.unique(f"{e.scope_name}/Loop"),
@@ -83,8 +92,12 @@ def count_through(
     return [e.op("Identity", output) for output in loop.outputs]
 
 
-def _any(e: Emitter, busy: ir.Value) -> ir.Value:
-    found = e.op("Greater", e.op("ReduceMax", busy, keepdims=0), 0.5)
+def _more(e: Emitter, busy: ir.Value, share: float) -> ir.Value:
+    """True if `busy` is above 1/2 in more than that part of its entries; it is 0 or 1 where `share` is not 0."""
+    if share:
+        found = e.op("Greater", e.op("ReduceMean", busy, keepdims=0), share)
+    else:
+        found = e.op("Greater", e.op("ReduceMax", busy, keepdims=0), 0.5)
     found.shape = ir.Shape([])
     return found
 

@@ -1,7 +1,9 @@
 """One system of equations solved in Loops: all samples by the plain iteration, and those that it leaves once more.
 
-The second Loop takes the unsolved samples alone, so that it costs next to nothing where there are none; it is there
-only where starts were fitted for it.
+The plain iteration is written twice: once for the batch, until few samples are left in it, and once for these alone,
+who go on from where they are. A slow sample does not take the others through its iterations. The second Loop proper
+takes the unsolved samples alone, so that it costs next to nothing where there are none; it is there only where starts
+were fitted for it.
 """
 
 from __future__ import annotations
@@ -13,9 +15,10 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_invert.build.newton import dense, krylov
-from onnx_invert.build.newton.iteration import Restarts, Settings, State, initial, length, step
+from onnx_invert.build.newton.iteration import Restarts, Settings, State, busy, initial, length, step
 from onnx_invert.build.newton.loop import iterate
 from onnx_invert.build.newton.objective import Objective
+from onnx_invert.build.newton.part import Part
 from onnx_invert.build.newton.unknowns import Unknowns
 from onnx_invert.errors import UsageError
 from onnx_invert.graph.emit import Emitter
@@ -32,6 +35,9 @@ ROUND_OFF, NEAR = 2.0, 8.0
 
 SLOWLY = 0.1
 """By which α falls in the second Loop, each step."""
+
+FEW = 0.25
+"""When no more than this part of a batch is left, it goes on alone: to be taken out costs a part of an iteration."""
 
 RESCUE_ITERATIONS = 1440
 """Of the second Loop at most: 48 starts."""
@@ -58,39 +64,53 @@ class Solver:
     solved: float
     samples: int | str
 
-    def solve(self, known: ir.Value, iterations: int, *, unroll: bool) -> tuple[ir.Value, ir.Value]:
-        """x (N, n) for known numbers (N, m) by the plain iteration, and ‖t − F‖ (N, 1) there."""
+    def solve(self, known: ir.Value, iterations: int, *, unroll: bool, apart: bool) -> tuple[ir.Value, ir.Value]:
+        """x (N, n) for known numbers (N, m) by the plain iteration, and ‖t − F‖ (N, 1) there.
+
+        `apart` takes the last samples out of the batch.
+        """
+        e = self.e
         if not self.system.is_dense and unroll:
             raise UsageError(
                 f"--unroll: the system of {self.system.m} equations for {self.system.n} unknowns is solved by "
                 "conjugate gradients, which need a Loop."
             )
         settings = self._settings(iterations, PATIENCE, self.unknowns.restarts(iterations))
-        found = self._iterate(known, self._norm(known), settings, None, unroll=unroll)
-        return self.unknowns.decode(self.e, found.best), found.best_error
+        target, norm = self._target(known), self._norm(known)
+        first = initial(e, target, self.unknowns.coordinates.size, settings)
+        if unroll or not apart:
+            found, _ = self._iterate(target, norm, settings, first, unroll=unroll)
+            return self.unknowns.decode(e, found.best), found.best_error
+        found, done = self._iterate(target, norm, settings, first, share=FEW)
+        assert done is not None
+        part = Part.of(e, busy(e, found, norm, settings))
+        begun = State(*(part.take(e, value) for value in found.flat()))
+        target, norm = part.take(e, target), part.take(e, norm)
+        with e.scope(e.scope_name, ir.DataType.INT64):
+            taken = e.op("Squeeze", e.op("Cast", done, to=int(ir.DataType.INT64)), e.ints([0, 1]))
+            more = e.op("Sub", e.count(iterations), taken)
+        rest, _ = self._of(part)._iterate(target, norm, settings, begun, most=more)
+        best, error = (part.put(e, *pair) for pair in ((rest.best, found.best), (rest.best_error, found.best_error)))
+        return self.unknowns.decode(e, best), error
 
     def rescue(self, known: ir.Value, x: ir.Value, error: ir.Value, start: Start | None, *, apart: bool) -> ir.Value:
         """x (N, n) with the samples solved that were not, from where `error` (N, 1) says how far they are.
 
-        `apart` takes them out of the batch. Then sample 0 goes with them, so that there is one in any batch of some.
+        `apart` takes them out of the batch.
         """
         e = self.e
         norm = self._verified(known, x, error)
         unsolved = e.op("Greater", error, e.op("Mul", norm, self.solved * MARGIN))
         if not apart:
             return e.op("Where", unsolved, self._again(known, x, error, norm, start), x)
-        unsolved.dtype = ir.DataType.BOOL
-        with e.scope(e.scope_name, ir.DataType.INT64):
-            everyone = e.op("Squeeze", e.op("Cast", unsolved, to=int(ir.DataType.INT64)), e.ints([1]))
-            chosen = e.op("Squeeze", e.op("NonZero", everyone), e.ints([0]))
-            first = e.op("Slice", e.op("Mul", everyone, e.count(0)), e.ints([0]), e.ints([1]), e.ints([0]))
-            taken = e.op("Concat", chosen, first, axis=0)
-            # A sample's row among those taken: how many of them come before it, its own not counted.
-            place = e.op("Max", e.op("Sub", e.op("CumSum", everyone, e.count(0)), e.count(1)), e.count(0))
-        alone = replace(self, samples=e.unique("unsolved"), unknowns=self.unknowns.of(e, taken))
-        known, begin, error, norm = (e.op("Gather", value, taken, axis=0) for value in (known, x, error, norm))
-        found = alone._again(known, begin, error, norm, start)
-        return e.op("Where", unsolved, e.op("Gather", found, place, axis=0), x)
+        part = Part.of(e, unsolved)
+        known, begin, error, norm = (part.take(e, value) for value in (known, x, error, norm))
+        return part.put(e, self._of(part)._again(known, begin, error, norm, start), x)
+
+    def _of(self, part: Part) -> Solver:
+        """The same for some of the samples."""
+        e = self.e
+        return replace(self, samples=e.unique("unsolved"), unknowns=self.unknowns.of(e, part.rows))
 
     def error(self, known: ir.Value, x: ir.Value) -> ir.Value:
         """‖t − F(x)‖ (N, 1)."""
@@ -113,32 +133,46 @@ class Solver:
         restarts = self.unknowns.rescues(self.e, known, self.scale, RESCUE_ITERATIONS, start)
         plain = self._settings(RESCUE_ITERATIONS, LONG_PATIENCE, restarts)
         settings = replace(plain, solved=self.solved * MARGIN, near=plain.floor, fade=SLOWLY)
-        begin = self.unknowns.encode(self.e, x), error
-        found = self._iterate(known, norm, settings, begin, unroll=False, careful=True)
+        target, begin = self._target(known), (self.unknowns.encode(self.e, x), error)
+        first = initial(self.e, target, self.unknowns.coordinates.size, settings, begin)
+        found, _ = self._iterate(target, norm, settings, first, careful=True)
         return self.unknowns.decode(self.e, found.best)
 
     def _iterate(
         self,
-        known: ir.Value,
+        target: ir.Value,
         norm: ir.Value,
         settings: Settings,
-        begin: tuple[ir.Value, ir.Value] | None,
+        first: State,
         *,
-        unroll: bool,
+        most: ir.Value | None = None,
+        share: float = 0.0,
+        unroll: bool = False,
         careful: bool = False,
-    ) -> State:
+    ) -> tuple[State, ir.Value | None]:
+        """The state after at most `most` steps, all that the settings allow without; in a Loop while more than a
+        `share` of the samples is busy. With a share also the steps that it took (1, 1)."""
         e, objective = self.e, self._objective
-        target = self._target(known)
         direction = dense.direction(objective, careful=careful) if self.system.is_dense else krylov.direction()
-        size = objective.coordinates.size
-        first = initial(e, target, size, settings, begin)
+        begun = first.flat()
+        shapes = State.shapes(self.samples, objective.coordinates.size, soft=first.soft is not None)
 
         def body(inner: Emitter, values: list[ir.Value]) -> tuple[list[ir.Value], ir.Value]:
-            after, busy = step(inner, objective, direction, target, norm, State(*values), settings)
-            return after.flat(), busy
+            after, left = step(inner, objective, direction, target, norm, State(*values[: len(begun)]), settings)
+            return [*after.flat(), *(inner.op("Add", count, 1.0) for count in values[len(begun) :])], left
 
-        shapes = State.shapes(self.samples, size, soft=first.soft is not None)
-        return State(*iterate(e, first.flat(), shapes, body, most=settings.iterations, unroll=unroll))
+        count = [e.constant(np.zeros((1, 1)), "done")] if share else []
+        after = iterate(
+            e,
+            [*begun, *count],
+            [*shapes, *([1, 1] for _ in count)],
+            body,
+            most=settings.iterations if most is None else most,
+            unroll=unroll,
+            busy=None if most is None else e.op("Cast", busy(e, first, norm, settings), to=int(e.dtype)),
+            share=share,
+        )
+        return State(*after[: len(begun)]), after[-1] if share else None
 
     def _settings(self, iterations: int, patience: int, restarts: Restarts) -> Settings:
         numbers = self.e.dtype.numpy()
