@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -85,9 +85,9 @@ def _subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     return found + [graph for attribute in node.attribute for graph in attribute.graphs]
 
 
-def check_tensors(proto: onnx.ModelProto, name: str) -> None:
+def check_tensors(tensors: Iterable[onnx.TensorProto], name: str) -> None:
     """Every tensor has a type, and the bytes that its shape needs."""
-    for tensor in tensors(proto):
+    for tensor in tensors:
         label = f"Weight {tensor.name!r} of {name}" if tensor.name else f"A constant of {name}"
         if tensor.data_type not in _TYPES:
             raise ModelError(f"{label} has no type that ONNX knows (data_type {tensor.data_type}).")

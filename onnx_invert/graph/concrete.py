@@ -71,7 +71,8 @@ def _copy(model: ir.Model, sizes: Mapping[str, int]) -> ir.Model:
         for value in (*twin.graph.inputs, *(value for node in twin.graph for value in node.outputs)):
             value.shape = _sized(value.shape, sizes)
         return twin
-    twins = {value: _twin(value, _sized(value.shape, sizes)) for value in inner}
+    sized = {dims: _sized(ir.Shape(dims), sizes) for dims in {v.shape.dims for v in inner if v.shape is not None}}
+    twins = {value: _twin(value, None if value.shape is None else sized[value.shape.dims]) for value in inner}
     twins |= {value: _twin(value, value.shape) for value in graph.initializers.values()}
     nodes = []
     for node in graph:
@@ -101,7 +102,8 @@ def _twin(value: ir.Value, shape: ir.Shape | None) -> ir.Value:
 def _sized(shape: ir.Shape | None, sizes: Mapping[str, int]) -> ir.Shape | None:
     if shape is None:
         return None
-    return ir.Shape([dim if isinstance(dim, int) else sizes.get(str(dim.value), dim) for dim in shape.dims])
+    dims = [dim if isinstance(dim, int) else sizes.get(str(dim.value), dim) for dim in shape.dims]
+    return ir.Shape(dims, frozen=True)
 
 
 def _told(graph: ir.Graph) -> bool:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx_invert.errors import ModelError
 from onnx_invert.graph.checks import first_line
 from onnx_invert.graph.read import Source
+from onnx_invert.protos import add_node
 
 NOT_FOLDED = frozenset(
     {
@@ -260,7 +261,7 @@ def _question(model: ir.Model) -> onnx.ModelProto:
     for value in model.graph.outputs:
         ir.serde.serialize_value_into(graph.output.add(), value)
     for node in model.graph:
-        ir.serde.serialize_node_into(graph.node.add(), node)
+        add_node(graph, node)
         for value in node.outputs:
             if value.type is None or not value.name or value.is_graph_output():
                 continue

@@ -58,8 +58,10 @@ def _checked(parse: Callable[[], tuple[onnx.ModelProto, str]], path: Path | None
     proto, digest = parse()  # here, so that no caller holds it when it is let go of below
     checks.check_header(proto, name)
     checks.check_outputs(proto, name)
-    checks.check_tensors(proto, name)
-    files = _external_files(proto, path)
+    tensors = list(checks.tensors(proto))
+    checks.check_tensors(tensors, name)
+    files = _external_files(tensors, path)
+    del tensors
     checks.check_wiring(proto, name)
     digest = _with_external(digest, files)
     try:
@@ -80,7 +82,7 @@ def _checked(parse: Callable[[], tuple[onnx.ModelProto, str]], path: Path | None
 def file_hash(path: Path) -> str:
     """The SHA-256 that `read` states for a file: of its bytes, and of its external data's."""
     proto, digest = _parse(path)
-    return _with_external(digest, _external_files(proto, path))
+    return _with_external(digest, _external_files(checks.tensors(proto), path))
 
 
 def _with_external(digest: str, files: Iterable[Path]) -> str:
@@ -119,10 +121,10 @@ def _parse(path: Path) -> tuple[onnx.ModelProto, str]:
     return proto, digest
 
 
-def _external_files(proto: onnx.ModelProto, path: Path | None) -> list[Path]:
+def _external_files(tensors: Iterable[onnx.TensorProto], path: Path | None) -> list[Path]:
     """The files that external data lies in, each inside the model's folder and long enough."""
     files: dict[Path, None] = {}
-    for tensor in checks.tensors(proto):
+    for tensor in tensors:
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             continue
         if path is None:

@@ -10,6 +10,8 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnx_invert.protos import add_node
+
 Arrays = dict[str, NDArray[np.generic]]
 
 
@@ -61,7 +63,7 @@ class Part:
         model = onnx.helper.make_model(onnx.GraphProto(name="part"), opset_imports=opsets)
         graph = model.graph  # filled where it stands: helpers would copy it twice
         for node in nodes:
-            _write(graph.node.add(), node)
+            _write(graph, node)
         for proto in graph.node if renamed else ():
             for place in range(len(proto.input)):
                 proto.input[place] = (renamed or {}).get((proto.name, place), proto.input[place])
@@ -93,9 +95,9 @@ def _version(node: ir.Node) -> int:
     return node.version or (node.graph.opset_imports.get(node.domain, 1) if node.graph is not None else 1)
 
 
-def _write(proto: onnx.NodeProto, node: ir.Node) -> None:
+def _write(graph: onnx.GraphProto, node: ir.Node) -> None:
     """A node as the evaluator takes it: its GatherElements cannot count an axis from the end."""
-    ir.serde.serialize_node_into(proto, node)
+    proto = add_node(graph, node)
     data = node.inputs[0] if node.op_type == "GatherElements" else None
     for attribute in proto.attribute if data is not None and data.shape is not None else ():
         if attribute.name == "axis" and attribute.i < 0 and data is not None and data.shape is not None:

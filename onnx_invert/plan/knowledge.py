@@ -263,17 +263,20 @@ class Knowledge:
 
     def _zero(self, node: ir.Node) -> Mask | None:
         """The elements of a product that a constant 0 makes 0, whatever the unknown is."""
-        shape = self.concrete.shapes.get(node.outputs[0].name or "")
-        if shape is None or node.op_type not in {"Mul", "Add", "Sub", "Identity", "Neg"} or switched_off(node):
+        op, shape = node.op_type, self.concrete.shapes.get(node.outputs[0].name or "")
+        if shape is None or op not in {"Mul", "Add", "Sub", "Identity", "Neg"} or None in node.inputs:
             return None
         parts = []
         for value in node.inputs:
             if value is None:
+                continue
+            constant = value.const_value
+            part = self.zeros.get(value) if constant is None else constant.numpy() == 0
+            if part is not None and np.count_nonzero(part):
+                parts.append(np.broadcast_to(part, shape))
+            elif op != "Mul":
                 return None
-            if value.const_value is not None:
-                parts.append(np.broadcast_to(value.const_value.numpy() == 0, shape))
-            else:
-                found = self.zeros.get(value)
-                parts.append(np.zeros(shape, bool) if found is None else np.broadcast_to(found, shape))
-        together = np.logical_or if node.op_type == "Mul" else np.logical_and
+        if not parts or switched_off(node):
+            return None
+        together = np.logical_or if op == "Mul" else np.logical_and
         return np.asarray(together.reduce(parts), bool)

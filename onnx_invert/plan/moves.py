@@ -69,15 +69,9 @@ Form = Turned | Whole | Pick | InPlace | Flat
 
 
 def forms_of(
-    node: ir.Node,
-    operand: int,
-    sources: Sequence[Index],
-    shape: Sequence[int],
-    wanted: NDArray[np.bool_] | None = None,
-    *,
-    once: bool,
+    node: ir.Node, operand: int, sources: Sequence[Index], shape: Sequence[int], *, once: bool
 ) -> list[Form] | None:
-    """How the elements `wanted` of an operand (all by default) lie in the outputs; None if no form says it.
+    """How the elements of an operand lie in the outputs; None if no form says it.
 
     `sources` are the numbers (from 1 on) of the operand's elements in each output, 0 for others. With `once` an
     element that an output repeats is listed once.
@@ -90,15 +84,7 @@ def forms_of(
     if node.op_type in {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"}:
         return [Whole()]
     forms: list[Form] = []
-    fresh = None
-    if wanted is not None:
-        fresh = np.zeros(wanted.size + 1, bool)
-        fresh[1:] = wanted.reshape(-1)
-    for output, numbers in enumerate(sources):
-        hit = numbers > 0
-        if fresh is not None:
-            hit &= fresh[numbers]
-        source = np.where(hit, numbers, 0)
+    for output, source in enumerate(sources):
         if not np.count_nonzero(source):
             continue
         form = _form(node, output, source, shape, x, once)
@@ -106,6 +92,13 @@ def forms_of(
             return None
         forms.append(form)
     return forms
+
+
+def numbered(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """A mask of an operand, to be looked up by its elements' numbers; false at 0, what is none of them."""
+    found = np.zeros(mask.size + 1, bool)
+    found[1:] = mask.reshape(-1)
+    return found
 
 
 def _form(node: ir.Node, output: int, source: Index, shape: Sequence[int], x: ir.Value, once: bool) -> Form | None:

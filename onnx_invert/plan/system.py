@@ -20,7 +20,7 @@ import onnx_ir as ir
 
 from onnx_invert.plan.concrete import Concrete
 from onnx_invert.plan.knowledge import Knowledge, bits
-from onnx_invert.plan.moves import Form, InPlace, Pick, Turned, Whole, forms_of
+from onnx_invert.plan.moves import Form, InPlace, Pick, Turned, Whole, forms_of, numbered
 from onnx_invert.plan.relation import Relation
 from onnx_invert.plan.stages import Stage, measure
 from onnx_invert.plan.steps import Edge, Forward, Mask, Place, Step, Undo
@@ -200,7 +200,9 @@ class System(Knowledge):
             shape = self.concrete.shapes.get(value.name or "")
             if sources is None or shape is None:
                 continue
-            found = forms_of(node, place, sources, shape, known[place], once=False)
+            mask = known[place]
+            seen = sources if mask is None else [np.where(numbered(mask)[source], source, 0) for source in sources]
+            found = forms_of(node, place, seen, shape, once=False)
             if found is None or not all(isinstance(form, Turned | Pick | InPlace) for form in found):
                 return None
             forms[place] = found
@@ -247,13 +249,12 @@ class System(Knowledge):
         count = np.count_nonzero(new)
         if not count or not self.uniform(value, new):
             return None
-        seen = [s if mask is None else np.where(mask, s, 0) for s, mask in zip(sources, masks, strict=True)]
-        forms = forms_of(node, place, seen, before.shape, new, once=True)
+        fresh = numbered(new)
+        hits = [fresh[s] if mask is None else fresh[s] & mask for s, mask in zip(sources, masks, strict=True)]
+        seen = [np.where(hit, source, 0) for source, hit in zip(sources, hits, strict=True)]
+        forms = forms_of(node, place, seen, before.shape, once=True)
         if forms is None:
             return None
-        fresh = np.zeros(before.size + 1, bool)
-        fresh[1:] = new.reshape(-1)
-        hits = [fresh[source] for source in seen]
         if sum(map(np.count_nonzero, hits)) != count:
             hits = _once(seen, fresh)
         return new, tuple(forms), hits

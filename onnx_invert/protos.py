@@ -1,0 +1,28 @@
+"""Nodes as messages, where all that counts is what they compute: without what may be noted of them besides."""
+
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+
+
+def add_node(graph: onnx.GraphProto, node: ir.Node) -> onnx.NodeProto:
+    """Append a node: thousands are, and onnx-ir's serialization of one sets field by field."""
+    outputs = [value.name or "" for value in node.outputs]
+    while outputs and not outputs[-1]:
+        outputs.pop()
+    proto: onnx.NodeProto = graph.node.add(
+        op_type=node.op_type,
+        domain=node.domain,
+        overload=node.overload,
+        name=node.name or "",
+        input=["" if value is None else value.name or "" for value in node.inputs],
+        output=outputs,
+    )
+    for attribute in node.attributes.values():
+        into = proto.attribute.add()
+        if attribute.is_ref():
+            ir.serde.serialize_reference_attribute_into(into, attribute)
+        else:
+            ir.serde.serialize_attribute_into(into, attribute)
+    return proto
