@@ -17,14 +17,19 @@ from onnx_invert.build.system.selection import Selection
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.plan.steps import Domain
 
+SHORT = 16.0
+"""A domain no longer than this is searched from end to end, a longer one from around y."""
+
 
 @dataclass(frozen=True)
 class Ends:
-    """The ends as constants, None where there is none; and the length between, 0 where there are no two ends."""
+    """The ends as constants, None where there is none; and the length between, 0 where it is none to begin with."""
 
     low: ir.Value | None = None
     high: ir.Value | None = None
     length: ir.Value | None = None
+    short: bool = False
+    """Whether some element is searched for from end to end."""
 
     @staticmethod
     def of(e: Emitter, domain: Domain, selection: Selection | None = None) -> Ends:
@@ -34,11 +39,11 @@ class Ends:
             return e.constant(array, "end") if selection is None else selection.constant(e, array)
 
         low, high = (None if end is None else held(end) for end in (domain.low, domain.high))
-        length = None
+        length, short = None, False
         if domain.low is not None and domain.high is not None:
             whole = np.asarray(domain.high) - np.asarray(domain.low)
-            length = held(np.where(np.isfinite(whole), whole, 0.0))
-        return Ends(low, high, length)
+            length, short = held(np.where(whole <= SHORT, whole, 0.0)), bool(np.any(whole <= SHORT))
+        return Ends(low, high, length, short)
 
     @property
     def there(self) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from onnx_invert.build.newton.loop import iterate
@@ -33,10 +34,16 @@ def approach(
     live: ir.Value,
     shape: Sequence[int | str],
     noise: ir.Value | None,
+    *,
+    bounded: bool,
 ) -> list[ir.Value]:
-    """A narrower bracket of a root of `function`, (x₁, φ(x₁), x₂, φ(x₂)) as it was given, element by element."""
+    """A narrower bracket of a root of `function`, (x₁, φ(x₁), x₂, φ(x₂)) as it was given, element by element.
+
+    With `bounded` it may have an end of the domain for one of its own, where φ is taken to be far from 0 (ends.py),
+    which no straight line is of use for: it is halved then.
+    """
     x1, f1, x2, f2 = bracket
-    tiny = smallest(e)
+    tiny, far = smallest(e), float(np.finfo(e.dtype.numpy()).max) / 2
 
     def ahead(b: Emitter, x1: ir.Value, f1: ir.Value, g1: ir.Value, x2: ir.Value, f2: ir.Value) -> list[ir.Value]:
         """Where to try next, as a fraction of the way from x₂ to x₁, and whether to go on: 0 where not."""
@@ -44,7 +51,8 @@ def approach(
         least = b.op("Div", rounding(b, x1, x2), width)
         going = b.op("And", b.op("Less", least, 0.5), unsolved(b, f1, f2, noise))
         least = b.op("Min", least, 0.5)
-        t = fraction(b, b.op("Div", f2, b.op("Sub", f2, g1)), None)
+        straight = b.op("Less", b.op("Max", b.op("Abs", f1), b.op("Abs", f2)), far) if bounded else None
+        t = fraction(b, b.op("Div", f2, b.op("Sub", f2, g1)), straight)
         t = b.op("Min", b.op("Max", t, least), b.op("Sub", b.scalar(1.0), least))
         going = b.op("Cast", going, to=int(b.dtype))
         return [b.op("Mul", t, going), b.op("Mul", going, live)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from onnx_invert.graph.emit import Emitter
@@ -11,9 +12,6 @@ from onnx_invert.graph.emit import Emitter
 Number = ir.Value | float
 Polynomial = Sequence[Number]
 """The coefficients from the constant on; what is 0 throughout is the number 0."""
-
-LEAST = 2.0**-60
-"""Beside the slope of a numerator, less than what rounding leaves of the slope of an equation."""
 
 
 def plus(e: Emitter, a: Number, b: Number) -> Number:
@@ -92,7 +90,9 @@ def reached(e: Emitter, p: Polynomial, q: Polynomial, t: Number) -> tuple[Number
     below, b, _ = _difference(e, p, q, t)
     if isinstance(b, float) or b is p[1]:
         return over(e, below, b), None
-    return over(e, below, e.op("Max", b, times(e, p[1], LEAST))), b
+    # Where t is reached b is not below half a unit in the last place of p₁.
+    least = times(e, p[1], float(np.finfo(e.dtype.numpy()).eps) / 8)
+    return over(e, below, e.op("Max", b, least)), b
 
 
 def _difference(e: Emitter, p: Polynomial, q: Polynomial, t: Number) -> tuple[Number, Number, Number]:

@@ -163,12 +163,12 @@ def root_of(
     top = float(np.finfo(e.dtype.numpy()).max)  # of a y near it, half as much again is infinite
     low = ends.hold(e, e.op("Max", e.op("Sub", middle, size), -top))
     high = ends.hold(e, e.op("Min", e.op("Add", middle, size), top))
+    places = [low, high]
     if ends.there:
         # Inside, where the function is defined.
         quarter = e.op("Mul", e.op("Sub", high, low), 0.25)
-        tried = [function(e, e.op("Add", low, quarter)), function(e, e.op("Sub", high, quarter))]
-    else:
-        tried = [function(e, low), function(e, high)]
+        places = [e.op("Add", low, quarter), e.op("Sub", high, quarter)]
+    tried = [function(e, place) for place in places]
     sign = None if signed else e.op("Where", e.op("Less", tried[1], tried[0]), e.scalar(-1.0), e.scalar(1.0))
 
     def turned(b: Emitter, value: ir.Value) -> ir.Value:
@@ -177,13 +177,16 @@ def root_of(
     def rising(b: Emitter, x: ir.Value) -> ir.Value:
         return ends.settled(b, x, turned(b, function(b, x)))
 
-    values = [rising(e, low), rising(e, high)] if ends.there else [turned(e, value) for value in tried]
+    if ends.short:
+        values = [rising(e, low), rising(e, high)]
+    else:
+        low, high = places
+        values = [turned(e, value) for value in tried]
     bracket = _bracket(e, rising, [low, values[0], high, values[1], size], live, shape, ends, unroll)
     missed = e.op("Or", e.op("Greater", bracket[1], 0.0), e.op("Less", bracket[3], 0.0))
     if not unroll:
         bracket = _shrink(e, rising, bracket, live, shape)
-        if not ends.there:  # where φ is taken to be far from y, which no straight line is of use for
-            bracket = approach(e, rising, bracket, live, shape, noise)
+        bracket = approach(e, rising, bracket, live, shape, noise, bounded=ends.there)
     x1, f1, x2, f2 = _narrow(e, rising, bracket, live, shape, unroll, noise)
     kept = ends.kept(e, x1, x2)
     if kept is not None:
