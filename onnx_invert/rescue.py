@@ -16,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_invert.build.newton.inverse import Options, build_newton, build_probe
+from onnx_invert.build.newton.reversed import Reversed, build_conditions, reverse
 from onnx_invert.graph.write import to_proto
 from onnx_invert.numerics.prior import fit
 from onnx_invert.numerics.start import Start
 from onnx_invert.numerics.tolerance import eps
-from onnx_invert.plan.newton import NewtonPlan
+from onnx_invert.plan.newton import LARGEST_DENSE, NewtonPlan, System
+from onnx_invert.plan.reversal import Chain, find_chain
 from onnx_invert.runtime import Session
 from onnx_invert.samples import SEED, Batch, cut, draw, ports_of
 from onnx_invert.solving import SINGLE_RUNS, run_on, system_rows
@@ -66,8 +68,20 @@ def with_starts(
     left = _unsolved(plan, options, _to_try(plan, data))
     if not left:
         return options
-    more = replace(options, starts=_fit_starts(plan, prior))
-    return more if _count(plan, _unsolved(plan, more, left)) < _count(plan, left) else options
+    batches = _to_fit(plan, prior)
+    fewest, best = _count(plan, left), options
+    more = replace(options, starts=_fit_starts(plan, batches))
+    ways = [more]
+    if any(others := _reversed(plan, options, batches)):
+        ways.insert(0, replace(more, reversed=others))
+    for way in ways:
+        count = _count(plan, _unsolved(plan, way, left))
+        # Of two that leave as many, the one without equations of its own.
+        if count < fewest or (count == fewest and not way.reversed and best.reversed):
+            fewest, best = count, way
+        if not fewest:
+            break
+    return best
 
 
 def _to_try(plan: NewtonPlan, data: Batch | None) -> list[Batch]:
@@ -108,18 +122,21 @@ def _count(plan: NewtonPlan, batches: Sequence[Batch]) -> int:
     return sum(len(batch[main]) for batch in batches)
 
 
-def _fit_starts(plan: NewtonPlan, prior: Mapping[str, NDArray[Any]] | None) -> list[Start | None]:
-    """One for each system and one for all as one; None where a sample has too many numbers, or there are too few."""
+def _to_fit(plan: NewtonPlan, prior: Mapping[str, NDArray[Any]] | None) -> list[Batch]:
+    """Inputs that starts are fitted to."""
     ports, main = ports_of(plan.solved.inputs), plan.solved.recovered[0].name or ""
-    systems = plan.systems
-    widest = max(max(s.m, s.n) for s in systems)
+    widest = max(max(s.m, s.n) for s in plan.systems)
     count = min(DRAWS, max(LEAST_DRAWS, MOST_NUMBERS // widest))
     single = not next(port for port in ports if port.name == main).has_batch
-    session = Session(to_proto(build_probe(plan)).SerializeToString(), "the model up to its equations")
     if prior is not None and plan.decoder is None:
-        batches = list(cut(dict(prior), ports, main, count))
-    else:
-        batches = list(draw(ports, SINGLE_RUNS if single else count, 0, main, seed=OTHER_SEED))
+        return list(cut(dict(prior), ports, main, count))
+    return list(draw(ports, SINGLE_RUNS if single else count, 0, main, seed=OTHER_SEED))
+
+
+def _fit_starts(plan: NewtonPlan, batches: Sequence[Batch]) -> list[Start | None]:
+    """One for each system and one for all as one; None where a sample has too many numbers, or there are too few."""
+    systems = plan.systems
+    session = Session(to_proto(build_probe(plan)).SerializeToString(), "the model up to its equations")
     found = [run_on(session, batch) for batch in batches]
     outputs = iter(session.outputs)
     known = [system_rows(found, [next(outputs) for _ in s.wanted], s.m) for s in systems]
@@ -127,6 +144,41 @@ def _fit_starts(plan: NewtonPlan, prior: Mapping[str, NDArray[Any]] | None) -> l
     pairs = [*zip(known, [*known[1:], x], strict=True), (known[0], x)]
     unit = eps(plan.dtypes[0].numpy())
     return [_fit(y, unknown, unit) for y, unknown in pairs]
+
+
+def _reversed(plan: NewtonPlan, options: Options, batches: Sequence[Batch]) -> list[Reversed | None]:
+    """How each system is solved from y's side; None where its nodes are no chain that it can be, or x has a prior or
+    bounds, which those equations know nothing of."""
+    found = list[Reversed | None]()
+    for system in plan.systems:
+        free = system is not plan.systems[-1] or (options.prior is None and options.bounds is None)
+        small = max(system.m, system.n) <= LARGEST_DENSE
+        chain = find_chain(system, plan.rules, plan.solved.opset) if free and small else None
+        found.append(None if chain is None else _fit_reversed(plan, chain, system, batches))
+    return found
+
+
+def _fit_reversed(plan: NewtonPlan, chain: Chain, system: System, batches: Sequence[Batch]) -> Reversed | None:
+    """With pairs, and with units: what its equations are off by where p is, by its own spread, anywhere."""
+    if max(system.m + chain.conditions, len(chain.last.weight)) > LARGEST_DENSE:
+        return None
+    reversal = reverse(chain, plan.rules, plan.solved.opset)
+    wanted = [*system.wanted, chain.hidden]
+    session = Session(to_proto(build_probe(plan, wanted)).SerializeToString(), "the model up to its last layer")
+    runs = [run_on(session, batch) for batch in batches]
+    *names, last = session.outputs
+    known, hidden = system_rows(runs, names, system.m), system_rows(runs, [last], reversal.system.n)
+    finite = np.isfinite(known).all(axis=1) & np.isfinite(hidden).all(axis=1)
+    known, hidden = known[finite], hidden[finite]
+    if len(known) < LEAST_DRAWS:
+        return None
+    noise = np.random.default_rng(OTHER_SEED).standard_normal(hidden.shape)
+    around = Session(to_proto(build_conditions(reversal)).SerializeToString(), "the equations from y's side")
+    off = around.run({reversal.p.name or "": (hidden + hidden.std() * noise).astype(plan.dtypes[0].numpy())})
+    units = [np.full(array.shape[1], float(np.std(array.astype(np.float64))) or 1.0) for array in off.values()]
+    known = np.pad(known, ((0, 0), (0, chain.conditions)))
+    most = max(LEAST_DRAWS, MOST_PAIRED // (known.shape[1] + hidden.shape[1]))
+    return Reversed(reversal, Start(None, known[:most], hidden[:most]), np.concatenate(units))
 
 
 def _fit(known: Array, unknown: Array, unit: float) -> Start | None:

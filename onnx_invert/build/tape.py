@@ -51,6 +51,14 @@ def place(e: Emitter, value: ir.Value, values: dict[ir.Value, ir.Value]) -> ir.V
     return values[value]
 
 
+def weights(e: Emitter, nodes: Iterable[ir.Node], values: dict[ir.Value, ir.Value]) -> None:
+    """Take over the weights of `nodes`, so that a body captures them of the graph around it."""
+    for node in nodes:
+        for value in node.inputs:
+            if value is not None and value.const_value is not None:
+                place(e, value, values)
+
+
 @dataclass
 class Tape:
     """A program that has run in the graph, and what it is linearised to there."""

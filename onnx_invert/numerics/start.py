@@ -15,8 +15,8 @@ Array = NDArray[np.float64]
 @dataclass(frozen=True)
 class Start:
     """A regression of the unknowns with the covariance of what it leaves, and pairs of `known` (M, m) and `unknown`
-    (M, n) numbers, of which those of the nearest known ones are starts, too."""
+    (M, n) numbers, of which those of the nearest known ones are starts, too. Without a regression they are all."""
 
-    plausible: Prior
+    plausible: Prior | None
     known: Array
     unknown: Array

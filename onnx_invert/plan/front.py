@@ -40,7 +40,7 @@ def find_front(x: ir.Value, rules: RuleSet, opset: int, last: frozenset[ir.Value
         ((node, place),) = value.uses()
         if len(node.outputs) != 1:
             break
-        parts = _affine(node, place, rules, opset)
+        parts = affine_parts(node, place, rules, opset)
         if parts is None:
             break
         value = node.outputs[0]
@@ -71,7 +71,7 @@ def _layout(value: ir.Value) -> Layout | None:
     return Layout.of(value)
 
 
-def _affine(node: ir.Node, place: int, rules: RuleSet, opset: int) -> list[Diagonal | Matrix] | None:
+def affine_parts(node: ir.Node, place: int, rules: RuleSet, opset: int) -> list[Diagonal | Matrix] | None:
     """The facts of an affine node that maps each sample by itself, flattened in one order; None for any other."""
     view = NodeView(node, place, opset)
     if node.op_type in _KEEP_ORDER and place == 0 and _keeps_samples(view):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from onnx_invert.build.forwards import Forwards
 from onnx_invert.build.inverse import Inverse, Walk, assemble, port_of
+from onnx_invert.build.newton.reversed import Reversed, retry
 from onnx_invert.build.newton.solver import Solver
 from onnx_invert.build.newton.unknowns import Unknowns, unknowns_of
 from onnx_invert.build.residual import name_of, relative
 from onnx_invert.build.rows import joined, rows, split, tensor
-from onnx_invert.build.tape import copy, place
+from onnx_invert.build.tape import copy, place, weights
 from onnx_invert.build.versions import domains_of, opset_for
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.numerics.prior import Prior
@@ -51,6 +52,7 @@ class Options:
     spreads: Sequence[Array] = field(default_factory=list)
     prior: Prior | None = None
     starts: Sequence[Start | None] = ()
+    reversed: Sequence[Reversed | None] = ()
 
     def solved(self, dtype: ir.DataType) -> float:
         """The relative residual of a solution."""
@@ -130,7 +132,7 @@ class _Build:
             found[value] = tensor(e, last.layouts[value], part)
         made = last.unknowns
         if plan.decoder is not None:
-            _take_weights(e, plan.decoder.nodes, self._values)
+            weights(e, plan.decoder.nodes, self._values)
             found = {**self._values, **found}
             copy(e, [node for node in plan.decoder.nodes if node.outputs[0] not in found], found)
             made = (plan.decoder.x,)
@@ -157,6 +159,10 @@ class _Build:
             iterations = options.unroll or options.iterations
             x, error = solver.solve(known, iterations, unroll=options.unroll is not None, apart=self._apart)
             if options.starts:
+                other = options.reversed[index] if options.reversed else None
+                if other is not None:
+                    with self._e.scope(f"{self._e.scope_name}_reversed"):
+                        x, error = retry(self._e, solver, other, known, x, error, apart=self._apart)
                 x = solver.rescue(known, x, error, options.starts[index], apart=self._apart)
         return x
 
@@ -203,12 +209,12 @@ class _Build:
         e, program = self._e, system.program
         copy(e, [node for node in program.before if node.outputs[0] not in self._values], self._values)
         for step in program.steps:
-            _take_weights(e, [step.node], self._values)
+            weights(e, [step.node], self._values)
 
     def _residual(self, found: Mapping[ir.Value, ir.Value], ports: Mapping[ir.Value, ir.Value]) -> ir.Value:
         """‖f(x) − y‖ / ‖y‖ of each sample (N), the largest over several outputs; f is run once more on x."""
         e = self._e
-        _take_weights(e, self._nodes, self._values)
+        weights(e, self._nodes, self._values)
         values = {**self._values, **found}
         copy(e, [node for node in self._nodes if node.outputs[0] not in values], values)
         layouts = {value: self._plan.batch.layout(value) for value in ports}
@@ -216,10 +222,3 @@ class _Build:
         output = relative(e, pairs)
         output.name, output.shape = name_of(self._plan.problem), ir.Shape([self._batch])
         return output
-
-
-def _take_weights(e: Emitter, nodes: Iterable[ir.Node], values: dict[ir.Value, ir.Value]) -> None:
-    for node in nodes:
-        for value in node.inputs:
-            if value is not None and value.const_value is not None:
-                place(e, value, values)

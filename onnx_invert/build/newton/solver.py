@@ -53,7 +53,8 @@ LEAST_SHARE = 0.05
 @dataclass(frozen=True)
 class Solver:
     """What solves one system, for `unknowns`. `values` maps the model's tensors to the graph's; `scale` (m) is one
-    over the units of the known numbers; `samples` is the size of the axis of samples, a symbol or 1."""
+    over the units of the known numbers; `samples` is the size of the axis of samples, a symbol or 1. With `own` a
+    sample counts as left by what is left of it in the known numbers' own units, too."""
 
     e: Emitter
     system: System
@@ -63,6 +64,7 @@ class Solver:
     scale: ir.Value
     solved: float
     samples: int | str
+    own: bool = True
 
     def solve(self, known: ir.Value, iterations: int, *, unroll: bool, apart: bool) -> tuple[ir.Value, ir.Value]:
         """x (N, n) for known numbers (N, m) by the plain iteration, and ‖t − F‖ (N, 1) there.
@@ -99,7 +101,7 @@ class Solver:
         `apart` takes them out of the batch.
         """
         e = self.e
-        norm = self._verified(known, x, error)
+        norm = self._verified(known, x, error) if self.own else self._norm(known)
         unsolved = e.op("Greater", error, e.op("Mul", norm, self.solved * MARGIN))
         if not apart:
             return e.op("Where", unsolved, self._again(known, x, error, norm, start), x)
@@ -111,6 +113,11 @@ class Solver:
         """The same for some of the samples."""
         e = self.e
         return replace(self, samples=e.unique("unsolved"), unknowns=self.unknowns.of(e, part.rows))
+
+    def unsolved(self, known: ir.Value, x: ir.Value, error: ir.Value) -> ir.Value:
+        """True (N, 1) for the samples that `rescue` takes."""
+        e = self.e
+        return e.op("Greater", error, e.op("Mul", self._verified(known, x, error), self.solved * MARGIN))
 
     def error(self, known: ir.Value, x: ir.Value) -> ir.Value:
         """‖t − F(x)‖ (N, 1)."""

@@ -101,6 +101,11 @@ class Unknowns:
         second, soft, fade = way % 2 == 1, np.where(way == 0, 0.0, SOFT), np.where(way == 3, SLOW, FAST)
         if start is None or self.middle is None or self.root is not None:
             return Restarts(self._anywhere(r, count), second, None, soft, fade)
+        stored = (start.unknown - self.middle) @ (np.eye(self.middle.size) if self.forth is None else self.forth)
+        if start.plausible is None:
+            nowhere, all_of_them = np.zeros((count, r)), np.ones(count, bool)
+            pairs = nearest(e, known, scale, start.known, stored, count)
+            return Restarts(nowhere, all_of_them, e.constant(nowhere[:1], "center"), own=pairs, paired=all_of_them)
         centered = self._in_coordinates(start.plausible)
         rng = np.random.default_rng(r)
         offsets = centered.factor.after(rng.standard_normal((count, centered.factor.size)))
@@ -108,7 +113,6 @@ class Unknowns:
         # After each way has had the regression, each has pairs.
         paired = turns // WAYS % 2 == 1
         offsets[paired] = 0.0
-        stored = (start.unknown - self.middle) @ (np.eye(self.middle.size) if self.forth is None else self.forth)
         own = nearest(e, known, scale, start.known, stored, int(paired.sum())) if paired.any() else None
         return Restarts(offsets, second, expected(e, centered, known), soft, fade, own, paired)
 
