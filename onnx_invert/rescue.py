@@ -23,7 +23,7 @@ from onnx_invert.numerics.tolerance import eps
 from onnx_invert.plan.newton import NewtonPlan
 from onnx_invert.runtime import Session
 from onnx_invert.samples import SEED, Batch, cut, draw, ports_of
-from onnx_invert.solving import SINGLE_RUNS, run_on, system_rows
+from onnx_invert.solving import SINGLE_RUNS, box, run_on, system_rows
 from onnx_invert.trips import by_sample
 
 Array = NDArray[np.float64]
@@ -63,20 +63,20 @@ def with_starts(
     """
     if options.unroll is not None:
         return options
-    left = _unsolved(plan, options, _to_try(plan, data))
+    left = _unsolved(plan, options, _to_try(plan, data, options))
     if not left:
         return options
-    more = replace(options, starts=_fit_starts(plan, prior))
+    more = replace(options, starts=_fit_starts(plan, prior, options))
     return more if _count(plan, _unsolved(plan, more, left)) < _count(plan, left) else options
 
 
-def _to_try(plan: NewtonPlan, data: Batch | None) -> list[Batch]:
+def _to_try(plan: NewtonPlan, data: Batch | None, options: Options) -> list[Batch]:
     """Inputs of the model whose unknowns the systems have."""
     ports, main = ports_of(plan.solved.inputs), plan.solved.recovered[0].name or ""
     if data is not None and plan.decoder is None:
         return list(cut(data, ports, main, TRIED))
     single = not next(port for port in ports if port.name == main).has_batch
-    return list(draw(ports, SINGLE_RUNS if single else TRIED, 0, main))
+    return list(draw(ports, SINGLE_RUNS if single else TRIED, 0, main, bounds=box(plan, options.bounds)))
 
 
 def _unsolved(plan: NewtonPlan, options: Options, batches: Sequence[Batch]) -> list[Batch]:
@@ -108,7 +108,7 @@ def _count(plan: NewtonPlan, batches: Sequence[Batch]) -> int:
     return sum(len(batch[main]) for batch in batches)
 
 
-def _fit_starts(plan: NewtonPlan, prior: Mapping[str, NDArray[Any]] | None) -> list[Start | None]:
+def _fit_starts(plan: NewtonPlan, prior: Mapping[str, NDArray[Any]] | None, options: Options) -> list[Start | None]:
     """One for each system and one for all as one; None where a sample has too many numbers, or there are too few."""
     ports, main = ports_of(plan.solved.inputs), plan.solved.recovered[0].name or ""
     systems = plan.systems
@@ -119,7 +119,8 @@ def _fit_starts(plan: NewtonPlan, prior: Mapping[str, NDArray[Any]] | None) -> l
     if prior is not None and plan.decoder is None:
         batches = list(cut(dict(prior), ports, main, count))
     else:
-        batches = list(draw(ports, SINGLE_RUNS if single else count, 0, main, seed=OTHER_SEED))
+        within = box(plan, options.bounds)
+        batches = list(draw(ports, SINGLE_RUNS if single else count, 0, main, seed=OTHER_SEED, bounds=within))
     found = [run_on(session, batch) for batch in batches]
     outputs = iter(session.outputs)
     known = [system_rows(found, [next(outputs) for _ in s.wanted], s.m) for s in systems]
