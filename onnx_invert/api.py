@@ -30,6 +30,7 @@ from onnx_invert.latents_given import explain_lossless, invert_with_latents
 from onnx_invert.lossless import LosslessPair, make_pair
 from onnx_invert.numerics.tolerance import eps
 from onnx_invert.opening import ModelLike, open_model
+from onnx_invert.plan.bounds import Ends
 from onnx_invert.plan.choice import AnyPlan
 from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.plan.newton import NewtonPlan
@@ -42,7 +43,7 @@ from onnx_invert.rules import RuleSet, default_rules
 from onnx_invert.runtime import Session
 from onnx_invert.samples import SAMPLES, cut, ports_of
 from onnx_invert.separation import mixing
-from onnx_invert.solving import Choices, beyond, decoded
+from onnx_invert.solving import Choices, beyond, box, decoded
 from onnx_invert.stating import failure_text, metadata_of, pair_failure_text, relabel, report_of
 from onnx_invert.verify import Pair
 from onnx_invert.verify import verify as measure
@@ -170,6 +171,7 @@ def invert(
         except NotInvertibleError as error:
             return latents_given(error)
         reached = plan.guarantee
+        within = plan.bounds if isinstance(plan, SystemPlan) else {}
         arrays = arrays_of(data, plan.problem, stack)
         if isinstance(plan, NewtonPlan):
             if blockers := mixing(plan.solved, plan.batch, plan.solved.recovered, [p.x for p in plan.ends]):
@@ -179,6 +181,7 @@ def invert(
             if arrays is None and given.prior is not None:
                 arrays = some_of(given.prior, plan, samples or SAMPLES)
             options = given.options(plan, arrays)
+            within = box(plan, options.bounds)
             if iterations is None:
                 _tell(progress, "starts")
                 options = with_starts(plan, options, arrays, given.prior)
@@ -235,7 +238,7 @@ def invert(
         measured = None
         if verify:
             _tell(progress, "verification")
-            pair = _pair(source, plan, file.path, opset)
+            pair = _pair(source, plan, file.path, opset, within)
             del inverse
             if target is not None:
                 plan.release()
@@ -340,7 +343,7 @@ def _closed(
     )
 
 
-def _pair(source: Source, plan: AnyPlan, path: Path, opset: int | None) -> Pair:
+def _pair(source: Source, plan: AnyPlan, path: Path, opset: int | None, within: Mapping[str, Ends]) -> Pair:
     problem = plan.problem
     instrumented = None
     shaken = path.with_name("instrumented.onnx")
@@ -361,7 +364,7 @@ def _pair(source: Source, plan: AnyPlan, path: Path, opset: int | None) -> Pair:
         probes=instrumented.probes if instrumented is not None else (),
         eta=instrumented.eta if instrumented is not None else "",
         axes=_sample_axes(problem),
-        bounds=plan.bounds if isinstance(plan, SystemPlan) else {},
+        bounds=within,
     )
 
 

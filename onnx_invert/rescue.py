@@ -25,7 +25,7 @@ from onnx_invert.plan.newton import LARGEST_DENSE, NewtonPlan, System
 from onnx_invert.plan.reversal import Chain, find_chain
 from onnx_invert.runtime import Session
 from onnx_invert.samples import SEED, Batch, cut, draw, ports_of
-from onnx_invert.solving import SINGLE_RUNS, run_on, system_rows
+from onnx_invert.solving import SINGLE_RUNS, box, run_on, system_rows
 from onnx_invert.trips import by_sample
 
 Array = NDArray[np.float64]
@@ -65,10 +65,10 @@ def with_starts(
     """
     if options.unroll is not None:
         return options
-    left = _unsolved(plan, options, _to_try(plan, data))
+    left = _unsolved(plan, options, _to_try(plan, data, options))
     if not left:
         return options
-    batches = _to_fit(plan, prior)
+    batches = _to_fit(plan, prior, options)
     fewest, best = _count(plan, left), options
     more = replace(options, starts=_fit_starts(plan, batches))
     ways = [more]
@@ -84,13 +84,13 @@ def with_starts(
     return best
 
 
-def _to_try(plan: NewtonPlan, data: Batch | None) -> list[Batch]:
+def _to_try(plan: NewtonPlan, data: Batch | None, options: Options) -> list[Batch]:
     """Inputs of the model whose unknowns the systems have."""
     ports, main = ports_of(plan.solved.inputs), plan.solved.recovered[0].name or ""
     if data is not None and plan.decoder is None:
         return list(cut(data, ports, main, TRIED))
     single = not next(port for port in ports if port.name == main).has_batch
-    return list(draw(ports, SINGLE_RUNS if single else TRIED, 0, main))
+    return list(draw(ports, SINGLE_RUNS if single else TRIED, 0, main, bounds=box(plan, options.bounds)))
 
 
 def _unsolved(plan: NewtonPlan, options: Options, batches: Sequence[Batch]) -> list[Batch]:
@@ -122,7 +122,7 @@ def _count(plan: NewtonPlan, batches: Sequence[Batch]) -> int:
     return sum(len(batch[main]) for batch in batches)
 
 
-def _to_fit(plan: NewtonPlan, prior: Mapping[str, NDArray[Any]] | None) -> list[Batch]:
+def _to_fit(plan: NewtonPlan, prior: Mapping[str, NDArray[Any]] | None, options: Options) -> list[Batch]:
     """Inputs that starts are fitted to."""
     ports, main = ports_of(plan.solved.inputs), plan.solved.recovered[0].name or ""
     widest = max(max(s.m, s.n) for s in plan.systems)
@@ -130,7 +130,8 @@ def _to_fit(plan: NewtonPlan, prior: Mapping[str, NDArray[Any]] | None) -> list[
     single = not next(port for port in ports if port.name == main).has_batch
     if prior is not None and plan.decoder is None:
         return list(cut(dict(prior), ports, main, count))
-    return list(draw(ports, SINGLE_RUNS if single else count, 0, main, seed=OTHER_SEED))
+    within = box(plan, options.bounds)
+    return list(draw(ports, SINGLE_RUNS if single else count, 0, main, seed=OTHER_SEED, bounds=within))
 
 
 def _fit_starts(plan: NewtonPlan, batches: Sequence[Batch]) -> list[Start | None]:

@@ -16,6 +16,7 @@ from onnx_invert.graph.read import Source
 from onnx_invert.graph.write import to_proto
 from onnx_invert.numerics.prior import Prior, fit
 from onnx_invert.numerics.tolerance import eps
+from onnx_invert.plan.bounds import Ends
 from onnx_invert.plan.choice import Method
 from onnx_invert.plan.newton import NewtonPlan
 from onnx_invert.plan.problem import describe
@@ -117,18 +118,19 @@ class Choices:
         Raises:
             UsageError: bounds that do not fit.
         """
+        bounds = None if self.bounds is None else _ends(plan, self.bounds)
         return Options(
             iterations=self.iterations or ITERATIONS,
             tolerance=self.tolerance,
             unroll=self.unroll,
             residual=self.residual,
-            bounds=None if self.bounds is None else _ends(plan, self.bounds),
-            spreads=_spreads(plan, data),
+            bounds=bounds,
+            spreads=_spreads(plan, data, box(plan, bounds)),
             prior=None if self.prior is None else _fit(plan, self.prior, conditional=self.prior_kind != "gaussian"),
         )
 
 
-def _ends(plan: NewtonPlan, bounds: tuple[Any, Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _ends(plan: NewtonPlan, bounds: tuple[Any, Any]) -> Ends:
     """The bounds as one number for each recovered number."""
     system = plan.systems[-1]
     layouts = [system.layouts[value] for value in system.unknowns]
@@ -152,7 +154,21 @@ def _ends(plan: NewtonPlan, bounds: tuple[Any, Any]) -> tuple[NDArray[np.float64
     return low, high
 
 
-def _spreads(plan: NewtonPlan, data: Batch | None) -> list[NDArray[np.float64]]:
+def box(plan: NewtonPlan, bounds: Ends | None) -> dict[str, Ends]:
+    """The bounds by input, in the shape of one sample: what is drawn lies within them."""
+    if bounds is None:
+        return {}
+    system = plan.systems[-1]
+    shapes = [system.layouts[value].sizes for value in system.unknowns]
+    places = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
+    low, high = (np.split(end, places) for end in bounds)
+    return {
+        value.name or "": (a.reshape(shape), b.reshape(shape))
+        for value, shape, a, b in zip(system.unknowns, shapes, low, high, strict=True)
+    }
+
+
+def _spreads(plan: NewtonPlan, data: Batch | None, within: Mapping[str, Ends]) -> list[NDArray[np.float64]]:
     """Per system the standard deviation of its known numbers over samples, held off zero.
 
     With a decoder the samples are w's of its own, normal numbers; `data` are x's, of which no w is known.
@@ -164,7 +180,7 @@ def _spreads(plan: NewtonPlan, data: Batch | None) -> list[NDArray[np.float64]]:
     if data is None:
         best: list[dict[str, NDArray[Any]]] = []
         for index in range(len(DISTRIBUTIONS)):
-            best = [run_on(session, batch) for batch in draw(ports, SAMPLES, index, main)]
+            best = [run_on(session, batch) for batch in draw(ports, SAMPLES, index, main, bounds=within)]
             if all(np.isfinite(array).all() for found in best for array in found.values()):
                 break
     else:

@@ -128,9 +128,12 @@ def small(model: ir.Model, copies: int = 1) -> ir.Graph:
 def settle(model: ir.Model, name: str) -> None:
     """Make constant what does not depend on the sizes of the inputs, and give each other size one name.
 
-    A branch that sizes alone decide is taken; a size of an inner tensor gets the name of the input's size that it
-    always equals.
+    A branch that constants or sizes alone decide is taken; a size of an inner tensor gets the name of the input's size
+    that it always equals.
     """
+    if inline_decided(model.graph):
+        infer_shapes(model, name)
+        fold(model)
     known = {str(d.value) for v in model.graph.inputs for d in v.shape or () if not isinstance(d, int)}
     if not _vague(model.graph, known) or any(value.shape is None for value in model.graph.inputs):
         return
@@ -170,7 +173,15 @@ def inline_decided(graph: ir.Graph) -> bool:
         for step in inner:
             body.remove(step)
         graph.insert_before(node, inner)
-        for mine, theirs in zip(node.outputs, results, strict=True):
+        for mine, result in zip(node.outputs, results, strict=True):
+            theirs = result
+            if mine.is_graph_output():
+                if theirs.producer() not in inner or theirs.is_graph_output():  # an input, a weight, or told twice
+                    copy = ir.node("Identity", [theirs], name=f"{node.name}/{mine.name}")
+                    theirs = copy.outputs[0]
+                    theirs.type, theirs.shape = mine.type, mine.shape
+                    graph.insert_before(node, copy)
+                mine.name, theirs.name = f"{mine.name}/decided", mine.name
             ir.convenience.replace_all_uses_with(mine, theirs, replace_graph_outputs=True)
         graph.remove(node, safe=True)
     if decided:

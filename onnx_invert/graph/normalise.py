@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from onnx_invert.errors import ModelError
 from onnx_invert.graph.checks import first_line
+from onnx_invert.graph.open_sizes import fix_sizes
 from onnx_invert.graph.read import Source
 from onnx_invert.protos import add_node
 
@@ -58,6 +59,8 @@ def normalise(source: Source) -> None:
     _name_sizes(model.graph)
     fold(model)
     infer_shapes(model, source.name)
+    while fix_sizes(model.graph):
+        infer_shapes(model, source.name)
     _gather_features(model.graph)
     if shapes_to_constants(model.graph):
         fold(model)

@@ -108,6 +108,9 @@ def _recovered(inputs: dict[str, ir.Value], names: Sequence[str]) -> tuple[ir.Va
 
 
 def _not_float(value: ir.Value) -> Blocker:
+    if value.type is not None and not isinstance(value.type, ir.TensorType):
+        what = "a sequence" if isinstance(value.type, ir.SequenceType) else "optional or sparse"
+        return Blocker(value.name or "", "input", f"it is {what}; only tensors can be recovered")
     return Blocker(value.name or "", "input", f"it is {_type(value)}; only floating-point inputs can be recovered")
 
 

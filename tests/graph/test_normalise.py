@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 from small_models import affine, text
 
@@ -248,3 +249,16 @@ def test_the_file_is_not_changed(tmp_path):
     before = model.SerializeToString()
     normal(model)
     assert model.SerializeToString() == before
+
+
+@pytest.mark.parametrize("then", ["{ o = Neg(x) }", "{ o = Identity(a) }"])
+def test_a_branch_that_a_constant_decides_is_taken(then: str) -> None:
+    """Its output keeps the name of the model's."""
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[N,2] x) => (float[N,2] y) <bool c = {1}> { a = Exp(x) '
+        f"y = If(c)<then_branch = t () => (float[N,2] o) {then}, "
+        "else_branch = e () => (float[N,2] q) { q = Relu(x) }> }"
+    )
+    inversion = onnx_invert.invert(model)
+    assert inversion.guarantee is onnx_invert.Guarantee.BIJECTION
+    assert [port.name for port in inversion.model.graph.input] == ["y"]
