@@ -5,10 +5,12 @@
 
 For each network and batch: this inverse in onnxruntime, without and with a prior; Adam and L-BFGS on the input in
 torch and in Keras, from the mean of the training digits; the layer-by-layer inverse; a decoder trained from y to x
-(tests/data/newton). All in one process, with the same number of threads, in turn; what solves nothing within the
-limit is run once. The limit is the longer one on mnist_mlp, by which the targets are judged. Adam's rate and halving
-time and L-BFGS's history, and whether it takes the samples together or one by one, are chosen on the very problem
-that is timed: each setting is tried for a quarter of the limit, and the best shown.
+(tests/data/newton). Three processes, one for onnxruntime and one for each framework, with the same number of
+threads, run all of it in turn; what solves nothing within the limit is run once. Before each run they rest, because
+the threads of whoever was last may spin on for a while: a solution of one sample takes less time than that. The limit
+is the longer one on mnist_mlp, by which the targets are judged. Adam is there twice: at its framework's own rate,
+0.001, and with rate and halving time chosen on the very problem that is timed, as are L-BFGS's history, and whether it
+takes the samples together or one by one: each setting is tried for a quarter of the limit, and the best shown.
 
 Seconds are until every sample of the batch has a relative residual of 1e-6, without building, tracing and a first
 run. All x are judged by onnxruntime's f, at 1.5e-6, since frameworks round differently. The last table has the peak
@@ -28,11 +30,15 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -46,7 +52,8 @@ from solvers.problem import Array, Outcome, Problem, Solver, one_by_one  # noqa:
 from tables import arguments, publish  # noqa: E402
 
 TOLERANCE, JUDGED = 1e-6, 1.5e-6
-RATES, HALVES = (0.3, 0.1, 0.03, 0.01), (0, 300)
+RATES, HALVES, USUAL = (0.3, 0.1, 0.03, 0.01), (0, 300), 0.001
+REST = 0.3
 HISTORIES = (10, 50)
 NETWORKS = {
     path.stem: path
@@ -58,18 +65,19 @@ NETWORKS = {
 }
 DECODERS = {f"mnist_{name}": ROOT / "tests/data/newton" / f"decoder_{name}.onnx" for name in ("mlp", "lenet")}
 JUDGED_BY = "mnist_mlp"
-TORCH = {"torch Adam": "adam", "torch L-BFGS": "lbfgs"}
-KERAS = {"Keras Adam": "adam", "Keras L-BFGS": "lbfgs"}
+TORCH = {"torch Adam": "adam", f"torch Adam {USUAL}": "usual", "torch L-BFGS": "lbfgs"}
+KERAS = {"Keras Adam": "adam", f"Keras Adam {USUAL}": "usual", "Keras L-BFGS": "lbfgs"}
 ALL = (OURS, PRIOR, *TORCH, *KERAS, "layer by layer", "decoder")
 
 
 class Bench:
-    """All ways on all problems."""
+    """The ways of some frameworks, and those in onnxruntime, on all problems."""
 
-    def __init__(self, threads: int, limits: Mapping[str, float], repeat: int) -> None:
+    def __init__(self, threads: int, limits: Mapping[str, float], frameworks: Sequence[str]) -> None:
         self._digits = load_digits()
-        self._threads, self._limits, self._repeat = threads, limits, repeat
-        self._frameworks = {name: module for name in ("torch", "keras") if (module := _framework(name, threads))}
+        self._threads, self._limits = threads, limits
+        self._frameworks = {name: module for name in frameworks if (module := _framework(name, threads))}
+        self._ready: tuple[Problem, dict[str, Solver]] | None = None
         # The test digits lie sorted by class; this way a batch holds all of them in turn.
         self._x = self._digits.x_test.reshape(10, -1, 784).swapaxes(0, 1).reshape(-1, 784)
 
@@ -79,22 +87,24 @@ class Bench:
         start = np.tile(self._digits.x_train.mean(axis=0), (batch, 1))
         return Problem(NETWORKS[network], start, _infer(opened, self._x[:batch]), TOLERANCE)
 
-    def run(self, network: str, batch: int, names: tuple[str, ...] = ALL) -> dict[str, Figures]:
-        """Tune, then time all in turn."""
-        problem, limit = self.problem(network, batch), self._limits[network]
+    def prepare(self, network: str, batch: int, names: Sequence[str]) -> dict[str, str]:
+        """Tune the ways of these names, in place of those of the problem before; the settings of those that exist."""
+        problem = self.problem(network, batch)
         self._same(problem, network)
         ways = {name: way for name in names if (way := self.way(name, network, problem))}
-        found: dict[str, list[Outcome]] = {name: [] for name in ways}
-        for turn in range(self._repeat):
-            for name, (solve, _) in ways.items():
-                if turn == 0 or found[name][0].seconds < min(2.0, limit):
-                    found[name].append(solve(problem, limit))
-        figures = {}
-        for name, outcomes in found.items():
-            seconds = median(outcome.seconds for outcome in outcomes)
-            figures[name] = self._judge(problem, outcomes[-1].x, seconds, ways[name][1])
-            print(f"{network} {batch} {name} {ways[name][1]}: {figures[name]}", file=sys.stderr, flush=True)
-        return figures
+        self._ready = problem, {name: solve for name, (solve, _) in ways.items()}
+        return {name: setting for name, (_, setting) in ways.items()}
+
+    def solve(self, name: str, limit: float) -> Outcome:
+        """One run of a way that is prepared."""
+        assert self._ready is not None
+        problem, ways = self._ready
+        return ways[name](problem, limit)
+
+    def judge(self, network: str, batch: int, outcomes: Sequence[Outcome], setting: str) -> Figures:
+        """The median time and the last x of several runs."""
+        seconds = median(outcome.seconds for outcome in outcomes)
+        return self._judge(self.problem(network, batch), outcomes[-1].x, seconds, setting)
 
     def way(self, name: str, network: str, problem: Problem) -> tuple[Solver, str] | None:
         """The way of that name with its setting; None where there is none."""
@@ -111,9 +121,15 @@ class Bench:
         if framework not in self._frameworks:
             return None
         settings = self._settings(framework, (TORCH | KERAS)[name], len(problem.y))
+        if (TORCH | KERAS)[name] == "usual":
+            ((setting, solve),) = settings
+            return solve, setting
         return self._tuned(settings, problem, self._limits[network] / 4)
 
     def _settings(self, framework: str, method: str, batch: int) -> Iterator[tuple[str, Solver]]:
+        if method == "usual":
+            yield "", partial(self._frameworks[framework].adam, rate=USUAL, half=0)
+            return
         solve: Callable[..., Outcome] = getattr(self._frameworks[framework], method)
         if method == "adam":
             for rate in RATES:
@@ -176,7 +192,61 @@ class Bench:
         return (_resident("VmHWM") - before) / 1024
 
 
-def _framework(name: str, threads: int) -> object | None:
+class Benches:
+    """One bench in onnxruntime and one for each framework, each in a process of its own."""
+
+    def __init__(self, threads: int, limits: Mapping[str, float], repeat: int) -> None:
+        self._limits, self._repeat = limits, repeat
+        self._here = Bench(threads, limits, [])
+        begun = (threads, limits)
+        self._others = {
+            names: ProcessPoolExecutor(1, get_context("spawn"), _begin, (*begun, frameworks))
+            for names, frameworks in (
+                (tuple(name for name in ALL if name not in TORCH | KERAS), ()),
+                (tuple(TORCH), ("torch",)),
+                (tuple(KERAS), ("keras",)),
+            )
+        }
+
+    def run(self, network: str, batch: int) -> dict[str, Figures]:
+        """Tune, then time all in turn."""
+        limit = self._limits[network]
+        settings: dict[str, str] = {}
+        workers: dict[str, ProcessPoolExecutor] = {}
+        for names, worker in self._others.items():
+            made = worker.submit(_prepare, network, batch, names).result()
+            settings |= made
+            workers |= dict.fromkeys(made, worker)
+        found: dict[str, list[Outcome]] = {name: [] for name in ALL if name in workers}
+        for turn in range(self._repeat):
+            for name, outcomes in found.items():
+                if turn == 0 or outcomes[0].seconds < min(2.0, limit):
+                    time.sleep(REST)
+                    outcomes.append(workers[name].submit(_solve, name, limit).result())
+        figures = {}
+        for name, outcomes in found.items():
+            figures[name] = self._here.judge(network, batch, outcomes, settings[name])
+            print(f"{network} {batch} {name} {settings[name]}: {figures[name]}", file=sys.stderr, flush=True)
+        return figures
+
+
+_begun: list[Bench] = []
+"""In a process of `Benches`: its one bench."""
+
+
+def _begin(threads: int, limits: Mapping[str, float], frameworks: Sequence[str]) -> None:
+    _begun.append(Bench(threads, limits, frameworks))
+
+
+def _prepare(network: str, batch: int, names: Sequence[str]) -> dict[str, str]:
+    return _begun[0].prepare(network, batch, names)
+
+
+def _solve(name: str, limit: float) -> Outcome:
+    return _begun[0].solve(name, limit)
+
+
+def _framework(name: str, threads: int) -> Any | None:
     """The module that solves in it, or None where it is not installed."""
     if importlib.util.find_spec({"keras": "tensorflow"}.get(name, name)) is None:
         return None
@@ -225,15 +295,16 @@ def main() -> None:
     if os.environ.get("OMP_NUM_THREADS") != str(options.threads):  # numpy and scipy read it when they are imported
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | {"OMP_NUM_THREADS": str(options.threads)})
     limits = {network: options.limit if network == JUDGED_BY else options.others for network in NETWORKS}
-    bench = Bench(options.threads, limits, options.repeat)
     if options.peak is not None:
+        bench = Bench(options.threads, limits, ("torch", "keras"))
         print(f"{bench.memory(options.peak, options.networks[0], options.batches[0]):.0f}")
         return
+    benches = Benches(options.threads, limits, options.repeat)
     found = Found.read(options.keep)
     for network in options.networks:
         for batch in options.batches:
             if (network, batch) not in found.times:
-                found.times[network, batch] = bench.run(network, batch)
+                found.times[network, batch] = benches.run(network, batch)
                 found.write(options.keep)
     if not found.peaks:
         network = options.networks[0]

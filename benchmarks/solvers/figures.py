@@ -10,7 +10,13 @@ from pathlib import Path
 from tables import table
 
 OURS, PRIOR = "ours", "ours, prior"
-TARGETS = {"torch L-BFGS": 10, "torch Adam": 100, "Keras Adam": 100}
+TARGETS = {
+    "torch L-BFGS": 10,
+    "torch Adam": 100,
+    "Keras Adam": 100,
+    "torch Adam 0.001": 100,
+    "Keras Adam 0.001": 100,
+}
 """On 256 samples of mnist_mlp: how many times as fast the inverse is to be at least."""
 
 

@@ -24,13 +24,13 @@ def session(model: Path | onnx.ModelProto, threads: int) -> onnxruntime.Inferenc
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
-CALLS, LONG = 9, 0.5
+CALLS, LONG = 25, 0.5
 """Runs of which the median counts, and the seconds after which there are no more of them."""
 
 
 def single(model: Path | onnx.ModelProto, threads: int) -> Solver:
-    """One run of a network from y to x, the median of several: the first ones after another framework's work wait for
-    its threads, which spin, and find their own data out of the cache. An optimiser's steps have that behind them."""
+    """One run of a network from y to x, the median of several after a first one, which finds its own data out of the
+    cache. An optimiser's steps have that behind them."""
     opened = session(model, threads)
     name = opened.get_inputs()[0].name
 
