@@ -15,35 +15,20 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
-from onnx_invert.plan.curve import Curve
 from onnx_invert.plan.enclosing import Enclosing
-from onnx_invert.plan.evaluation import Arrays
 from onnx_invert.plan.proof import Function
 from onnx_invert.plan.steps import Domain, Edge, Evidence, Mask
 from onnx_invert.plan.system import System
+from onnx_invert.plan.told import COMPARISONS, Trial
 from onnx_invert.rules.enclosures.enclosure import Enclosure
 from onnx_invert.rules.static import constant
-
-COMPARISONS: Mapping[str, np.ufunc] = {
-    "Greater": np.greater,
-    "GreaterOrEqual": np.greater_equal,
-    "Less": np.less,
-    "LessOrEqual": np.less_equal,
-}
 
 LAYOUT = frozenset({"Reshape", "Unsqueeze", "Squeeze", "Flatten", "Identity", "Expand"})
 """Nodes that keep the order of all elements, an Expand if it repeats none."""
 
-POINTS = 24
-"""At so many x, drawn for each element by itself, it is tried what tells the pieces."""
-
-NEAR = 1e-6
-"""Within this of 0 the sign of a slope is looked for."""
-
-AMISS = 1e-3
-"""So many comparisons may come out otherwise: beside a threshold rounding decides."""
+NEAR, NOWHERE = 1e-30, 1e-20
+"""Within the first of 0 the sign of a slope is looked for; y is within the second of it then, if it does not jump."""
 
 MOST_SOURCES = 64
 
@@ -95,7 +80,7 @@ def rational(
     watching = [*tables, *((node, 0) for node in (*walk.signs, *walk.floors))]
     wanted = [v for table in tables.values() for v in table] + [node.outputs[0] for node, _ in watching]
     wanted += [v for node, _ in watching for v in node.inputs if v is not None] + [n.outputs[0] for n in walk.fills]
-    trial = _Trial.of(system, x, y, nodes, mask, domain, wanted)
+    trial = Trial.of(system, x, y, nodes, mask, domain, wanted)
     if trial is None or not trial.rises():
         return None
     told = {edge: trial.threshold(edge, table, walk.filled(edge)) for edge, table in tables.items()}
@@ -136,8 +121,10 @@ def _rises_through_zero(walk: _Walk, y: ir.Value, nodes: Sequence[ir.Node], mask
     under = [bounds(value, [-top], [top]) for value in walk.denominators]
     if any(found is None or not np.all(found.low > 0) for found in under):
         return False
-    near = None if proven else bounds(y, [-NEAR, 0.0], [0.0, NEAR])
-    return proven or (near is not None and not near.jumps.any() and bool(np.all(near.slope[0] > 0)))
+    near = bounds(y, [-NEAR, 0.0], [0.0, NEAR])
+    if near is None or not np.all((near.low >= -NOWHERE) & (near.high <= NOWHERE)):
+        return False  # it may jump there
+    return proven or (not near.jumps.any() and bool(np.all(near.slope[0] > 0)))
 
 
 @dataclass
@@ -317,96 +304,3 @@ class _Walk:
         if value.const_value is not None:
             return tuple(value.const_value.shape.numpy())
         return self.system.concrete.shapes.get(value.name or "")
-
-
-@dataclass
-class _Trial:
-    """Tensors of the block at some x."""
-
-    y: ir.Value
-    mask: Mask
-    runs: list[Arrays]
-    points: list[NDArray[np.float64]]
-    known: Mapping[str, NDArray[np.generic]]
-
-    @staticmethod
-    def of(
-        system: System,
-        x: ir.Value,
-        y: ir.Value,
-        nodes: Sequence[ir.Node],
-        mask: Mask,
-        domain: Domain,
-        wanted: Sequence[ir.Value],
-    ) -> _Trial | None:
-        """None where the block cannot be run."""
-        made = {output.name or "" for node in nodes for output in node.outputs}
-        names = [value.name or "" for value in wanted if value.name in made]
-        curve = Curve.of(system, x, y, nodes, mask, wanted=names)
-        if curve is None:
-            return None
-        rng = np.random.default_rng(0)
-        shape = curve.here.shape
-        low = -curve.reach if domain.low is None else domain.low
-        high = curve.reach if domain.high is None else domain.high
-        points = [np.broadcast_to(low + (high - low) * rng.uniform(size=shape), shape) for _ in range(POINTS)]
-        runs = curve.at(points)
-        known = system.concrete.sample(system.opset)
-        arrays = [run for run in runs if run is not None]
-        return None if len(arrays) < len(points) else _Trial(y, mask, arrays, points, known)
-
-    def rises(self) -> bool:
-        """Whether y rises with x, in all elements."""
-        at = np.stack([point[self.mask] for point in self.points])
-        values = np.stack([self._of(run, self.y)[self.mask].astype(np.float64) for run in self.runs])
-        order = np.argsort(at, axis=0)
-        steps = np.diff(np.take_along_axis(values, order, axis=0), axis=0)
-        return bool(np.all(np.isfinite(values)) and np.all(steps.max(axis=0) > -steps.min(axis=0)))
-
-    def threshold(self, edge: Edge, tables: Sequence[ir.Value], fills: Sequence[ir.Node]) -> ir.Value | None:
-        """The table with which y compares as x does with the operand of a node."""
-        node, place = edge
-        compare, side = COMPARISONS[node.op_type], node.inputs[1 - place]
-        assert side is not None
-        for table in tables:
-            amiss = count = 0
-            for run in self.runs:
-                own, ys = self._of(run, side), self._of(run, self.y)
-                if own.size != ys.size:
-                    return None
-                seen = np.broadcast_to(self.mask, ys.shape).reshape(own.shape)
-                for fill in fills:
-                    filled = self._of(run, fill.outputs[0])
-                    kept = filled != self._of(run, fill.inputs[2])
-                    seen = seen & (kept.reshape(own.shape) if kept.size == own.size else True)
-                pair = [ys.reshape(own.shape), self._of(run, table)]
-                there, here = compare(*(pair if place else pair[::-1])), self._of(run, node.outputs[0])
-                if there.shape != here.shape:
-                    amiss, count = 1, 1
-                    break
-                differ = (there != here) & seen
-                amiss, count = amiss + int(differ.sum()), count + differ.size
-            if amiss <= AMISS * count:
-                return table
-        return None
-
-    def keeps_sign(self, node: ir.Node) -> bool:
-        """Whether what a node takes has the sign of y."""
-        source = node.inputs[0]
-        for run in self.runs:
-            own, ys = self._of(run, source), self._of(run, self.y)
-            if own.size != ys.size or np.any((np.sign(own).reshape(ys.shape) != np.sign(ys))[self.mask]):
-                return False
-        return True
-
-    def level(self, node: ir.Node) -> float | None:
-        """The one value of a node, if there is just one."""
-        values = np.unique(np.concatenate([self._of(run, node.outputs[0]).reshape(-1) for run in self.runs]))
-        return float(values[0]) if values.size == 1 else None
-
-    def _of(self, run: Arrays, value: ir.Value | None) -> NDArray[np.generic]:
-        assert value is not None
-        if value.const_value is not None:
-            return value.const_value.numpy()
-        found = run.get(value.name or "")
-        return self.known[value.name or ""] if found is None else found

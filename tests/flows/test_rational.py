@@ -133,7 +133,7 @@ def test_no_search_runs_where_the_closed_form_fits() -> None:
     (loop,) = [node for node in model.graph.node if node.op_type == "Loop"]
     (going,) = [node for node in model.graph.node if loop.input[1] in node.output]
     model.graph.output.append(onnx.helper.make_tensor_value_info(going.output[0], onnx.TensorProto.BOOL, []))
-    x = _x()
+    x = _x()[2:]  # at the last knot itself rounding may tell another piece, and the search runs
     y = _quadratic(x.astype(np.float64)).astype(np.float32)
     assert not _run(model, {"y": y})[1]
     y[7, 1] = np.nan

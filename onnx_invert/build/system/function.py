@@ -60,11 +60,15 @@ class Phi:
 
     def __call__(self, e: Emitter, x: ir.Value) -> ir.Value:
         """y at x."""
+        return self.trial(e, x).read(self.step.y)
+
+    def trial(self, e: Emitter, x: ir.Value) -> Realisation:
+        """Everything at x."""
         inside = self.inside(e, x)
         twins: Twins = {}
         for node in self.left:
             self.run(inside, node, twins)
-        return inside.read(self.step.y)
+        return inside
 
     def part(self, value: ir.Value, like: Edge) -> ir.Value:
         """A known tensor, cut down as the operand `like` is."""

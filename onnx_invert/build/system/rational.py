@@ -12,6 +12,8 @@ is x.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,6 +41,8 @@ class Guess:
     """x is no guess."""
     rise: ir.Value | None = None
     """Where this is not above 0, y is not reached."""
+    same: Callable[[Realisation], list[ir.Value]] | None = None
+    """Whether x lies on the piece that it was looked for on, from what the nodes make of x."""
 
 
 def guess(e: Emitter, phi: Phi, y: ir.Value) -> Guess | None:
@@ -56,8 +60,76 @@ def guess(e: Emitter, phi: Phi, y: ir.Value) -> Guess | None:
         return None
     if found.exact:
         return Guess(x, size, True, back.rise)
+    signals = _signals(phi, found)
+    if signals is None:
+        return None
     whole = back.size(y)
-    return Guess(x, whole if size is whole else e.op("Add", size, whole))
+    size = whole if size is whole else e.op("Add", size, whole)
+    return Guess(x, size, same=lambda inside: [signal.kept(e, phi, pieces, inside) for signal in signals])
+
+
+@dataclass(frozen=True)
+class _Signal:
+    """A tensor that tells the piece, or the sign of which does; anything where `seen`, if there is such, is false."""
+
+    value: ir.Value
+    by_sign: bool = False
+    seen: ir.Value | None = None
+
+    def kept(self, e: Emitter, phi: Phi, pieces: Realisation, inside: Realisation) -> ir.Value:
+        """Where it is what it was, in x's layout."""
+        one, other = pieces.read(self.value), inside.read(self.value)
+        same = e.op("Equal", *((e.op("Sign", one), e.op("Sign", other)) if self.by_sign else (one, other)))
+        same = _like_x(e, phi, same, self.value)
+        if self.seen is None:
+            return same
+        return e.op("Or", same, e.op("Not", _like_x(e, phi, inside.read(self.seen), self.seen)))
+
+
+def _like_x(e: Emitter, phi: Phi, made: ir.Value, value: ir.Value) -> ir.Value:
+    dims = [[dim if isinstance(dim, int) else -1 for dim in phi.dims(v)] for v in (value, phi.step.x)]
+    if dims[0] == dims[1]:
+        return made
+    laid_out = e.op("Reshape", made, e.ints(dims[1]))
+    laid_out.type = ir.TensorType(ir.DataType.BOOL)
+    return laid_out
+
+
+def _signals(phi: Phi, found: Rational) -> list[_Signal] | None:
+    """What tells the piece, one number for every x; None if something has more."""
+    told: list[_Signal] = []
+    users = {value: node for node in reversed(phi.left) for value in node.inputs if value is not None}
+    sides = {node: node.inputs[1 - place] for node, place in found.told}
+    for node in phi.left:
+        output = node.outputs[0]
+        if node in sides:
+            told.append(_Signal(_counted(output, users), seen=_seen(sides[node], phi.step.x, found)))
+        elif node in found.floors or (node.op_type == "Sign" and output in found.held):
+            told.append(_Signal(output))
+        elif node.op_type == "Abs" and output in found.smooth and node.inputs[0] is not None:
+            told.append(_Signal(node.inputs[0], by_sign=True))
+    size = math.prod(phi.before.shape(phi.step.x))
+    values = [value for signal in told for value in (signal.value, signal.seen) if value is not None]
+    return told if all(math.prod(phi.before.shape(value)) == size for value in values) else None
+
+
+def _seen(value: ir.Value | None, x: ir.Value, found: Rational) -> ir.Value | None:
+    """The condition of the fill that x has passed on the way to `value`, if there is one."""
+    while value is not None and value is not x and (node := value.producer()) is not None:
+        if node.op_type == "Where":
+            return node.inputs[0]
+        value = next((operand for operand in node.inputs if operand in found.shades), None)
+    return None
+
+
+def _counted(comparison: ir.Value, users: Mapping[ir.Value, ir.Node]) -> ir.Value:
+    """How many thresholds x has passed, where that is what follows from them; else the comparison itself."""
+    value = comparison
+    while (node := users.get(value)) is not None and node.op_type in {"Cast", "ReduceSum"}:
+        value = node.outputs[0]
+        if node.op_type == "ReduceSum":
+            return value
+    return comparison
 
 
 def _run_on_y(pieces: Realisation, phi: Phi, found: Rational) -> None:

@@ -96,8 +96,8 @@ def roots(r: Realisation, step: Root, selection: Selection | None = None) -> tup
             endless = b.op("Greater", size, float(np.finfo(dtype.numpy()).max))
             return b.op("Where", endless, b.op("Mul", b.op("Sign", x), size), x), missed
 
-        closed = guess(e, image, target) if r.unroll is None and r.noise is None else None
-        if closed is None:
+        closed = guess(e, image, target) if r.noise is None else None
+        if closed is None or (r.unroll is not None and not closed.exact):
             x, missed = searched(e)
         elif closed.exact:
             x, missed = closed.x, e.op("Mul", live, 0.0)
@@ -108,7 +108,10 @@ def roots(r: Realisation, step: Root, selection: Selection | None = None) -> tup
             # It holds of no number, nor of an infinite y.
             slack = e.op("Mul", closed.size, ROUNDINGS * eps)
             slack = e.op("Add", slack, float(np.finfo(dtype.numpy()).tiny))
-            fits = e.op("Less", e.op("Abs", function(e, x)), slack)
+            trial = image.trial(e, x)
+            fits = e.op("Less", e.op("Abs", e.op("Sub", trial.read(step.y), target)), slack)
+            for same in closed.same(trial) if closed.same is not None else ():
+                fits = e.op("And", fits, same)
             x, missed = _else(e, x, fits, None if step.mask.all() else live, shape, searched)
         if step.domain.period is not None:
             turns = e.op("Round", e.op("Div", x, step.domain.period))
