@@ -1,5 +1,7 @@
 """Chains of invertible layers, solved from the side of y."""
 
+from itertools import pairwise
+
 import numpy as np
 import onnx
 import pytest
@@ -18,8 +20,7 @@ WIDTHS = 10, 12, 14, 11
 
 def leaky(widths=WIDTHS, kind="LeakyRelu"):
     """Random layers of these widths with a function between, and their matrices."""
-    pairs = zip(widths, widths[1:], strict=False)
-    weights = [normal(k, l, seed=i) * (2 / k) ** 0.5 for i, (k, l) in enumerate(pairs)]
+    weights = [normal(*sizes, seed=i) * (2 / sizes[0]) ** 0.5 for i, sizes in enumerate(pairwise(widths))]
     steps = [step for weight in weights for step in (weight, kind)][:-1]
     return layers(*steps, width=widths[0]), [weight.astype(np.float32).astype(np.float64) for weight in weights]
 
