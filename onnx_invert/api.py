@@ -134,6 +134,8 @@ def invert(
         method = "newton"
     if log_det and method == "newton":
         raise UsageError("--log-det: Newton's method, a prior and bounds have no log-determinant; leave one out.")
+    if latents != "flat" and lossless is False:
+        raise UsageError(f"--latents {latents}: there are none without --lossless; leave one out, or give both.")
     started = time.perf_counter()
     notes: list[str] = []
     with ExitStack() as stack:

@@ -31,12 +31,13 @@ def opset_for(nodes: Sequence[ir.Node], model: int, wanted: int | None = None) -
     for opset in [wanted] if wanted is not None else [OPSET, model]:
         if opset >= OLDEST_OPSET and all(same_at(node, model, opset) for node in nodes):
             return opset
-    first = f"{nodes[0].name!r} ({nodes[0].op_type})"
     if wanted is not None:
+        other = next(node for node in nodes if not same_at(node, model, wanted))
         raise UsageError(
-            f"--opset {wanted}: the inverse runs {first} forwards, from opset {model}, "
-            f"and its operators changed on the way to {wanted}."
+            f"--opset {wanted}: the inverse runs {other.name!r} ({other.op_type}) forwards, and {other.op_type} of "
+            f"opset {model}, the model's, is defined otherwise in {wanted}. Leave --opset out."
         )
+    first = f"{nodes[0].name!r} ({nodes[0].op_type})"
     raise ModelError(
         f"The inverse has to run {first} forwards, from opset {model}. Convert the model to opset "
         f"{OLDEST_OPSET} or newer first (onnx.version_converter.convert_version)."

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
 
 from onnx_invert.errors import ModelError, UsageError
 
@@ -40,6 +46,21 @@ def export(path: Path, folder: Path) -> Path:
         # Keras exports only what has been called once.
         model([keras.ops.zeros([size or 1 for size in tensor.shape], tensor.dtype) for tensor in model.inputs])
         model.export(str(target), format="onnx", verbose=False)
+        proto = onnx.load(str(target), load_external_data=False)
+        if len(proto.graph.input) > len(model.inputs):
+            specs = [tf.TensorSpec(tensor.shape, tensor.dtype, name=tensor.name) for tensor in model.inputs]
+            traced = tf.function(lambda *x: model(list(x))).get_concrete_function(*specs)
+            held = {inner.name: value for value, inner in traced.graph.captures if value.dtype != tf.resource}
+            fill(proto, {name: value.numpy() for name, value in held.items()})
+            onnx.save(proto, str(target))
     except Exception as error:  # Keras, TensorFlow and tf2onnx raise whatever they please
         raise ModelError(f"{path.name} cannot be exported to ONNX: {str(error).splitlines()[0]}") from error
     return target
+
+
+def fill(proto: onnx.ModelProto, constants: Mapping[str, NDArray[Any]]) -> None:
+    """Make the inputs that are named in `constants` weights: numbers that a layer holds beside its variables (mean and
+    variance of a Normalization) come out of the exporter as inputs."""
+    for port in [port for port in proto.graph.input if port.name in constants]:
+        proto.graph.input.remove(port)
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(constants[port.name]), port.name))

@@ -45,7 +45,13 @@ def choose(
     if method == "newton":
         return make_newton_plan(problem, rules)
     if log_det:
-        return make_system_plan(small, problem, rules, tried=method == "auto")
+        try:
+            return make_system_plan(small, problem, rules, tried=method == "auto")
+        except NotInvertibleError as refused:
+            # The solver, which may be proposed, has no log-determinant.
+            raise NotInvertibleError(
+                [replace(b, remedy="leave out --log-det") if "newton" in b.remedy else b for b in refused.blockers]
+            ) from None
     ordering = order(problem)
     found: Sequence[Blocker] = ()
     others: Sequence[Blocker] = ()

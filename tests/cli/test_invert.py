@@ -298,3 +298,11 @@ def test_nodes_of_the_same_name_are_told_apart(call):
     out = call(*CALL).out
     assert "MatMul_0" in out
     assert "Add_1" in out
+
+
+def test_a_layout_of_latents_without_latents(call, files):
+    """Nothing is ignored in silence."""
+    done = call(*CALL, "--latents", "per-node")
+    assert done.code == 2
+    assert "there are none without --lossless" in done.err
+    assert files() == {"f.onnx"}

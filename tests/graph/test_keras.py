@@ -2,11 +2,14 @@
 
 import sys
 
+import numpy as np
+import onnx
+import onnx.parser
 import pytest
 
 import onnx_invert
 from onnx_invert.errors import ModelError, UsageError
-from onnx_invert.graph.keras import export
+from onnx_invert.graph.keras import export, fill
 
 
 @pytest.mark.parametrize("missing", ["keras", "tensorflow", "tf2onnx"])
@@ -44,3 +47,15 @@ def test_what_keras_says_is_one_line(tmp_path, monkeypatch):
     path.touch()
     with pytest.raises(ModelError, match=r"^m\.keras cannot be exported to ONNX: first line$"):
         export(path, tmp_path)
+
+
+def test_what_a_layer_holds_beside_its_variables_is_a_weight():
+    """The exporter makes an input of the mean of a Normalization."""
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 15]> g (float[N,2] x, float[1,2] mean) => (float[N,2] y) '
+        "{ y = Sub(x, mean) }"
+    )
+    fill(model, {"mean": np.array([[1, 2]], np.float32), "elsewhere": np.zeros(1)})
+    onnx.checker.check_model(model, full_check=True)
+    assert [port.name for port in model.graph.input] == ["x"]
+    assert [weight.name for weight in model.graph.initializer] == ["mean"]
