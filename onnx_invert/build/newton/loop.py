@@ -95,7 +95,7 @@ def count_through(
 def _more(e: Emitter, busy: ir.Value, share: float) -> ir.Value:
     """True if `busy` is above 1/2 in more than that part of its entries; it is 0 or 1 where `share` is not 0."""
     if share:
-        found = e.op("Greater", e.op("ReduceMean", busy, keepdims=0), share)
+        found = e.op("Greater", e.op("ReduceSum", e.op("Sub", busy, share), keepdims=0), 0.0)
     else:
         found = e.op("Greater", e.op("ReduceMax", busy, keepdims=0), 0.5)
     found.shape = ir.Shape([])
