@@ -128,4 +128,4 @@ def _cells(ways: Mapping[str, Figures], names: Sequence[str], cell: Callable[[Fi
 
 def written(seconds: float) -> str:
     """A time in the unit that suits it."""
-    return f"{1000 * seconds:.2g} ms" if seconds < 0.1 else f"{seconds:.3g} s"
+    return f"{1000 * seconds:.2g} ms" if seconds < 0.0995 else f"{seconds:.3g} s"
