@@ -6,6 +6,8 @@ from collections.abc import Collection
 
 import onnx_ir as ir
 
+from onnx_invert.bodies import bodies
+
 
 def prune(nodes: list[ir.Node], outputs: Collection[ir.Value]) -> None:
     """Take out of `nodes`, which are in their order, what no output needs."""
@@ -21,9 +23,8 @@ def prune(nodes: list[ir.Node], outputs: Collection[ir.Value]) -> None:
 
 def _detach(node: ir.Node) -> None:
     """Give up the operands of a node that is thrown away, and of those in its body."""
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            for inner in attribute.as_graph():
-                _detach(inner)
+    for body in bodies(node):
+        for inner in body:
+            _detach(inner)
     for place in range(len(node.inputs)):
         node.replace_input_with(place, None)

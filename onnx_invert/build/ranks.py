@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
+from onnx_invert.bodies import bodies
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.rules.dependence import ELEMENTWISE
 
@@ -34,9 +35,8 @@ def align(e: Emitter) -> None:
 
 def _align(e: Emitter, nodes: Iterable[ir.Node], ranks: dict[ir.Value, int]) -> None:
     for node in nodes:
-        for attribute in node.attributes.values():
-            if attribute.type == ir.AttributeType.GRAPH:
-                _align(e, attribute.as_graph(), ranks)
+        for body in bodies(node):
+            _align(e, body, ranks)
         if node.domain != "":
             continue
         least = _least(node, [0 if value is None else _rank(value, ranks) for value in node.inputs])

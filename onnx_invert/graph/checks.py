@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from onnx_invert.bodies import has_bodies
 from onnx_invert.errors import ModelError
 
 OLDEST_OPSET = 7
@@ -248,7 +249,7 @@ def _in_order(graph: ir.Graph) -> bool:
         makers = [value.producer() for value in node.inputs if value is not None]
         if not all(maker is None or maker in made for maker in makers):
             return False
-        if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
+        if has_bodies(node):
             return False
         made.add(node)
     return True

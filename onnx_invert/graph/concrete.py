@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
+from onnx_invert.bodies import has_bodies
 from onnx_invert.errors import ModelError
 from onnx_invert.graph.normalise import fold, infer_shapes, name_nodes, replace, shapes_to_constants
 from onnx_invert.sizes import product
@@ -65,8 +66,7 @@ def _copy(model: ir.Model, sizes: Mapping[str, int]) -> ir.Model:
     """
     graph = model.graph
     inner = [*graph.inputs, *(value for node in graph for value in node.outputs)]
-    bodies = {ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS}
-    if any(attribute.type in bodies for node in graph for attribute in node.attributes.values()):
+    if any(map(has_bodies, graph)):
         twin = model.clone()
         for value in (*twin.graph.inputs, *(value for node in twin.graph for value in node.outputs)):
             value.shape = _sized(value.shape, sizes)

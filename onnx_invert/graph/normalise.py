@@ -13,6 +13,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 from numpy.typing import NDArray
 
+from onnx_invert.bodies import has_bodies
 from onnx_invert.errors import ModelError
 from onnx_invert.graph.checks import first_line
 from onnx_invert.graph.open_sizes import fix_sizes
@@ -308,7 +309,7 @@ def fold(model: ir.Model) -> None:
             node.domain in {"", "ai.onnx"}
             and node.op_type not in NOT_FOLDED
             and all(value is None or value in known for value in node.inputs)
-            and not any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
+            and not has_bodies(node)
         ):
             constant.append(node)
             known.update(node.outputs)

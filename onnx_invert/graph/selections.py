@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
+from onnx_invert.bodies import has_bodies
+
 _RANDOM = frozenset({"RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"})
 _COPIES = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze"})
 
@@ -178,7 +180,7 @@ class _Search:
         selection = first.selection
         if node.domain not in {"", "ai.onnx"} or node.op_type in _RANDOM:
             return None
-        if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
+        if has_bodies(node):
             return None
         if any(isinstance(role, Places) for role in roles):
             return self._placed(node, roles)
@@ -278,8 +280,7 @@ def _origin(mask: ir.Value) -> ir.Value:
 
 def _repeats(node: ir.Node) -> bool:
     """Whether the node makes the same of the same, as far as its operands and attributes tell."""
-    bodies = any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
-    return not bodies and node.op_type not in _RANDOM and len(node.outputs) == 1
+    return not has_bodies(node) and node.op_type not in _RANDOM and len(node.outputs) == 1
 
 
 def _gathers(node: ir.Node, places: Places) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from onnx_invert.bodies import bodies
 from onnx_invert.errors import Blocker, ModelError, NotInvertibleError, UsageError
 from onnx_invert.rules.node import FLOATS
 
@@ -144,15 +145,9 @@ def _owners(graph: ir.Graph) -> dict[ir.Graph | ir.Function, ir.Node]:
     waiting = [graph]
     while waiting:
         for node in waiting.pop():
-            for attribute in node.attributes.values():
-                bodies = []
-                if attribute.type == ir.AttributeType.GRAPH:
-                    bodies = [attribute.as_graph()]
-                elif attribute.type == ir.AttributeType.GRAPHS:
-                    bodies = list(attribute.as_graphs())
-                for body in bodies:
-                    owners[body] = node
-                    waiting.append(body)
+            for body in bodies(node):
+                owners[body] = node
+                waiting.append(body)
     return owners
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from onnx_invert.bodies import has_bodies
 from onnx_invert.errors import Blocker
 from onnx_invert.plan.equations import upstream
 from onnx_invert.plan.stages import is_drawn
@@ -50,7 +51,7 @@ def program(
     steps, before, blockers = [], [], list[Blocker]()
     for node in order:
         places = [i for i, value in enumerate(node.inputs) if value is not None and value in dependent]
-        if not _is_plain(node):
+        if has_bodies(node):
             blockers.append(Blocker(node.name or "", node.op_type, "it has a body, which is not run inside a solver"))
             continue
         if is_drawn(node):
@@ -128,8 +129,3 @@ def _between(unknowns: Sequence[ir.Value], wanted: Sequence[ir.Value]) -> tuple[
 
 def _is_float(value: ir.Value) -> bool:
     return value.dtype is None or value.dtype in FLOATS
-
-
-def _is_plain(node: ir.Node) -> bool:
-    bodies = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
-    return not any(attribute.type in bodies for attribute in node.attributes.values())

@@ -18,9 +18,9 @@ import onnx_ir as ir
 
 from onnx_invert.plan.enclosing import Enclosing
 from onnx_invert.plan.proof import Function
+from onnx_invert.plan.rational_trial import COMPARISONS, Trial
 from onnx_invert.plan.steps import Domain, Edge, Evidence, Mask
 from onnx_invert.plan.system import System
-from onnx_invert.plan.told import COMPARISONS, Trial
 from onnx_invert.rules.enclosures.enclosure import Enclosure
 from onnx_invert.rules.static import constant
 

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnx_invert.bodies import has_bodies
 from onnx_invert.errors import Blocker, ModelError
 from onnx_invert.numerics.factorization import factorize
 from onnx_invert.plan.equations import Solve
@@ -158,7 +159,7 @@ def not_available(problem: Problem, other: ir.Value, sound: set[ir.Node], *, siz
         seen.add(maker)
         if is_drawn(maker):
             return f"its operand {other.name!r} is drawn anew at every run, by {maker.name!r} ({maker.op_type})"
-        if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in maker.attributes.values()):
+        if has_bodies(maker):
             return f"its operand {other.name!r} comes out of the body of {maker.name!r} ({maker.op_type})"
         for value in maker.inputs:
             if value is not None and value in problem.dependent:

@@ -39,7 +39,7 @@ def test_it_is_the_same_iteration(iterations, monkeypatch):
     reached = residuals(run(MODEL, x=together)[0], y)
     if iterations is None:
         assert np.count_nonzero(reached < 1e-5) >= SAMPLES - 6
-    np.testing.assert_allclose(ours, together, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(ours, together, rtol=1e-4, atol=1e-4)
 
 
 def test_each_sample_comes_back_to_its_place():
@@ -62,5 +62,5 @@ def test_the_reference_takes_them_out_too():
     onnx.checker.check_model(model, full_check=True)
     y = targets()[:9]
     np.testing.assert_allclose(
-        ReferenceEvaluator(model).run(None, {"y": y})[0], run(model, y=y)[0], rtol=1e-2, atol=1e-2
+        ReferenceEvaluator(model).run(None, {"y": y})[0], run(model, y=y)[0], rtol=1e-4, atol=1e-4
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from onnx_invert.bodies import bodies
 from onnx_invert.plan.lossless.completed import Lossless
 from onnx_invert.plan.lossless.steps import Slot
 from onnx_invert.rules.node import FLOATS, Shape
@@ -66,9 +67,5 @@ def names_in(graph: ir.Graph) -> list[str]:
         for node in inner:
             found.append(node.name or "")
             found += [value.name or "" for value in node.outputs]
-            for attribute in node.attributes.values():
-                if attribute.type == ir.AttributeType.GRAPH:
-                    waiting.append(attribute.as_graph())
-                elif attribute.type == ir.AttributeType.GRAPHS:
-                    waiting.extend(attribute.as_graphs())
+            waiting.extend(bodies(node))
     return found

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
+from onnx_invert.bodies import has_bodies
 from onnx_invert.plan.equations import upstream
 from onnx_invert.plan.lossless.links import links_of, missing
 from onnx_invert.plan.lossless.samples import Samples, shape_of
@@ -80,7 +81,7 @@ class Ways:
 
     def _available(self, node: ir.Node) -> bool:
         """True if the operands that do not depend on x can be had without it: not even by its shape."""
-        if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
+        if has_bodies(node):
             return False
         others = [value for value in node.inputs if value is not None and value not in self.problem.dependent]
         return all(self._is_available(value) for value in others)

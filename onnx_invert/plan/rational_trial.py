@@ -1,4 +1,4 @@
-"""What tells on which piece of a function x lies, told by y instead: tried, at many x in a run of the model."""
+"""Whether y tells on which piece of a function x lies (rational.py): tried at many x in a run of the model."""
 
 from __future__ import annotations
 
