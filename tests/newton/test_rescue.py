@@ -10,7 +10,8 @@ from onnx.reference import ReferenceEvaluator
 from solvable import network
 from solving import layers, normal, residuals, run
 
-from onnx_invert import api, invert
+from onnx_invert import invert
+from onnx_invert.stages import draft
 
 SOLVED = 1e-5
 SAMPLES = 32
@@ -22,7 +23,7 @@ CUT, NORMALISED = 120, 89
 def plain(model, monkeypatch):
     """The inverse without starts."""
     with monkeypatch.context() as patch:
-        patch.setattr(api, "with_starts", lambda plan, options, data, prior: options)
+        patch.setattr(draft, "with_starts", lambda plan, options, data, prior: options)
         return invert(model, method="newton", verify=False, tolerance=SOLVED).model
 
 

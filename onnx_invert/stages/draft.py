@@ -1,0 +1,118 @@
+"""A plan, and all that its graph is built from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+
+from onnx_invert.build.inverse import Inverse, build
+from onnx_invert.build.newton.inverse import build_newton
+from onnx_invert.build.system.inverse import build_system
+from onnx_invert.errors import NotInvertibleError, UsageError
+from onnx_invert.graph.read import Source
+from onnx_invert.plan.bounds import Ends
+from onnx_invert.plan.choice import AnyPlan
+from onnx_invert.plan.newton import NewtonPlan
+from onnx_invert.plan.plan import Plan
+from onnx_invert.plan.system_plan import SystemPlan
+from onnx_invert.planning import arrays_of, is_decoder, make_plan, some_of
+from onnx_invert.rescue import with_starts
+from onnx_invert.samples import Batch
+from onnx_invert.separation import mixing
+from onnx_invert.solving import box
+from onnx_invert.stages.request import Request
+from onnx_invert.stating import metadata_of
+
+
+@dataclass(frozen=True)
+class Draft:
+    """How an inverse will be made.
+
+    `build` makes its graph, `instrumented` the copy that measures rounding (None of a solver), `metadata` are its
+    entries. `arrays` are inputs to verify on, None to draw them between the ends `within`; `kind` is that of the
+    prior, `notes` what the user should hear, `idle` which options have no effect.
+    """
+
+    plan: AnyPlan
+    build: Callable[[], Inverse]
+    instrumented: Callable[[], Inverse] | None
+    metadata: Mapping[str, str]
+    arrays: Batch | None
+    within: Mapping[str, Ends]
+    kind: str | None = None
+    notes: Sequence[str] = ()
+    idle: str = ""
+
+
+def make_draft(request: Request, source: Source, decoder: Source | None, stack: ExitStack) -> Draft:
+    """Plan the inversion and settle what the plan leaves open: data, priors, units and starts of a solver.
+
+    Raises:
+        ModelError, UsageError: names, data or options do not fit the model.
+        NotInvertibleError: no inverse can be promised; lists every node in the way.
+    """
+    plan = make_plan(
+        source,
+        request.recover,
+        request.known,
+        request.rules,
+        request.method,
+        request.progress,
+        decoder,
+        request.log_det,
+        request.opset,
+        raising=not request.lossless,
+    )
+    arrays = arrays_of(request.data, plan.problem, stack)
+    if isinstance(plan, NewtonPlan):
+        return _solver(request, source, plan, arrays, stack)
+    return _closed_form(request, source, plan, arrays)
+
+
+def _solver(request: Request, source: Source, plan: NewtonPlan, arrays: Batch | None, stack: ExitStack) -> Draft:
+    if blockers := mixing(plan.solved, plan.batch, plan.solved.recovered, [p.x for p in plan.ends]):
+        raise NotInvertibleError(blockers, source.name)
+    choices = request.choices
+    if request.prior is not None and not is_decoder(request.prior):
+        choices = replace(choices, prior=arrays_of(request.prior, plan.problem, stack))
+    if arrays is None and choices.prior is not None:
+        arrays = some_of(choices.prior, plan, request.count)
+    options = choices.options(plan, arrays)
+    within = box(plan, options.bounds)
+    if choices.iterations is None:
+        request.tell("starts")
+        options = with_starts(plan, options, arrays, choices.prior)
+    metadata = metadata_of(source, plan, options, choices.kind)
+    make = partial(build_newton, plan, options, opset=request.opset, metadata=metadata)
+    return Draft(plan, make, None, metadata, arrays, within, choices.kind)
+
+
+def _closed_form(request: Request, source: Source, plan: Plan | SystemPlan, arrays: Batch | None) -> Draft:
+    choices = request.choices
+    if choices.residual and request.lossless:
+        raise UsageError("--residual: a closed form that takes latents has no residual output; leave one out.")
+    notes = []
+    if isinstance(plan, SystemPlan) and plan.redundant and not choices.residual:
+        notes.append(_left_over(plan))
+    idle = choices.idle(unrolled=isinstance(plan, SystemPlan) and plan.iterates)
+    metadata = metadata_of(source, plan)
+    make: Callable[..., Inverse]
+    if isinstance(plan, Plan):
+        make = partial(build, plan, opset=request.opset)
+        asked = partial(make, metadata=metadata, residual=choices.residual)
+    else:
+        make = partial(build_system, plan, opset=request.opset)
+        asked = partial(
+            make, metadata=metadata, residual=choices.residual, unroll=choices.unroll, log_det=request.log_det
+        )
+    within = plan.bounds if isinstance(plan, SystemPlan) else {}
+    return Draft(plan, asked, partial(make, instrumented=True), metadata, arrays, within, notes=notes, idle=idle)
+
+
+def _left_over(plan: SystemPlan) -> str:
+    """Equations that x does not need hold for the y that f gives, and for no other."""
+    names = [repr(node.name or node.op_type) for node in plan.redundant]
+    listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return f"x is determined without {listed}; --residual  says of each sample how far a y disagrees with them"
