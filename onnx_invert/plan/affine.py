@@ -27,7 +27,7 @@ def multiplied_out(system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.
 
     The caller has made sure that no sample depends on another.
     """
-    if system.known[x].any() or not system.is_known(y) or not is_affine(system, x, nodes):
+    if not system.known[x].none or not system.is_known(y) or not is_affine(system, x, nodes):
         return None
     sizes = [_sizes(value) for value in (x, y)]
     if None in sizes or x.dtype is None:

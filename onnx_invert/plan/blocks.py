@@ -63,7 +63,7 @@ def solve(system: System, targets: Sequence[ir.Value], *, tried: bool = False) -
         block, y = found
         system.steps.append(block)
         _use_up(system, block, y)
-        system.learn(block.x, block.mask)
+        system.learn(block.x, system.pool.of(block.mask))
         system.run(grown=block.x)
     return True
 
@@ -103,7 +103,7 @@ def _next(system: System, find: Find) -> tuple[Solved, ir.Value] | None:
 
 
 def _unknown(system: System, x: ir.Value) -> int:
-    return int(np.sum(~system.known[x]))
+    return int(np.sum(~system.known[x].mask))
 
 
 def _size(system: System, y: ir.Value) -> int:
@@ -121,13 +121,13 @@ def _open(system: System) -> Iterator[ir.Value]:
         )
         if unknown:
             leading = False
-            yield from (o for o in node.outputs if (mask := system.mask(o)) is None or mask.any())
+            yield from (o for o in node.outputs if (known := system.known.get(o)) is None or not known.none)
         elif leading:
             system.end = index  # what is known stays known: the next search need not begin behind it
 
 
 def _block(system: System, x: ir.Value, y: ir.Value, nodes: list[ir.Node]) -> Solved | None:
-    mask = system.known[x]
+    mask = system.known[x].mask
     wanted = ~mask
     affine = multiplied_out(system, x, y, nodes) if by_sample(system, x, y, nodes) else None
     if affine is not None:
@@ -224,7 +224,7 @@ def _rounds(
 
 def _use_up(system: System, block: Solved, y: ir.Value) -> None:
     """The equations of y are those that the block was solved by."""
-    mask = system.mask(y)
+    known = system.known.get(y)
     shape = system.concrete.shapes.get(y.name or "", ())
-    used = block.mask if block.mask.shape == shape else np.ones(shape, bool)
-    system.use(y, used if mask is None else used & mask)
+    used = system.pool.of(block.mask) if block.mask.shape == shape else system.pool.all(shape)
+    system.use(y, used if known is None else used & known)

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from onnx_invert.plan.steps import Edge, Mask
+from onnx_invert.plan.elements import Mask
+from onnx_invert.plan.steps import Edge
 from onnx_invert.plan.system import System
 from onnx_invert.rules.moving import Labels
 from onnx_invert.rules.static import UnsizedError

@@ -12,10 +12,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_invert.errors import ModelError
+from onnx_invert.plan.elements import Pool
 from onnx_invert.plan.evaluation import evaluate
 from onnx_invert.rules.enclosures.enclosure import Enclosure
 
 Read = TypeVar("Read")
+
+_UNREAD = object()
 
 COPIES = 64
 """So many samples are tried at once where a function is tried at many points."""
@@ -26,7 +29,7 @@ class Concrete:
     """The model's nodes as they are at sizes that are all known.
 
     `ranges` are bounds of tensors by name, as far as they were asked for, whatever the inputs are. `kinds` numbers the
-    kinds of nodes.
+    kinds of nodes, `pool` has the sets of elements that were met.
     `small` makes the graph at other sizes.
     """
 
@@ -36,6 +39,7 @@ class Concrete:
     small: Callable[..., ir.Graph] | None = None
     ranges: dict[str, Enclosure] = field(default_factory=dict)
     kinds: dict[Hashable, int] = field(default_factory=dict)
+    pool: Pool = field(default_factory=Pool)
     _alike: dict[tuple[int, Hashable], Any] = field(default_factory=dict)
     _drawn: dict[float, dict[str, NDArray[np.generic]]] = field(default_factory=dict)
 
@@ -44,9 +48,10 @@ class Concrete:
         if kind is None:
             return read()
         key = (kind, what)
-        if key not in self._alike:
-            self._alike[key] = read()
-        return self._alike[key]  # type: ignore[no-any-return]
+        found = self._alike.get(key, _UNREAD)
+        if found is _UNREAD:
+            found = self._alike[key] = read()
+        return found  # type: ignore[no-any-return]
 
     def sample(self, opset: int, spread: float = 1.0) -> dict[str, NDArray[np.generic]]:
         """Every tensor where the inputs are drawn from N(0, spread²) (1 for what is no float), computed once.

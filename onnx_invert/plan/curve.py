@@ -14,9 +14,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_invert.plan.concrete import COPIES
+from onnx_invert.plan.elements import Mask
 from onnx_invert.plan.evaluation import Arrays, Part
 from onnx_invert.plan.kinks import piece, watched
-from onnx_invert.plan.steps import Mask
 from onnx_invert.plan.system import System
 from onnx_invert.rules.static import before_held
 

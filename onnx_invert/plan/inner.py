@@ -9,12 +9,13 @@ import onnx_ir as ir
 
 from onnx_invert.plan.affine import is_affine
 from onnx_invert.plan.cuts import cuts
+from onnx_invert.plan.elements import Mask
 from onnx_invert.plan.enclosing import Enclosing
 from onnx_invert.plan.evaluation import run
 from onnx_invert.plan.monotone import judged
 from onnx_invert.plan.proof import Function
 from onnx_invert.plan.rational import rational
-from onnx_invert.plan.steps import Block, Edge, Evidence, Mask, Root, Scale, Step, Undo
+from onnx_invert.plan.steps import Block, Edge, Evidence, Root, Scale, Step, Undo
 from onnx_invert.plan.system import System
 from onnx_invert.plan.unseen import unseen_fills
 from onnx_invert.rules.facts import Diagonal, NoInverse, Rearrangement
@@ -59,16 +60,14 @@ def inner_steps(
     inner = System.between(system.concrete, system.rules, system.opset, nodes, [x], system.told)
     inner.frozen = system.frozen | frozenset(frozen)
     inner.unknowns = system.unknowns
-    known = system.mask(x)
-    if known is not None and known.any():
+    if (known := system.known.get(x)) is not None and not known.none:
         inner.learn(x, known)
-    mask = system.mask(y)
-    inner.learn(y, np.ones(inner.known[y].shape, bool) if mask is None else mask)
+    inner.learn(y, system.known.get(y) or system.pool.all(inner.known[y].shape))
     inner.run([x])
     if inner.is_known(x):
         return inner.steps
     between = next((found for start, found in cuts(inner, y) if start is x), list(nodes))
-    block = in_place_block(inner, x, y, between, ~inner.known[x])
+    block = in_place_block(inner, x, y, between, ~inner.known[x].mask)
     for value, refusal in inner.blocked.items():
         system.blocked.setdefault(value, refusal)
     return None if block is None else [*inner.steps, block]

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_invert.plan.steps import Domain, Mask
+from onnx_invert.plan.elements import Mask
+from onnx_invert.plan.steps import Domain
 
 Floats = NDArray[np.float64]
 Function = Callable[[NDArray[np.floating] | float], Floats | None]

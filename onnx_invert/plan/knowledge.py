@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial, reduce
-from operator import and_, or_
+from functools import cached_property, partial
 
 import numpy as np
 import onnx_ir as ir
 
 from onnx_invert.plan.concrete import Concrete
+from onnx_invert.plan.elements import Elements, Mask, Pool
 from onnx_invert.plan.relation import Relation
-from onnx_invert.plan.steps import Edge, Mask
+from onnx_invert.plan.steps import Edge
 from onnx_invert.rules.dependence import ELEMENTWISE, SEVERAL, flow, places, switched_off
 from onnx_invert.rules.moving import Labels
 from onnx_invert.rules.static import UnsizedError, constant
@@ -24,46 +24,48 @@ _CARRIES = frozenset({"Gather", "Slice", "Split", "Transpose", "Reshape", "Flatt
 """Operations all of whose output comes from their first operand."""
 
 
-def bits(mask: Mask | None) -> bytes | None:
-    """A mask as what a dictionary can look up."""
-    return None if mask is None else mask.tobytes()
+def _every_one(mask: Mask) -> Mask:
+    """Whether all of a row are known."""
+    return np.asarray(np.all(mask, -1, keepdims=True))
 
 
 @dataclass
 class Knowledge:
-    """What is known so far. `known` has a mask for every tensor that is not known altogether.
+    """What is known so far. `known` has the elements that are, for every tensor that is not known altogether.
 
     `nodes` are the equations in running order. `frozen` operands are taken for known, `unknowns` are the tensors that
     are not known to begin with, `zeros` the elements that a constant makes 0 whatever the unknown is. `used` are the
-    equations, elements of outputs, that gave something. All masks have the sizes of `concrete`; a tensor may be known
+    equations, elements of outputs, that gave something. All sets have the sizes of `concrete`; a tensor may be known
     in part only if the part is the same along every axis whose size is not fixed.
     """
 
     concrete: Concrete
     nodes: Sequence[ir.Node]
-    known: dict[ir.Value, Mask] = field(default_factory=dict)
+    known: dict[ir.Value, Elements] = field(default_factory=dict)
     frozen: frozenset[Edge] = frozenset()
     unknowns: frozenset[ir.Value] = frozenset()
-    used: dict[ir.Value, Mask] = field(default_factory=dict)
-    zeros: dict[ir.Value, Mask] = field(default_factory=dict)
-    blank: set[ir.Value] = field(default_factory=set)
-    _needs: dict[ir.Node, tuple[int, ...]] = field(default_factory=dict)
-    _lines: dict[ir.Value, list[tuple[slice, ...]]] = field(default_factory=dict)
+    used: dict[ir.Value, Elements] = field(default_factory=dict)
+    zeros: dict[ir.Value, Elements] = field(default_factory=dict)
+    _free: dict[ir.Value, tuple[int, ...]] = field(default_factory=dict)
     _relations: dict[ir.Node, Relation] = field(default_factory=dict)
     _around: dict[ir.Value, tuple[int, ...]] = field(default_factory=dict)
     _places: dict[Edge, list[Labels] | None] = field(default_factory=dict)
 
     def start(self, unknown: Iterable[ir.Value]) -> None:
         """Nothing is known of `unknown`, nor of what the nodes make."""
+        shapes, nothing = self.concrete.shapes, self.pool.none
         for value in (*unknown, *(output for node in self.nodes for output in node.outputs)):
-            shape = self.concrete.shapes.get(value.name or "")
-            self.known[value] = np.zeros(shape if shape is not None else (), bool)
+            self.known[value] = nothing(shapes.get(value.name or "", ()))
         self.unknowns = frozenset(self.known)
-        self.blank = {value for value, mask in self.known.items() if not mask.any()}
         for node in self.nodes:
             zero = self._zero(node)
             if zero is not None and zero.any():
-                self.zeros[node.outputs[0]] = zero
+                self.zeros[node.outputs[0]] = self.pool.of(zero)
+
+    @property
+    def pool(self) -> Pool:
+        """The sets of elements."""
+        return self.concrete.pool
 
     @cached_property
     def end(self) -> int:
@@ -95,15 +97,13 @@ class Knowledge:
 
     def mask(self, value: ir.Value) -> Mask | None:
         """Which elements are known; None for all."""
-        return self.known.get(value)
+        state = self.known.get(value)
+        return None if state is None else state.mask
 
-    def learn(self, value: ir.Value, mask: Mask) -> None:
+    def learn(self, value: ir.Value, found: Elements) -> None:
         """Take elements for known."""
-        merged = self.known[value] | mask
-        count = np.count_nonzero(merged)
-        if count:
-            self.blank.discard(value)
-        if count == merged.size:
+        merged = self.known[value] | found
+        if merged.full:
             del self.known[value]
         else:
             self.known[value] = merged
@@ -112,17 +112,18 @@ class Knowledge:
         """Whether all elements are."""
         return value not in self.known
 
-    def uniform(self, value: ir.Value, mask: Mask) -> bool:
-        """Whether a mask is the same along every axis whose size is not fixed; any may be if the rank is not known."""
-        lines = self._lines.get(value)
-        if lines is None:
+    def free(self, value: ir.Value, rank: int) -> tuple[int, ...]:
+        """The axes whose sizes are not fixed; any may be one if the rank is not known."""
+        found = self._free.get(value)
+        if found is None:
             dims = () if value.shape is None else value.shape.dims
-            named = [axis for axis, dim in enumerate(dims) if not isinstance(dim, int)]
-            free = named if len(dims) == mask.ndim else range(mask.ndim)
-            lines = self._lines[value] = [(*(slice(None),) * axis, slice(1)) for axis in free]
-        if not lines or np.count_nonzero(mask) == mask.size:
-            return True
-        return not any(np.count_nonzero(mask != mask[line]) for line in lines)
+            named = tuple([axis for axis, dim in enumerate(dims) if not isinstance(dim, int)])
+            found = self._free[value] = named if len(dims) == rank else tuple(range(rank))
+        return found
+
+    def uniform(self, value: ir.Value, elements: Elements) -> bool:
+        """Whether elements are the same along every axis whose size is not fixed."""
+        return elements.full or elements.uniform(self.free(value, len(elements.shape)))
 
     def labels(self, node: ir.Node, of: Callable[[ir.Value], Labels | None]) -> list[Labels]:
         """Labels of a node's outputs from those of its operands.
@@ -143,7 +144,7 @@ class Knowledge:
         ]
         made = flow(twin, parts)
         zero = self.zeros.get(node.outputs[0])
-        return made if zero is None else [np.where(zero, 0, made[0]), *made[1:]]
+        return made if zero is None else [np.where(zero.mask, 0, made[0]), *made[1:]]
 
     def redundant(self) -> list[ir.Node]:
         """The equations that were not needed, once everything is known: they hold for some y only."""
@@ -151,7 +152,7 @@ class Knowledge:
         for node in self.nodes:
             for output in node.outputs:
                 used = self.used.get(output)
-                if (output.uses() or output.is_graph_output()) and (used is None or not used.all()):
+                if (output.uses() or output.is_graph_output()) and (used is None or not used.full):
                     left.append(node)
                     break
         return left
@@ -182,60 +183,63 @@ class Knowledge:
         except UnsizedError:
             return None
 
-    def follows(self, relation: Relation, masks: Sequence[Mask | None]) -> list[Mask]:
-        """Which elements of a node's outputs follow from what `masks` say of its open operands (None: all is known).
+    def follows(self, relation: Relation, states: Sequence[Elements | None]) -> list[Elements]:
+        """Which elements of a node's outputs follow from what `states` say of its open operands (None: all is known).
 
         Raises:
             UnsizedError: an output's size is not known.
         """
-        zero = self.zeros.get(relation.outputs[0])
+        pool, zero = self.pool, self.zeros.get(relation.outputs[0])
         if relation.joining or relation.summing:
-            joint = reduce(and_, [mask for mask in masks if mask is not None])
-            if relation.summing:
-                joint = np.all(joint, -1, keepdims=True)
-            joint = reduce(or_, [part for part in (relation.zero, zero) if part is not None], joint)
+            zeros = [part for part in (relation.zero, zero) if part is not None]
             shape = self.concrete.shapes[relation.outputs[0].name or ""]
-            return [joint if joint.shape == shape else np.array(np.broadcast_to(joint, shape))]
+            parts = [state for state in states if state is not None]
+            if len(parts) == 1 and not zeros and parts[0].shape == shape and relation.joining:
+                return parts
+            return [pool.met(parts, shape, zeros, _every_one if relation.summing else None)]
         if relation.carrying and zero is None:
-            told = ("carried", *[(place, bits(mask)) for (place, _), mask in zip(relation.open, masks, strict=True)])
-            found = self.concrete.alike(relation.kind, told, partial(self._carried_on, relation, masks))
+            found = self.concrete.alike(
+                relation.kind, ("carried", *states), partial(self._carried_on, relation, states)
+            )
             if found is not None:
                 return found
-        return [labels == 0 for labels in self.labels(relation.node, self.ignorance)]
+        return [pool.of(labels == 0) for labels in self.labels(relation.node, self.ignorance)]
 
-    def _carried_on(self, relation: Relation, masks: Sequence[Mask | None]) -> list[Mask] | None:
+    def _carried_on(self, relation: Relation, states: Sequence[Elements | None]) -> list[Elements] | None:
         found: list[Mask] | None = None
-        for (place, _), mask in zip(relation.open, masks, strict=True):
-            if mask is None:
+        for (place, _), state in zip(relation.open, states, strict=True):
+            if state is None:
                 continue
             sources = self.sources(relation, place)
             if sources is None:
                 return None
-            known = np.ones(mask.size + 1, bool)  # 0 stands for elements of other operands
-            known[1:] = mask.reshape(-1)
+            known = np.ones(state.mask.size + 1, bool)  # 0 stands for elements of other operands
+            known[1:] = state.mask.reshape(-1)
             parts = [known[source] for source in sources]
             found = parts if found is None else [one & other for one, other in zip(found, parts, strict=True)]
-        return found
+        return None if found is None else list(map(self.pool.of, found))
 
-    def use(self, output: ir.Value, mask: Mask) -> None:
+    def use(self, output: ir.Value, elements: Elements) -> None:
         """Mark equations, elements of an output, as used."""
         before = self.used.get(output)
-        self.used[output] = mask.copy() if before is None else before | mask
+        self.used[output] = elements if before is None else before | elements
 
     def settled(self, node: ir.Node) -> bool:
         """Whether all that a node takes and makes is known."""
         return self.known.keys().isdisjoint(self.relation(node).tensors)
 
-    def hopeless(self, relation: Relation) -> bool:
-        """Whether plainly nothing of a node's output is known: of an operand nothing is, and no 0 takes its place."""
-        blank = [place for place, value in relation.open if value in self.blank]
-        if not blank:
-            return False
-        node = relation.node
-        if node not in self._needs:
-            self._needs[node] = self._needed(node)
-        needs = self._needs[node]
-        return any(place in needs for place in blank)
+    def hopeless(self, relation: Relation, states: Sequence[Elements | None]) -> bool:
+        """Whether plainly nothing of a node's output is known: of an operand nothing is, and no 0 takes its place.
+
+        `states` say what is known of its open operands.
+        """
+        for (place, _), state in zip(relation.open, states, strict=True):
+            if state is not None and state.none:
+                if relation.needs is None:
+                    relation.needs = self._needed(relation.node)
+                if place in relation.needs:
+                    return True
+        return False
 
     def _needed(self, node: ir.Node) -> tuple[int, ...]:
         """The operands without which nothing of a node's output is known."""
@@ -271,7 +275,8 @@ class Knowledge:
             if value is None:
                 continue
             constant = value.const_value
-            part = self.zeros.get(value) if constant is None else constant.numpy() == 0
+            zero = self.zeros.get(value)
+            part = constant.numpy() == 0 if constant is not None else None if zero is None else zero.mask
             if part is not None and np.count_nonzero(part):
                 parts.append(np.broadcast_to(part, shape))
             elif op != "Mul":

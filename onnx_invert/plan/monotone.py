@@ -17,11 +17,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_invert.plan.curve import Curve
+from onnx_invert.plan.elements import Mask
 from onnx_invert.plan.enclosing import Enclosing
 from onnx_invert.plan.interval import FURTHER, NOISE, search, shared
 from onnx_invert.plan.kinks import around, constants, kinks
 from onnx_invert.plan.proof import Found, Function, prove
-from onnx_invert.plan.steps import REALS, Domain, Evidence, Mask
+from onnx_invert.plan.steps import REALS, Domain, Evidence
 from onnx_invert.plan.system import System
 from onnx_invert.rules.facts import NoInverse
 

@@ -17,7 +17,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_invert.plan.steps import Domain, Mask
+from onnx_invert.plan.elements import Mask
+from onnx_invert.plan.steps import Domain
 from onnx_invert.rules.enclosures.enclosure import Enclosure
 
 Floats = NDArray[np.float64]

@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
+from onnx_invert.plan.elements import Mask
 from onnx_invert.plan.enclosing import Enclosing
 from onnx_invert.plan.proof import Function
 from onnx_invert.plan.rational_trial import COMPARISONS, Trial
-from onnx_invert.plan.steps import Domain, Edge, Evidence, Mask
+from onnx_invert.plan.steps import Domain, Edge, Evidence
 from onnx_invert.plan.system import System
 from onnx_invert.rules.enclosures.enclosure import Enclosure
 from onnx_invert.rules.static import constant

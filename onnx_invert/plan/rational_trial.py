@@ -10,8 +10,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_invert.plan.curve import Curve
+from onnx_invert.plan.elements import Mask
 from onnx_invert.plan.evaluation import Arrays
-from onnx_invert.plan.steps import Domain, Edge, Mask
+from onnx_invert.plan.steps import Domain, Edge
 from onnx_invert.plan.system import System
 
 COMPARISONS: Mapping[str, np.ufunc] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from onnx_invert.plan.alike import kind_of
 from onnx_invert.plan.concrete import Concrete
+from onnx_invert.plan.elements import Elements
 from onnx_invert.plan.stages import is_drawn
 from onnx_invert.rules.dependence import ELEMENTWISE, switched_off
 from onnx_invert.rules.moving import CARRIED, holds_data, moves
 from onnx_invert.rules.static import constant
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Relation:
     """A node as an equation between the tensors that it takes and makes.
 
@@ -26,6 +27,9 @@ class Relation:
     move them alike. Which elements of its outputs are known follows for a `carrying` node from where those of its
     operands go; for a `joining` one all that meet there have to be, but where a constant makes it 0 (`zero`); for a
     `summing` one all of a row. `repeated` are the operands that it takes more than once.
+
+    The rest is noted as knowledge spreads: the places without which nothing of it follows (`needs`), and what was
+    known when it was run (`ran`), or undone for an operand (`placed`), the last time.
     """
 
     node: ir.Node
@@ -40,9 +44,12 @@ class Relation:
     carrying: bool
     joining: bool
     summing: bool
-    zero: NDArray[np.bool_] | None
+    zero: Elements | None
     kind: int | None
     repeated: frozenset[ir.Value]
+    needs: tuple[int, ...] | None = None
+    ran: list[Elements | None] | None = None
+    placed: dict[int, list[Elements | None]] = field(default_factory=dict)
 
     @staticmethod
     def of(node: ir.Node, concrete: Concrete, frozen: frozenset[tuple[ir.Node, int]]) -> Relation:
@@ -62,6 +69,7 @@ class Relation:
         plain = twin is not None and twin.domain in {"", "ai.onnx"} and all(map(shapes.__contains__, named))
         kind = kind_of(node, twin, shapes) if plain and moving and twin is not None else None
         joining = plain and elementwise and not moving
+        zero = _zero(twin) if joining and twin is not None else None
         return Relation(
             node,
             free,
@@ -75,7 +83,7 @@ class Relation:
             plain and moving and op in CARRIED and all(holds_data(node, place) for place, _ in free),
             joining,
             plain and op == "MatMul" and [p for p, _ in free] == [0] and twin is not None and _sums(twin),
-            _zero(twin) if joining and twin is not None else None,
+            None if zero is None else concrete.pool.of(zero),
             None if kind is None else concrete.kinds.setdefault(kind, len(concrete.kinds)),
             frozenset(value for _, value in free if inputs.count(value) > 1),
         )

@@ -122,7 +122,7 @@ def _open(system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node]) ->
     """Whether x is wholly unknown, y wholly known, both of the same sizes and types that equations run in."""
     shapes = system.concrete.shapes
     shape = shapes.get(x.name or "")
-    plain = not system.frozen and not system.known[x].any() and system.is_known(y)
+    plain = not system.frozen and system.known[x].none and system.is_known(y)
     typed = x.dtype in WIDE_TYPES and all(
         output.dtype in {None, x.dtype} or output.dtype not in FLOATS for node in nodes for output in node.outputs
     )

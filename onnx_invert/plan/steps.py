@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnx_invert.plan.elements import Mask
 from onnx_invert.plan.moves import Form
 from onnx_invert.plan.program import Program
 from onnx_invert.plan.stages import Stage
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 Edge = tuple[ir.Node, int]
 """A node, and the place of one of its operands."""
-
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

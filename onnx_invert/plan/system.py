@@ -13,17 +13,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from heapq import heappop, heappush
-from operator import is_
 
 import numpy as np
 import onnx_ir as ir
 
 from onnx_invert.plan.concrete import Concrete
-from onnx_invert.plan.knowledge import Knowledge, bits
-from onnx_invert.plan.moves import Form, InPlace, Pick, Turned, Whole, forms_of, numbered
+from onnx_invert.plan.elements import Elements
+from onnx_invert.plan.knowledge import Knowledge
+from onnx_invert.plan.moves import Form, Whole
+from onnx_invert.plan.placing import Placing, placing, reading
 from onnx_invert.plan.relation import Relation
 from onnx_invert.plan.stages import Stage, measure
-from onnx_invert.plan.steps import Edge, Forward, Mask, Place, Step, Undo
+from onnx_invert.plan.steps import Edge, Forward, Place, Step, Undo
 from onnx_invert.rules import RuleSet
 from onnx_invert.rules.arithmetic import by_mask
 from onnx_invert.rules.facts import Diagonal, Elementwise, Fact, Matrix, NoInverse, Paired, Repeat
@@ -31,9 +32,6 @@ from onnx_invert.rules.moving import Labels
 from onnx_invert.rules.node import FLOATS, NodeView
 from onnx_invert.rules.static import UnsizedError
 from onnx_invert.sizes import is_told
-
-_ALL = np.ones((), bool)
-"""The mask of what is known altogether, whatever its size."""
 
 POOR = 10.0
 """The condition number from which on a matrix is undone only when nothing else is left: it costs a digit."""
@@ -57,8 +55,6 @@ class System(Knowledge):
     folded: set[ir.Value] = field(default_factory=set)
     _stages: dict[Edge, tuple[Stage, ...] | None] = field(default_factory=dict)
     _late: dict[Edge, float] = field(default_factory=dict)
-    _carried: dict[ir.Node, list[Mask | None]] = field(default_factory=dict)
-    _placed: dict[Edge, list[Mask | None]] = field(default_factory=dict)
 
     @staticmethod
     def between(
@@ -125,10 +121,11 @@ class System(Knowledge):
         relation = self.relation(node)
         if relation.drawn:
             return []
-        grown = self._forward(relation)
-        if self.blank.issuperset(relation.outputs):
-            return grown
         known = self.known
+        grown = self._forward(relation)
+        made = [known.get(output) for output in relation.outputs]
+        if all(state is not None and state.none for state in made):
+            return grown
         for place, value in relation.open:
             if value in known and (self._place(relation, place, value) or self._undo(relation, place, value)):
                 grown.append(value)
@@ -138,126 +135,96 @@ class System(Knowledge):
         known = self.known
         if known.keys().isdisjoint(relation.outputs):
             return []
-        masks_in = [known.get(value) for _, value in relation.open]
-        node = relation.node
-        last = self._carried.get(node)
-        if last is not None and all(map(is_, masks_in, last)):
+        states = [known.get(value) for _, value in relation.open]
+        if states == relation.ran:
             return []  # of its operands no more is known than when it was tried last
-        if self.hopeless(relation):
+        if self.hopeless(relation, states):
             return []
-        self._carried[node] = masks_in
-        if all(mask is None for mask in masks_in):
-            made = [_ALL] * len(relation.outputs)
-        else:
+        relation.ran = states
+        made: list[Elements] | None = None
+        if any(state is not None for state in states):
             try:
-                made = self.follows(relation, masks_in)
+                made = self.follows(relation, states)
             except UnsizedError:
                 return []
         grown = []
-        masks = []
-        for output, told in zip(relation.outputs, made, strict=True):
+        after = []
+        for number, output in enumerate(relation.outputs):
             before = known.get(output)
+            told = self.pool.all(()) if made is None else made[number]
             if before is None:
-                masks.append(told)
+                after.append(told)
                 continue
-            # Of another shape it says that all is known, or nothing of its elements.
-            mask = told if told.shape == before.shape else np.full(before.shape, bool(told.all()))
-            masks.append(mask)
-            new = mask if output in self.blank else mask & ~before
-            if not np.count_nonzero(new):
-                continue
-            if told is _ALL or np.count_nonzero(mask) == mask.size or (relation.apart and self.uniform(output, mask)):
+            if told.shape != before.shape:
+                # Of another shape it says that all is known, or nothing of its elements.
+                told = self.pool.all(before.shape) if told.full else self.pool.none(before.shape)
+            after.append(told)
+            new = told if before.none else told - before
+            if not new.none and (told.full or (relation.apart and self.uniform(output, told))):
                 grown.append((output, new))
         if not grown:
             return []
-        forms = self._read(relation, masks) if relation.moves else None
+        forms = self._read(relation, after) if relation.moves else None
         for output, new in grown:
             self.use(output, new)
             self.learn(output, new)
-        self.steps.append(Forward(node, tuple(masks), forms))
+        self.steps.append(Forward(relation.node, tuple([state.mask for state in after]), forms))
         return [output for output, _ in grown]
 
-    def _read(self, relation: Relation, masks: Sequence[Mask]) -> dict[int, list[Form]] | None:
+    def _read(self, relation: Relation, made: Sequence[Elements]) -> dict[int, list[Form]] | None:
         """Where the elements of the outputs lie in the operands, if that says all of what is known of them."""
         node = relation.node
         known = [
-            None if value is None or self.taken(node, place) else self.mask(value)
+            None if value is None or self.taken(node, place) else self.known[value]
             for place, value in enumerate(node.inputs)
         ]
-        told = ("read", *map(bits, masks), *map(bits, known))
-        return self.concrete.alike(relation.kind, told, partial(self._forms, relation, masks, known))
+        return self.concrete.alike(relation.kind, ("read", *made, *known), partial(self._forms, relation, made, known))
 
     def _forms(
-        self, relation: Relation, masks: Sequence[Mask], known: Sequence[Mask | None]
+        self, relation: Relation, made: Sequence[Elements], known: Sequence[Elements | None]
     ) -> dict[int, list[Form]] | None:
-        node = relation.node
-        forms: dict[int, list[Form]] = {}
-        covered = [np.zeros(mask.shape, bool) for mask in masks]
-        for place, value in enumerate(node.inputs):
-            if value is None or value.const_value is not None:
-                continue
-            sources = self.sources(relation, place)
-            shape = self.concrete.shapes.get(value.name or "")
-            if sources is None or shape is None:
-                continue
-            mask = known[place]
-            seen = sources if mask is None else [np.where(numbered(mask)[source], source, 0) for source in sources]
-            found = forms_of(node, place, seen, shape, once=False)
-            if found is None or not all(isinstance(form, Turned | Pick | InPlace) for form in found):
-                return None
-            forms[place] = found
-            covered = [cover | (source > 0) for cover, source in zip(covered, sources, strict=True)]
-        return forms if all(np.all(cover >= mask) for cover, mask in zip(covered, masks, strict=True)) else None
+        found: dict[int, tuple[Sequence[Labels], Sequence[int]]] = {}
+        for place, value in enumerate(relation.node.inputs):
+            if value is not None and value.const_value is None:
+                sources = self.sources(relation, place)
+                shape = self.concrete.shapes.get(value.name or "")
+                if sources is not None and shape is not None:
+                    found[place] = sources, shape
+        return reading(relation.node, found, made, known)
 
     def _place(self, relation: Relation, place: int, value: ir.Value) -> bool:
         if not relation.moves:
             return False
         node, known = relation.node, self.known
-        last = self._placed.get((node, place))
         before = known[value]
-        masks = [known.get(output) for output in relation.outputs]
-        if last is not None and before is last[0] and all(map(is_, masks, last[1:])):
+        states = [before, *map(known.get, relation.outputs)]
+        if states == relation.placed.get(place):
             return False  # no more is known of what it makes than when it was tried last
-        self._placed[node, place] = [before, *masks]
-        told = ("placed", place, bits(before), *map(bits, masks))
-        found = self.concrete.alike(relation.kind, told, partial(self._placing, relation, place, before, masks))
+        relation.placed[place] = states
+        found = self.concrete.alike(
+            relation.kind, ("placed", place, *states), partial(self._placing, relation, place, value, states)
+        )
         if found is None:
             return False
-        new, forms, hits = found
         stages: tuple[Stage, ...] | None = ()
-        if Whole() in forms and not self._sized(node, value):
+        if Whole() in found.forms and not self._sized(node, value):
             stages = self._facts(node, place)
         if stages is None:
             return False
-        for output, hit in zip(relation.outputs, hits, strict=True):
+        for output, hit in zip(relation.outputs, found.hits, strict=True):
             self.use(output, hit)
-        self.steps.append(Place(node, place, forms, new, stages))
-        self.learn(value, new)
+        self.steps.append(Place(node, place, found.forms, found.new.mask, stages))
+        self.learn(value, found.new)
         return True
 
     def _placing(
-        self, relation: Relation, place: int, before: Mask, masks: Sequence[Mask | None]
-    ) -> tuple[Mask, tuple[Form, ...], list[Mask]] | None:
-        """What comes back to an operand of which `before` is known, how, and which elements of the outputs tell it."""
-        node, sources, value = relation.node, self.sources(relation, place), relation.node.inputs[place]
-        if sources is None or value is None:
+        self, relation: Relation, place: int, value: ir.Value, states: Sequence[Elements | None]
+    ) -> Placing | None:
+        sources, before = self.sources(relation, place), states[0]
+        if sources is None or before is None:
             return None
-        found = np.zeros(before.size + 1, bool)
-        for source, mask in zip(sources, masks, strict=True):
-            found[source.reshape(-1) if mask is None else source[mask]] = True
-        new = found[1:].reshape(before.shape) & ~before
-        count = np.count_nonzero(new)
-        if not count or not self.uniform(value, new):
-            return None
-        fresh = numbered(new)
-        hits = [fresh[s] if mask is None else fresh[s] & mask for s, mask in zip(sources, masks, strict=True)]
-        seen = [np.where(hit, source, 0) for source, hit in zip(sources, hits, strict=True)]
-        forms = forms_of(node, place, seen, before.shape, once=True)
-        if forms is None:
-            return None
-        if sum(map(np.count_nonzero, hits)) != count:
-            hits = _once(seen, fresh)
-        return new, tuple(forms), hits
+        free = self.free(value, len(before.shape))
+        return placing(self.pool, relation.node, place, sources, before, states[1:], free)
 
     def _sized(self, node: ir.Node, x: ir.Value) -> bool:
         """Whether a tensor that was reshaped gets its shape back from sizes that inputs of the inverse tell: several,
@@ -270,43 +237,41 @@ class System(Knowledge):
     def _undo(self, relation: Relation, place: int, value: ir.Value, poor: float = POOR) -> bool:
         """Solve a node for an operand; not yet where a matrix has a condition above `poor`."""
         node, output, known = relation.node, relation.outputs[0], self.known
-        y = known.get(output)
-        if (y is not None and output in self.blank) or value in relation.repeated:
+        y, before = known.get(output), known[value]
+        if (y is not None and y.none) or value in relation.repeated:
             return False
-        others = [(at, other) for at, other in relation.open if at != place and other in known]
-        before = known[value]
-        if not relation.elementwise and (others or y is not None or np.count_nonzero(before)):
+        others = [state for at, other in relation.open if at != place and (state := known.get(other)) is not None]
+        if not relation.elementwise and (others or y is not None or not before.none):
             return False
         if y is not None and y.shape != before.shape:
             return False
         stages = self._facts(node, place)
-        if stages is None or any(other in self.blank for _, other in others):
+        if stages is None or any(other.none for other in others):
             return False
-        new = ~before
+        new = self.pool.all(before.shape) - before
         if y is not None or others or any(isinstance(s.fact, Diagonal) and s.lost for s in stages):
             if any(isinstance(stage.fact, Matrix | Repeat) for stage in stages):
                 return False
-            for mask in (y, *(self.mask(other) for _, other in others)):
-                if mask is not None:
-                    try:
-                        new = new & (mask if mask.shape == before.shape else np.broadcast_to(mask, before.shape))
-                    except ValueError:
-                        return False
+            try:
+                for state in others if y is None else (y, *others):
+                    new &= self.pool.fitted(state, before.shape)
+            except ValueError:
+                return False
             for stage in stages:
-                if isinstance(stage.fact, Diagonal):
-                    new = new & np.broadcast_to(stage.fact.scale != 0, before.shape)
+                if isinstance(stage.fact, Diagonal) and stage.lost:
+                    new &= self.pool.fitted(self.pool.of(stage.fact.scale != 0), before.shape)
         for at, other in enumerate(node.inputs if self.zeros else ()):
             if at != place and other in self.zeros and node.op_type not in {"Add", "Sub"}:
-                new = new & ~np.broadcast_to(self.zeros[other], before.shape)
-        if not np.count_nonzero(new) or not self.uniform(value, new):
+                new -= self.pool.fitted(self.zeros[other], before.shape)
+        if new.none or not self.uniform(value, new):
             return False
         condition = max((stage.condition for stage in stages if isinstance(stage.fact, Matrix)), default=1.0)
         if condition > poor:
             self._late[node, place] = condition
             return False
         shape = self.concrete.shapes.get(output.name or "", before.shape)
-        self.use(output, new if shape == before.shape else np.ones(shape, bool))
-        self.steps.append(Undo(node, place, stages, new))
+        self.use(output, new if shape == before.shape else self.pool.all(shape))
+        self.steps.append(Undo(node, place, stages, new.mask))
         self.learn(value, new)
         return True
 
@@ -341,20 +306,6 @@ class System(Knowledge):
                 return None
         self._stages[edge] = stages
         return stages
-
-
-def _once(seen: Sequence[Labels], fresh: Mask) -> list[Mask]:
-    """Of an element that is repeated one place is the equation; the others are left over."""
-    hits = []
-    for source in seen:
-        hit = fresh[source]
-        numbers = source[hit]
-        first = np.zeros(fresh.size, np.int64)
-        first[numbers[::-1]] = np.arange(numbers.size)[::-1]
-        hit[hit] = first[numbers] == np.arange(numbers.size)
-        hits.append(hit)
-        fresh[numbers] = False
-    return hits
 
 
 def several(stage: Stage) -> str:

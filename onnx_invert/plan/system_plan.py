@@ -204,7 +204,7 @@ def make_system_plan(
         system = System.between(concrete, rules, problem.opset, nodes, problem.recovered, frozenset(sizes))
         for value in known:
             if value in system.known:
-                system.learn(value, np.ones(system.known[value].shape, bool))
+                system.learn(value, system.pool.all(system.known[value].shape))
         if solve(system, problem.recovered, tried=tried):
             if size := _untold(problem, sizes):
                 raise ModelError(f"The size {size!r} is told by no output that is known: give it a fixed value.")

@@ -54,7 +54,7 @@ _KEEP_SIGN = frozenset(
 def torn(system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node]) -> Tear | None:
     """The block torn open, if some tensor between tears it and the determinant keeps its sign."""
     shape = system.concrete.shapes.get(x.name or "", ())
-    open_whole = not system.known[x].any() and system.is_known(y)
+    open_whole = system.known[x].none and system.is_known(y)
     if not open_whole or not shape or system.frozen or system.concrete.shapes.get(y.name or "") != shape:
         return None
     ids = numbers(np.ones(shape, bool))
