@@ -15,6 +15,7 @@ import onnx_ir as ir
 from onnx_invert.bodies import has_bodies
 from onnx_invert.errors import ModelError
 from onnx_invert.graph.normalise import fold, infer_shapes, name_nodes, replace, shapes_to_constants
+from onnx_invert.sized import Sized, shapes_at, sized
 from onnx_invert.sizes import product
 
 _ROUNDS = 8
@@ -41,9 +42,7 @@ def concretise(model: ir.Model, sizes: Mapping[str, int]) -> ir.Model:
     Raises:
         ModelError: the model does not run at these sizes, or the rank of an input is unknown.
     """
-    for value in model.graph.inputs:
-        if value.shape is None:
-            raise ModelError(f"The rank of {value.name!r} is unknown: give the model's inputs a shape.")
+    _check_ranks(model)
     twin = _copy(model, sizes)
     told = _told(twin.graph)
     for _ in range(_ROUNDS):
@@ -57,6 +56,12 @@ def concretise(model: ir.Model, sizes: Mapping[str, int]) -> ir.Model:
         if not (inlined or changed):
             break
     return twin
+
+
+def _check_ranks(model: ir.Model) -> None:
+    for value in model.graph.inputs:
+        if value.shape is None:
+            raise ModelError(f"The rank of {value.name!r} is unknown: give the model's inputs a shape.")
 
 
 def _copy(model: ir.Model, sizes: Mapping[str, int]) -> ir.Model:
@@ -117,12 +122,18 @@ def _told(graph: ir.Graph) -> bool:
     )
 
 
-def small(model: ir.Model, copies: int = 1) -> ir.Graph:
+def small(model: ir.Model, copies: int = 1) -> Sized:
     """The graph at the first sizes of `numbered`, with `copies` times as many samples; errors as for `concretise`."""
     sizes = numbered(model.graph)
     if sizes:
         sizes[next(iter(sizes))] *= copies
-    return concretise(model, sizes).graph
+    _check_ranks(model)
+    found = sized(model.graph, sizes)
+    if found is not None:
+        return found
+    graph = concretise(model, sizes).graph
+    nodes = {node.name or "": node for node in graph}
+    return Sized(graph.inputs, nodes, shapes_at(graph, {}, whole=False) or {}, nodes)
 
 
 def settle(model: ir.Model, name: str) -> None:

@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal, get_args
 
-import onnx_ir as ir
-
 from onnx_invert.errors import Blocker, ModelError, NotInvertibleError, UsageError
 from onnx_invert.plan.equations import order
 from onnx_invert.plan.guarantee import Guarantee
@@ -17,13 +15,14 @@ from onnx_invert.plan.plan import NoPromiseError, Plan, Progress, in_the_way, ma
 from onnx_invert.plan.problem import Problem
 from onnx_invert.plan.system_plan import SystemPlan, make_system_plan
 from onnx_invert.rules import RuleSet
+from onnx_invert.sized import Sized
 
 Method = Literal["auto", "closed-form", "newton"]
 AnyPlan = Plan | SystemPlan | NewtonPlan
 
 
 def choose(
-    small: Callable[..., ir.Graph],
+    small: Callable[..., Sized],
     problem: Problem,
     rules: RuleSet,
     method: str = "auto",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ from onnx_invert.errors import ModelError
 from onnx_invert.plan.elements import Pool
 from onnx_invert.plan.evaluation import evaluate
 from onnx_invert.rules.enclosures.enclosure import Enclosure
+from onnx_invert.sized import Sized
 
 Read = TypeVar("Read")
 
@@ -30,13 +31,13 @@ class Concrete:
 
     `ranges` are bounds of tensors by name, as far as they were asked for, whatever the inputs are. `kinds` numbers the
     kinds of nodes, `pool` has the sets of elements that were met.
-    `small` makes the graph at other sizes.
+    `sized` is the graph that it was read off, `small` makes it at other sizes.
     """
 
-    nodes: dict[str, ir.Node]
-    shapes: dict[str, tuple[int, ...]]
-    graph: ir.Graph | None = None
-    small: Callable[..., ir.Graph] | None = None
+    nodes: Mapping[str, ir.Node]
+    shapes: Mapping[str, tuple[int, ...]]
+    sized: Sized | None = None
+    small: Callable[..., Sized] | None = None
     ranges: dict[str, Enclosure] = field(default_factory=dict)
     kinds: dict[Hashable, int] = field(default_factory=dict)
     pool: Pool = field(default_factory=Pool)
@@ -59,7 +60,8 @@ class Concrete:
         Empty where onnx's reference evaluator does not run the model.
         """
         if spread not in self._drawn:
-            self._drawn[spread] = evaluate(self.graph, opset, spread) if self.graph is not None else {}
+            graph = self.sized
+            self._drawn[spread] = {} if graph is None else evaluate(graph, opset, spread)
         return self._drawn[spread]
 
     @cached_property
@@ -71,16 +73,10 @@ class Concrete:
             return None
 
     @staticmethod
-    def of(graph: ir.Graph, small: Callable[..., ir.Graph] | None = None) -> Concrete:
-        """Read off a copy of the model whose sizes are numbers; `small` makes others."""
-        values = [*graph.inputs, *graph.initializers.values(), *(o for node in graph for o in node.outputs)]
-        return Concrete(
-            {node.name or "": node for node in graph},
-            {
-                value.name or "": tuple(dim for dim in value.shape.dims if isinstance(dim, int))
-                for value in values
-                if value.shape is not None and value.shape.is_static()
-            },
-            graph,
-            small,
-        )
+    def of(graph: Sized, small: Callable[..., Sized] | None = None) -> Concrete:
+        """Read off a graph whose sizes are numbers; `small` makes others."""
+        return Concrete(graph.nodes, graph.shapes, graph, small)
+
+    def bare(self, node: ir.Node) -> ir.Node | None:
+        """A node as it is at these sizes, but for the shapes of its tensors; None if it is constant."""
+        return None if self.sized is None else self.sized.running.get(node.name or "")

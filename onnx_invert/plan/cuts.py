@@ -80,7 +80,7 @@ def facing(system: System, x: ir.Value, y: ir.Value) -> tuple[ir.Value, list[ir.
 
 def _carries(system: System, node: ir.Node, value: ir.Value) -> bool:
     """Whether a node with one output, which is known, has no other unknown operand than `value`."""
-    twin = system.concrete.nodes.get(node.name or "", node)
+    twin = system.concrete.bare(node) or node
     others = [v for v in node.inputs if v is not None and v is not value]
     plain = len(node.outputs) == 1 and (moves(twin) or node.op_type in ELEMENTWISE)
     return plain and system.is_known(node.outputs[0]) and all(v not in system.unknowns for v in others)

@@ -13,21 +13,22 @@ from numpy.typing import NDArray
 from onnx_invert.bodies import has_bodies
 from onnx_invert.plan.kernels import Kernel, kernel
 from onnx_invert.protos import add_node
+from onnx_invert.sized import Sized
 
 Arrays = dict[str, NDArray[np.generic]]
 
 
-def evaluate(graph: ir.Graph, opset: int, spread: float = 1.0) -> Arrays:
+def evaluate(graph: Sized, opset: int, spread: float = 1.0) -> Arrays:
     """All tensors of a graph whose sizes are numbers, the inputs drawn from N(0, spread²), or 1 where they are no
     floats."""
     rng = np.random.default_rng(0)
     feeds: dict[str, Any] = {}
     for value in graph.inputs:
         dtype = (value.dtype or ir.DataType.FLOAT).numpy()
-        shape = tuple(value.shape.numpy()) if value.shape is not None and value.shape.is_static() else ()
+        shape = graph.shapes.get(value.name or "", ())
         floating = np.issubdtype(dtype, np.floating)
         feeds[value.name or ""] = (spread * rng.standard_normal(shape) if floating else np.ones(shape)).astype(dtype)
-    nodes = list(graph)
+    nodes = list(graph.running.values())
     wanted = [output.name or "" for node in nodes for output in node.outputs if output.name]
     made = run(nodes, feeds, wanted, opset)
     return {} if made is None else {**feeds, **made}

@@ -176,7 +176,8 @@ class Knowledge:
         return self._places[edge]
 
     def _sources(self, relation: Relation, place: int) -> list[Labels] | None:
-        node, twin = relation.node, relation.twin
+        node = relation.node
+        twin = self.concrete.nodes.get(node.name or "")
         shape = self.concrete.shapes.get((node.inputs[place] or node.outputs[0]).name or "")
         try:
             return None if twin is None or shape is None else places(twin, place, shape)
@@ -244,7 +245,7 @@ class Knowledge:
     def _needed(self, node: ir.Node) -> tuple[int, ...]:
         """The operands without which nothing of a node's output is known."""
         every = tuple(range(len(node.inputs)))
-        twin = self.concrete.nodes.get(node.name or "", node)
+        twin = self.concrete.bare(node) or node
         op = node.op_type
         if self.zeros.get(node.outputs[0]) is not None or node.domain not in {"", "ai.onnx"}:
             return ()

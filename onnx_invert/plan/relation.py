@@ -22,11 +22,11 @@ class Relation:
     """A node as an equation between the tensors that it takes and makes.
 
     `open` are its operands that may be unknown, with their places; `outputs` what it makes, and `tensors` both, with
-    those that are frozen. `twin` is the node at the sizes of the plan, None if it is constant there. `apart` says
-    that the elements of its outputs may be known one by one, `moves` that the twin moves elements; nodes of one `kind`
-    move them alike. Which elements of its outputs are known follows for a `carrying` node from where those of its
-    operands go; for a `joining` one all that meet there have to be, but where a constant makes it 0 (`zero`); for a
-    `summing` one all of a row. `repeated` are the operands that it takes more than once.
+    those that are frozen. `apart` says that the elements of its outputs may be known one by one, `moves` that it moves
+    elements at the sizes of the plan; nodes of one `kind` move them alike. Which elements of its outputs are known
+    follows for a `carrying` node from where those of its operands go; for a `joining` one all that meet there have to
+    be, but where a constant makes it 0 (`zero`); for a `summing` one all of a row. `repeated` are the operands that it
+    takes more than once.
 
     The rest is noted as knowledge spreads: the places without which nothing of it follows (`needs`), and what was
     known when it was run (`ran`), or undone for an operand (`placed`), the last time.
@@ -36,7 +36,6 @@ class Relation:
     open: tuple[tuple[int, ir.Value], ...]
     outputs: tuple[ir.Value, ...]
     tensors: tuple[ir.Value, ...]
-    twin: ir.Node | None
     drawn: bool
     elementwise: bool
     apart: bool
@@ -55,7 +54,7 @@ class Relation:
     def of(node: ir.Node, concrete: Concrete, frozen: frozenset[tuple[ir.Node, int]]) -> Relation:
         """Read off a node; its `frozen` operands are taken for known."""
         op, inputs = node.op_type, node.inputs
-        twin = concrete.nodes.get(node.name or "")
+        twin = concrete.bare(node)
         free = tuple(
             (place, value)
             for place, value in enumerate(inputs)
@@ -75,7 +74,6 @@ class Relation:
             free,
             tuple(node.outputs),
             tuple(value for value in (*node.outputs, *inputs) if value is not None and value.const_value is None),
-            twin,
             is_drawn(node),
             elementwise,
             elementwise or apart,

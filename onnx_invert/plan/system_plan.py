@@ -25,6 +25,7 @@ from onnx_invert.plan.together import taken_together
 from onnx_invert.rules import RuleSet
 from onnx_invert.rules.facts import Paired
 from onnx_invert.rules.interval import REALS, Interval
+from onnx_invert.sized import Sized
 
 
 @dataclass
@@ -178,7 +179,7 @@ def _factor(stage: Stage) -> list[ir.Value]:
 
 
 def make_system_plan(
-    small: Callable[..., ir.Graph], problem: Problem, rules: RuleSet, *, tried: bool = False
+    small: Callable[..., Sized], problem: Problem, rules: RuleSet, *, tried: bool = False
 ) -> SystemPlan:
     """Spread what is known of the outputs through the equations; outputs that are not needed are left out.
 
