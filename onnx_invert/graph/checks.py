@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onnx_invert.bodies import has_bodies
+from onnx_invert.bodies import bodies, has_bodies
 from onnx_invert.errors import ModelError
 
 OLDEST_OPSET = 7
@@ -179,15 +179,24 @@ def _dangling(graph: onnx.GraphProto | onnx.FunctionProto, outer: set[str]) -> d
     return found
 
 
+def _all_nodes(graph: ir.Graph | ir.Function) -> Iterator[ir.Node]:
+    """The nodes of a graph, each followed by those of the graphs within it."""
+    for node in graph:
+        yield node
+        for body in bodies(node) if node.attributes else ():
+            yield from _all_nodes(body)
+
+
 def check_operators(model: ir.Model, name: str) -> None:
     """Every operator is one that ONNX defines at the model's opset, or a function of the file."""
     local = set(model.functions)
     unknown: dict[str, None] = {}
     wrong: list[str] = []
-    bodies: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
-    for body in bodies:
-        for node in ir.traversal.RecursiveGraphIterator(body):
-            if node.op_identifier() in local:
+    defined: dict[tuple[str, str, int], bool] = {}
+    graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for body in graphs:
+        for node in _all_nodes(body):
+            if local and node.op_identifier() in local:
                 continue
             domain = "" if node.domain == "ai.onnx" else node.domain
             version = body.opset_imports.get(domain) or model.opset_imports.get(domain)
@@ -198,12 +207,14 @@ def check_operators(model: ir.Model, name: str) -> None:
                 unknown[f"node {label!r}: {node.op_type} (the model imports no opset of {domain or 'ai.onnx'!r})"] = (
                     None
                 )
-            elif domain in ("", "ai.onnx.ml") and not onnx.defs.has(
-                node.op_type, max_inclusive_version=version, domain=domain
-            ):
-                unknown[f"node {label!r}: {node.op_type} (not an operator of opset {version})"] = None
             elif domain in ("", "ai.onnx.ml"):
-                wrong += _wrong_attributes(node, label, version, domain)
+                key = (node.op_type, domain, version)
+                if key not in defined:
+                    defined[key] = onnx.defs.has(node.op_type, max_inclusive_version=version, domain=domain)
+                if defined[key]:
+                    wrong += _wrong_attributes(node, label, version, domain)
+                else:
+                    unknown[f"node {label!r}: {node.op_type} (not an operator of opset {version})"] = None
     if wrong:
         raise ModelError("\n".join([f"{name} has attributes of the wrong type:"] + [f"  {line}" for line in wrong]))
     if unknown:
@@ -219,12 +230,12 @@ def _wrong_attributes(node: ir.Node, label: str, version: int, domain: str) -> l
     """The attributes whose type is not what ONNX defines for them."""
     if not node.attributes:
         return []
-    defined: dict[str, Any] = dict(onnx.defs.get_schema(node.op_type, version, domain).attributes)
+    known: dict[str, Any] = dict(onnx.defs.get_schema(node.op_type, version, domain).attributes)
     wrong = []
     for attribute in node.attributes.values():
-        if attribute.name not in defined or attribute.is_ref():
+        if attribute.name not in known or attribute.is_ref():
             continue
-        expected = ir.AttributeType(int(defined[attribute.name].type))
+        expected = ir.AttributeType(int(known[attribute.name].type))
         if expected != attribute.type:
             found = f"{attribute.name!r} is {attribute.type.name}, not {expected.name}"
             wrong.append(f"node {label!r} ({node.op_type}): {found}")

@@ -223,6 +223,7 @@ def _c_api_infer(model: ir.Model) -> dict[ir.Value, tuple[ir.Shape, ir.TypeProto
     """
     result = onnx.shape_inference.infer_shapes(_question(model), check_type=True, strict_mode=True, data_prop=True)
     found = {info.name: info.type for info in (*result.graph.value_info, *result.graph.output)}
+    told: dict[bytes, tuple[ir.Shape, ir.DataType] | None] = {}  # many tensors have one shape
     read: dict[ir.Value, tuple[ir.Shape, ir.TypeProtocol | None]] = {}
     for node in model.graph:
         for value in node.outputs:
@@ -230,13 +231,22 @@ def _c_api_infer(model: ir.Model) -> dict[ir.Value, tuple[ir.Shape, ir.TypeProto
             if inferred is None:
                 continue
             if inferred.HasField("tensor_type"):
-                tensor = inferred.tensor_type
-                if tensor.HasField("shape"):
-                    dims = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim]
-                    read[value] = ir.Shape(dims), ir.TensorType(ir.DataType(tensor.elem_type))
+                key = inferred.SerializeToString()
+                if key not in told:
+                    told[key] = _tensor(inferred.tensor_type)
+                if (tensor := told[key]) is not None:
+                    read[value] = tensor[0], ir.TensorType(tensor[1])
             elif (shape := ir.serde.deserialize_type_proto_for_shape(inferred)) is not None:
                 read[value] = shape, ir.serde.deserialize_type_proto_for_type(inferred)
     return read
+
+
+def _tensor(told: onnx.TypeProto.Tensor) -> tuple[ir.Shape, ir.DataType] | None:
+    """The shape, which tensors may share, and the type of an element; None if the rank is unknown."""
+    if not told.HasField("shape"):
+        return None
+    dims = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in told.shape.dim]
+    return ir.Shape(dims, frozen=True), ir.DataType(told.elem_type)
 
 
 def _question(model: ir.Model) -> onnx.ModelProto:

@@ -73,7 +73,7 @@ class Knowledge:
         return len(self.nodes)
 
     @cached_property
-    def position(self) -> dict[ir.Node, int]:
+    def position(self) -> dict[ir.Node | None, int]:
         """Where each node stands in the running order."""
         return {node: index for index, node in enumerate(self.nodes)}
 
@@ -88,11 +88,10 @@ class Knowledge:
         """The positions of the nodes that make or take a tensor, each once."""
         found = self._around.get(value)
         if found is None:
-            nodes = dict.fromkeys((value.producer(), *(user for user, _ in value.uses())))
             position = self.position
-            found = self._around[value] = tuple(
-                position[node] for node in nodes if node is not None and node in position
-            )
+            made = (value.producer(), *[user for user, _ in value.uses()])
+            places = [position[node] for node in made if node in position]
+            found = self._around[value] = tuple(dict.fromkeys(places))
         return found
 
     def mask(self, value: ir.Value) -> Mask | None:

@@ -16,6 +16,8 @@ from onnx_invert.rules.dependence import ELEMENTWISE, switched_off
 from onnx_invert.rules.moving import CARRIED, holds_data, moves
 from onnx_invert.rules.static import constant
 
+_NONE: frozenset[ir.Value] = frozenset()
+
 
 @dataclass(slots=True, eq=False)
 class Relation:
@@ -55,25 +57,29 @@ class Relation:
         """Read off a node; its `frozen` operands are taken for known."""
         op, inputs = node.op_type, node.inputs
         twin = concrete.bare(node)
+        outputs = node.outputs
+        values = [value for value in inputs if value is not None and value.const_value is None]
         free = tuple(
-            (place, value)
-            for place, value in enumerate(inputs)
-            if value is not None and value.const_value is None and (node, place) not in frozen
+            [
+                (place, value)
+                for place, value in enumerate(inputs)
+                if value is not None and value.const_value is None and (node, place) not in frozen
+            ]
         )
         elementwise = op in ELEMENTWISE
         apart = moves(node)
-        moving = apart if twin is None else moves(twin)
-        named = [value.name for value in (*inputs, *node.outputs) if value is not None]
+        moving = apart if twin is None or twin is node else moves(twin)
         shapes = concrete.shapes
-        plain = twin is not None and twin.domain in {"", "ai.onnx"} and all(map(shapes.__contains__, named))
+        plain = twin is not None and twin.domain in {"", "ai.onnx"}
+        plain = plain and all(value is None or value.name in shapes for value in (*inputs, *outputs))
         kind = kind_of(node, twin, shapes) if plain and moving and twin is not None else None
         joining = plain and elementwise and not moving
         zero = _zero(twin) if joining and twin is not None else None
         return Relation(
             node,
             free,
-            tuple(node.outputs),
-            tuple(value for value in (*node.outputs, *inputs) if value is not None and value.const_value is None),
+            tuple(outputs),
+            (*[value for value in outputs if value.const_value is None], *values),
             is_drawn(node),
             elementwise,
             elementwise or apart,
@@ -83,7 +89,7 @@ class Relation:
             plain and op == "MatMul" and [p for p, _ in free] == [0] and twin is not None and _sums(twin),
             None if zero is None else concrete.pool.of(zero),
             None if kind is None else concrete.kinds.setdefault(kind, len(concrete.kinds)),
-            frozenset(value for _, value in free if inputs.count(value) > 1),
+            _NONE if len(values) < 2 else frozenset([value for _, value in free if inputs.count(value) > 1]),
         )
 
 

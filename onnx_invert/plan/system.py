@@ -83,7 +83,10 @@ class System(Knowledge):
         """
         if grown is None:
             self._late.clear()
-        ahead = list(range(len(self.nodes))) if grown is None else sorted(self.around(grown))
+        if grown is None:
+            ahead = [index for index, node in enumerate(self.nodes) if self._promises(node)]
+        else:
+            ahead = sorted(self.around(grown))
         behind = deque[int]()
         queued = set(ahead)
         targets = list(wanted)
@@ -116,50 +119,58 @@ class System(Knowledge):
             return []
         return [value] if self._undo(self.relation(node), place, value, poor=condition) else []
 
+    def _promises(self, node: ir.Node) -> bool:
+        """Whether anything may follow through a node: something of its outputs is known, or enough of its operands."""
+        relation, known = self.relation(node), self.known
+        if _nothing([known.get(output) for output in relation.outputs]):
+            return not self.hopeless(relation, [known.get(value) for _, value in relation.open])
+        return True
+
     def _try(self, node: ir.Node) -> list[ir.Value]:
         """Every step that a node allows now; the tensors of which more is known then."""
-        relation = self.relation(node)
+        relation, known = self.relation(node), self.known
         if relation.drawn:
             return []
-        known = self.known
-        grown = self._forward(relation)
         made = [known.get(output) for output in relation.outputs]
-        if all(state is not None and state.none for state in made):
+        states = [known.get(value) for _, value in relation.open]
+        grown: list[ir.Value] = []
+        # If of its operands no more is known than when it was run last, nothing more follows forwards.
+        if states != relation.ran and made.count(None) < len(made) and not self.hopeless(relation, states):
+            relation.ran = states
+            grown = self._forward(relation, made, states)
+            if grown:
+                made = [known.get(output) for output in relation.outputs]
+        if states.count(None) == len(states) or _nothing(made):
             return grown
         for place, value in relation.open:
-            if value in known and (self._place(relation, place, value) or self._undo(relation, place, value)):
-                grown.append(value)
+            if value in known:
+                taken = relation.moves and self._place(relation, place, value)
+                if taken or self._undo(relation, place, value):
+                    grown.append(value)
         return grown
 
-    def _forward(self, relation: Relation) -> list[ir.Value]:
-        known = self.known
-        if known.keys().isdisjoint(relation.outputs):
-            return []
-        states = [known.get(value) for _, value in relation.open]
-        if states == relation.ran:
-            return []  # of its operands no more is known than when it was tried last
-        if self.hopeless(relation, states):
-            return []
-        relation.ran = states
+    def _forward(
+        self, relation: Relation, before: Sequence[Elements | None], states: Sequence[Elements | None]
+    ) -> list[ir.Value]:
+        """What a node makes of the `states` of its operands, where `before` was known."""
         made: list[Elements] | None = None
-        if any(state is not None for state in states):
+        if states.count(None) < len(states):
             try:
                 made = self.follows(relation, states)
             except UnsizedError:
                 return []
         grown = []
         after = []
-        for number, output in enumerate(relation.outputs):
-            before = known.get(output)
+        for number, (output, old) in enumerate(zip(relation.outputs, before, strict=True)):
             told = self.pool.all(()) if made is None else made[number]
-            if before is None:
+            if old is None:
                 after.append(told)
                 continue
-            if told.shape != before.shape:
+            if told.shape != old.shape:
                 # Of another shape it says that all is known, or nothing of its elements.
-                told = self.pool.all(before.shape) if told.full else self.pool.none(before.shape)
+                told = self.pool.all(old.shape) if told.full else self.pool.none(old.shape)
             after.append(told)
-            new = told if before.none else told - before
+            new = told if old.none else told - old
             if not new.none and (told.full or (relation.apart and self.uniform(output, told))):
                 grown.append((output, new))
         if not grown:
@@ -193,8 +204,7 @@ class System(Knowledge):
         return reading(relation.node, found, made, known)
 
     def _place(self, relation: Relation, place: int, value: ir.Value) -> bool:
-        if not relation.moves:
-            return False
+        """Bring elements of the outputs back to where they were in an operand of a node that moves them."""
         node, known = relation.node, self.known
         before = known[value]
         states = [before, *map(known.get, relation.outputs)]
@@ -238,12 +248,10 @@ class System(Knowledge):
         """Solve a node for an operand; not yet where a matrix has a condition above `poor`."""
         node, output, known = relation.node, relation.outputs[0], self.known
         y, before = known.get(output), known[value]
-        if (y is not None and y.none) or value in relation.repeated:
+        if value in relation.repeated or (y is not None and (y.none or y.shape != before.shape)):
             return False
         others = [state for at, other in relation.open if at != place and (state := known.get(other)) is not None]
         if not relation.elementwise and (others or y is not None or not before.none):
-            return False
-        if y is not None and y.shape != before.shape:
             return False
         stages = self._facts(node, place)
         if stages is None or any(other.none for other in others):
@@ -306,6 +314,11 @@ class System(Knowledge):
                 return None
         self._stages[edge] = stages
         return stages
+
+
+def _nothing(states: Sequence[Elements | None]) -> bool:
+    """Whether nothing is known of any."""
+    return not any(state is None or not state.none for state in states)
 
 
 def several(stage: Stage) -> str:
