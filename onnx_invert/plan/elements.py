@@ -24,7 +24,7 @@ class Elements:
     `none` and `full` say that it has no element, or all; a tensor of size 0 has both.
     """
 
-    __slots__ = ("_and", "_less", "_or", "_pool", "_uniform", "full", "mask", "none", "shape")
+    __slots__ = ("_and", "_less", "_lines", "_or", "_pool", "_uniform", "full", "mask", "none", "shape")
 
     def __init__(self, pool: Pool, mask: Mask) -> None:
         count = np.count_nonzero(mask)
@@ -35,6 +35,7 @@ class Elements:
         self._or: dict[Elements, Elements] = {}
         self._less: dict[Elements, Elements] = {}
         self._uniform: dict[tuple[int, ...], bool] = {}
+        self._lines: dict[int, tuple[bool, ...]] = {}
 
     def __and__(self, other: Elements) -> Elements:
         """The elements of both."""
@@ -57,6 +58,14 @@ class Elements:
             found = self._less[other] = self._pool.of(self.mask & ~other.mask)
         return found
 
+    def line(self, axis: int) -> tuple[bool, ...]:
+        """Which it has along an axis, of a set that is the same along all others."""
+        found = self._lines.get(axis)
+        if found is None:
+            first = self.mask[tuple([slice(None) if other == axis else 0 for other in range(self.mask.ndim)])]
+            found = self._lines[axis] = tuple(first.tolist())
+        return found
+
     def uniform(self, axes: tuple[int, ...]) -> bool:
         """Whether it is the same along every one of `axes`."""
         if self.full or not axes:
@@ -76,6 +85,7 @@ class Pool:
     _sets: dict[tuple[Shape, bytes], Elements] = field(default_factory=dict)
     _none: dict[Shape, Elements] = field(default_factory=dict)
     _all: dict[Shape, Elements] = field(default_factory=dict)
+    _lines: dict[tuple[Shape, int, tuple[bool, ...]], Elements] = field(default_factory=dict)
     _met: dict[tuple[object, ...], Elements] = field(default_factory=dict)
 
     def of(self, mask: Mask) -> Elements:
@@ -100,6 +110,16 @@ class Pool:
         found = self._all.get(shape)
         if found is None:
             found = self._all[shape] = self.of(np.ones(shape, bool))
+        return found
+
+    def line(self, shape: Shape, axis: int, line: tuple[bool, ...]) -> Elements:
+        """The set that has `line` along an axis, and is the same along all others."""
+        key = (shape, axis, line)
+        found = self._lines.get(key)
+        if found is None:
+            sizes = [-1 if other == axis else 1 for other in range(len(shape))]
+            mask = np.broadcast_to(np.array(line, bool).reshape(sizes), shape)
+            found = self._lines[key] = self.of(mask)
         return found
 
     def fitted(self, elements: Elements, shape: Shape) -> Elements:

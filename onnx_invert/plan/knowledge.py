@@ -10,7 +10,9 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_invert.plan.concrete import Concrete
-from onnx_invert.plan.elements import Elements, Mask, Pool
+from onnx_invert.plan.elements import Elements, Mask, Pool, Shape
+from onnx_invert.plan.lines import Lines
+from onnx_invert.plan.placing import carried
 from onnx_invert.plan.relation import Relation
 from onnx_invert.plan.steps import Edge
 from onnx_invert.rules.dependence import ELEMENTWISE, SEVERAL, flow, places, switched_off
@@ -50,6 +52,7 @@ class Knowledge:
     _relations: dict[ir.Node, Relation] = field(default_factory=dict)
     _around: dict[ir.Value, tuple[int, ...]] = field(default_factory=dict)
     _places: dict[Edge, list[Labels] | None] = field(default_factory=dict)
+    _lines: dict[Edge, Lines | None] = field(default_factory=dict)
 
     def start(self, unknown: Iterable[ir.Value]) -> None:
         """Nothing is known of `unknown`, nor of what the nodes make."""
@@ -174,6 +177,14 @@ class Knowledge:
             self._places[edge] = self.concrete.alike(relation.kind, told, partial(self._sources, relation, place))
         return self._places[edge]
 
+    def lines(self, relation: Relation, place: int, sources: Sequence[Labels], shape: Shape) -> Lines | None:
+        """The same of an operand of `shape`, where elements go along one axis alone."""
+        edge = (relation.node, place)
+        if edge not in self._lines:
+            read = partial(Lines.of, relation.node, place, sources, shape)
+            self._lines[edge] = self.concrete.alike(relation.kind, ("lines", place), read)
+        return self._lines[edge]
+
     def _sources(self, relation: Relation, place: int) -> list[Labels] | None:
         node = relation.node
         twin = self.concrete.nodes.get(node.name or "")
@@ -206,18 +217,17 @@ class Knowledge:
         return [pool.of(labels == 0) for labels in self.labels(relation.node, self.ignorance)]
 
     def _carried_on(self, relation: Relation, states: Sequence[Elements | None]) -> list[Elements] | None:
-        found: list[Mask] | None = None
+        found: list[Elements] | None = None
         for (place, _), state in zip(relation.open, states, strict=True):
             if state is None:
                 continue
             sources = self.sources(relation, place)
             if sources is None:
                 return None
-            known = np.ones(state.mask.size + 1, bool)  # 0 stands for elements of other operands
-            known[1:] = state.mask.reshape(-1)
-            parts = [known[source] for source in sources]
+            lines = self.lines(relation, place, sources, state.shape)
+            parts = carried(self.pool, sources, state) if lines is None else lines.carried(self.pool, state)
             found = parts if found is None else [one & other for one, other in zip(found, parts, strict=True)]
-        return None if found is None else list(map(self.pool.of, found))
+        return found
 
     def use(self, output: ir.Value, elements: Elements) -> None:
         """Mark equations, elements of an output, as used."""

@@ -68,6 +68,10 @@ LARGEST = 1 << 16
 Form = Turned | Whole | Pick | InPlace | Flat
 
 
+WHOLE = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Transpose"})
+"""Operators that hold all elements of the operand, each once, whichever."""
+
+
 def forms_of(
     node: ir.Node, operand: int, sources: Sequence[Index], shape: Sequence[int], *, once: bool
 ) -> list[Form] | None:
@@ -81,7 +85,7 @@ def forms_of(
     if node.op_type == "Transpose":
         perm = node.attributes.get("perm")
         return [Turned(tuple(perm.as_ints()) if perm is not None else tuple(reversed(range(len(shape)))))]
-    if node.op_type in {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"}:
+    if node.op_type in WHOLE:
         return [Whole()]
     forms: list[Form] = []
     for output, numbers in enumerate(sources):

@@ -79,6 +79,13 @@ def _once(seen: Sequence[Labels], fresh: Mask) -> list[Mask]:
     return hits
 
 
+def carried(pool: Pool, sources: Sequence[Labels], state: Elements) -> list[Elements]:
+    """Which elements of the outputs are known where the operand's `state` is, and all that comes from elsewhere."""
+    known = np.ones(state.mask.size + 1, bool)  # 0 stands for elements of other operands
+    known[1:] = state.mask.reshape(-1)
+    return [pool.of(known[source]) for source in sources]
+
+
 def reading(
     node: ir.Node,
     sources: Mapping[int, tuple[Sequence[Labels], Sequence[int]]],

@@ -233,6 +233,9 @@ class System(Knowledge):
         sources, before = self.sources(relation, place), states[0]
         if sources is None or before is None:
             return None
+        lines = self.lines(relation, place, sources, before.shape)
+        if lines is not None:
+            return lines.placing(self.pool, before, states[1:])
         free = self.free(value, len(before.shape))
         return placing(self.pool, relation.node, place, sources, before, states[1:], free)
 
