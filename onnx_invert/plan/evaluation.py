@@ -98,7 +98,7 @@ def _steps(
     kernels = [None if bodies else kernel(node) for node in nodes]
     steps: list[_Step] = []
     stretch: list[ir.Node] = []
-    needed = _needed_later(nodes, kernels, wanted, renamed)
+    needed = _needed_later(nodes, kernels, wanted, renamed) if None in kernels else set()
     for node, run in zip(nodes, kernels, strict=True):
         if run is None:
             stretch.append(node)

@@ -58,7 +58,7 @@ class Lines:
         return Lines(axis, shape, [source.shape for source in sources], found)
 
     def carried(self, pool: Pool, state: Elements) -> list[Elements]:
-        """Which elements of the outputs are known where the operand's `state` is, and all that comes from elsewhere."""
+        """Which elements of the outputs are known where the operand's `state` is, and what comes from elsewhere."""
         has, found = state.line(self.axis), []
         for pairs, shape in zip(self.pairs, self.shapes, strict=True):
             lacking = _at([pair for pair in pairs if not has[pair[1]]], shape[self.axis])

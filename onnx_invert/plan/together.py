@@ -32,7 +32,7 @@ def taken_together(steps: Sequence[Step]) -> list[Step]:
     first_reader: dict[ir.Value, Position] = {}
     for index in range(len(steps) - 1, -1, -1):
         step = steps[index]
-        needed = min((first_reader.get(value, end) for value in _written(step)), default=end)
+        needed = min([first_reader.get(value, end) for value in _written(step)], default=end)
         key = _key(step)
         if key is not None:
             at = later.get(key)
@@ -42,8 +42,10 @@ def taken_together(steps: Sequence[Step]) -> list[Step]:
             later[key] = index
         kept[index] = step
         order[index] = (needed[0], 0, index) if isinstance(step, Place) else (index, 1, index)
+        own = order[index]
         for value in _read(step):
-            first_reader[value] = min(order[index], first_reader.get(value, end))
+            if own < first_reader.get(value, end):
+                first_reader[value] = own
     return [kept[index] for index in sorted(kept, key=order.__getitem__)]
 
 
