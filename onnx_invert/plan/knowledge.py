@@ -190,9 +190,11 @@ class Knowledge:
         twin = self.concrete.nodes.get(node.name or "")
         shape = self.concrete.shapes.get((node.inputs[place] or node.outputs[0]).name or "")
         try:
-            return None if twin is None or shape is None else places(twin, place, shape)
+            found = None if twin is None or shape is None else places(twin, place, shape)
         except UnsizedError:
             return None
+        # What follows from an operand that only tells a size is none of its elements.
+        return None if found is None else [np.maximum(labels, 0) for labels in found]
 
     def follows(self, relation: Relation, states: Sequence[Elements | None]) -> list[Elements]:
         """Which elements of a node's outputs follow from what `states` say of its open operands (None: all is known).

@@ -10,7 +10,7 @@ import pytest
 
 import onnx_invert
 from onnx_invert.errors import NotInvertibleError
-from onnx_invert.plan.steps import Sweep
+from onnx_invert.plan.steps import Forward, Sweep
 
 
 def _model(weight: str, direction: str) -> onnx.ModelProto:
@@ -30,6 +30,25 @@ def test_a_strictly_triangular_matrix_is_found_row_by_row() -> None:
     x = np.random.default_rng(0).standard_normal((20, 3))
     (y,) = ort.InferenceSession(model.SerializeToString()).run(["y"], {"x": x})
     (back,) = ort.InferenceSession(made.model.SerializeToString()).run(["x"], {"y": y})
+    np.testing.assert_allclose(back, x, atol=1e-12)
+
+
+def test_what_is_expanded_beside_a_context_within_a_sweep_is_read_not_run_again() -> None:
+    """Its operand that only tells a size has no elements that move: all of the output is read off the other one."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 18]> g (double[N,2] x, double[N,2] c) => (double[N,2] y)
+        <double[4,2] w = {0, 0.5, 0, 0, 0.3, 0.1, -2, 0.7}, double[2,2] v = {1, 0, 0, -2}, int64[1] two = {2}>
+        { n = Shape<start = 0, end = 1>(c) size = Concat<axis = 0>(n, two) e = Expand(x, size)
+          j = Concat<axis = 1>(e, c) s = MatMul(j, w) t = Tanh(s) u = MatMul(t, v) y = Add(x, u) }"""
+    )
+    made = onnx_invert.invert(model, recover=["x"], verify=False)
+    (sweep,) = (step for step in made.plan.steps if isinstance(step, Sweep))
+    (step,) = (step for step in sweep.inner if isinstance(step, Forward) and step.node.op_type == "Expand")
+    assert step.forms is not None
+    rng = np.random.default_rng(0)
+    x, c = rng.standard_normal((2, 5, 2))
+    (y,) = ort.InferenceSession(model.SerializeToString()).run(["y"], {"x": x, "c": c})
+    (back,) = ort.InferenceSession(made.model.SerializeToString()).run(["x"], {"y": y, "c": c})
     np.testing.assert_allclose(back, x, atol=1e-12)
 
 
