@@ -77,8 +77,8 @@ def forms_of(
 ) -> list[Form] | None:
     """How the elements of an operand lie in the outputs; None if no form says it.
 
-    `sources` are the numbers (from 1 on) of the operand's elements in each output, 0 for others. With `once` an element
-    that an output repeats is listed once.
+    `sources` are the numbers (from 1 on) of the operand's elements in each output, 0 for others. With `once` one that
+    an output repeats is listed once.
     """
     x = node.inputs[operand]
     assert x is not None
