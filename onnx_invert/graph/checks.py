@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onnx_invert.bodies import bodies, has_bodies
+from onnx_invert.bodies import has_bodies
 from onnx_invert.errors import ModelError
 
 OLDEST_OPSET = 7
-KNOWN_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview.training", "com.microsoft"})
 LARGEST_INPUT = 1 << 40
 """Numbers of an input beyond which no machine holds one sample."""
 
@@ -177,69 +175,6 @@ def _dangling(graph: onnx.GraphProto | onnx.FunctionProto, outer: set[str]) -> d
         if tensor not in known:
             found.setdefault(tensor, "the output list")
     return found
-
-
-def _all_nodes(graph: ir.Graph | ir.Function) -> Iterator[ir.Node]:
-    """The nodes of a graph, each followed by those of the graphs within it."""
-    for node in graph:
-        yield node
-        for body in bodies(node) if node.attributes else ():
-            yield from _all_nodes(body)
-
-
-def check_operators(model: ir.Model, name: str) -> None:
-    """Every operator is one that ONNX defines at the model's opset, or a function of the file."""
-    local = set(model.functions)
-    unknown: dict[str, None] = {}
-    wrong: list[str] = []
-    defined: dict[tuple[str, str, int], bool] = {}
-    graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
-    for body in graphs:
-        for node in _all_nodes(body):
-            if local and node.op_identifier() in local:
-                continue
-            domain = "" if node.domain == "ai.onnx" else node.domain
-            version = body.opset_imports.get(domain) or model.opset_imports.get(domain)
-            label = node.name or node.op_type
-            if domain not in KNOWN_DOMAINS:
-                unknown[f"node {label!r}: {domain}::{node.op_type} (domain {domain!r} is not ONNX's)"] = None
-            elif version is None:
-                unknown[f"node {label!r}: {node.op_type} (the model imports no opset of {domain or 'ai.onnx'!r})"] = (
-                    None
-                )
-            elif domain in ("", "ai.onnx.ml"):
-                key = (node.op_type, domain, version)
-                if key not in defined:
-                    defined[key] = onnx.defs.has(node.op_type, max_inclusive_version=version, domain=domain)
-                if defined[key]:
-                    wrong += _wrong_attributes(node, label, version, domain)
-                else:
-                    unknown[f"node {label!r}: {node.op_type} (not an operator of opset {version})"] = None
-    if wrong:
-        raise ModelError("\n".join([f"{name} has attributes of the wrong type:"] + [f"  {line}" for line in wrong]))
-    if unknown:
-        raise ModelError(
-            "\n".join(
-                [f"{name} uses operators that ONNX does not define, so that no runtime can run it:"]
-                + [f"  {line}" for line in unknown]
-            )
-        )
-
-
-def _wrong_attributes(node: ir.Node, label: str, version: int, domain: str) -> list[str]:
-    """The attributes whose type is not what ONNX defines for them."""
-    if not node.attributes:
-        return []
-    known: dict[str, Any] = dict(onnx.defs.get_schema(node.op_type, version, domain).attributes)
-    wrong = []
-    for attribute in node.attributes.values():
-        if attribute.name not in known or attribute.is_ref():
-            continue
-        expected = ir.AttributeType(int(known[attribute.name].type))
-        if expected != attribute.type:
-            found = f"{attribute.name!r} is {attribute.type.name}, not {expected.name}"
-            wrong.append(f"node {label!r} ({node.op_type}): {found}")
-    return wrong
 
 
 def sort(model: ir.Model, name: str) -> None:

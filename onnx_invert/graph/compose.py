@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnx_invert.errors import UsageError
-from onnx_invert.graph.normalise import infer_shapes
+from onnx_invert.graph.inference import infer_shapes
 from onnx_invert.graph.read import Source
 
 

@@ -14,7 +14,8 @@ import onnx_ir as ir
 
 from onnx_invert.bodies import has_bodies
 from onnx_invert.errors import ModelError
-from onnx_invert.graph.normalise import fold, infer_shapes, name_nodes, replace, shapes_to_constants
+from onnx_invert.graph.inference import infer_shapes
+from onnx_invert.graph.normalise import fold, name_nodes, replace, shapes_to_constants
 from onnx_invert.sized import Sized, shapes_at, sized
 from onnx_invert.sizes import product
 

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from onnx_invert.errors import FileError, ModelError, OnnxInvertError
 from onnx_invert.graph import checks
+from onnx_invert.graph.operators import check_operators
 
 
 @dataclass
@@ -73,7 +74,7 @@ def _checked(parse: Callable[[], tuple[onnx.ModelProto, str]], path: Path | None
             ir.external_data.set_base_dir(graph, path.parent)
     _own_weights(model)
     del proto
-    checks.check_operators(model, name)
+    check_operators(model, name)
     checks.sort(model, name)
     checks.check_weights(model, name)
     return Source(model, path, digest, files=files)

@@ -23,7 +23,8 @@ import onnx_ir as ir
 from onnx_invert.errors import ModelError
 from onnx_invert.graph.concrete import concretise, settle
 from onnx_invert.graph.indices import INDEXED, Before, can_hold, hold
-from onnx_invert.graph.normalise import infer_shapes, name_nodes, remove_unused
+from onnx_invert.graph.inference import infer_shapes
+from onnx_invert.graph.normalise import name_nodes, remove_unused
 from onnx_invert.graph.packed import ROWS, packed_part
 from onnx_invert.graph.selections import Selection, dims, find
 
