@@ -266,10 +266,11 @@ class Lanes:
 
     def dims(self, value: ir.Value, width: int) -> list[int | str | None]:
         """The sizes of a tensor that moves, of `width` lanes."""
-        return self._narrowed(list(value.shape or ()), self.moving[value], width)
+        return self.narrowed(value, self.moving[value], width)
 
-    def _narrowed(self, dims: Sequence[int | ir.SymbolicDim], place: Place, width: int) -> list[int | str | None]:
-        found: list[int | str | None] = [dim if isinstance(dim, int) else dim.value for dim in dims]
+    def narrowed(self, value: ir.Value, place: Place, width: int) -> list[int | str | None]:
+        """The sizes of a tensor with its lanes at `place`, of `width` of them."""
+        found: list[int | str | None] = [dim if isinstance(dim, int) else dim.value for dim in value.shape or ()]
         size = found[place.axis]
         if isinstance(size, int):
             found[place.axis] = size // self.count * width

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnx_invert.build.clamp import Probe
 from onnx_invert.build.inverse import Walk
 from onnx_invert.build.noise import Noise
-from onnx_invert.build.system import narrow, thin
+from onnx_invert.build.system import forms, narrow, thin
 from onnx_invert.build.system.coupled import solve_coupled, solve_whole
 from onnx_invert.build.system.log_det import LogDet
 from onnx_invert.build.system.moving import only, picked, placed
@@ -172,9 +172,13 @@ class Realisation:
                 if not inside and value is not None:
                     self.read(value)
 
-    def evaluate(self, node: ir.Node) -> list[ir.Value]:
-        """Run a node of the model; its outputs, with the noise of their rounding where that is measured."""
-        made = thin.product(self, node) or self.copy(node)
+    def evaluate(self, node: ir.Node, outside: Emitter | None = None) -> list[ir.Value]:
+        """Run a node of the model; its outputs, with the noise of their rounding where that is measured.
+
+        What it makes of operands that are not made here alone is made `outside`, if there is such an emitter.
+        """
+        sizes = [None if value is None else forms.dims(value) for value in node.inputs]
+        made = thin.product(self, node) or forms.rewritten(self, node, sizes, outside) or self.copy(node)
         if self.noise is None:
             return made
         return [
