@@ -154,7 +154,7 @@ class Selection:
         return [dim if isinstance(dim, int) and axis != kept else 1 for axis, dim in enumerate(dims)]
 
     def evaluate(self, r: Realisation, node: ir.Node, outside: Emitter | None = None) -> list[ir.Value]:
-        """Run a node of the block on the lanes; its outputs. Noise, and `outside`, are as in `Realisation.evaluate`."""
+        """Run a node of the block on the lanes; its outputs. Noise and `outside` as in `Realisation.evaluate`."""
         sizes = [None if value is None else self._dims(r, node, place) for place, value in enumerate(node.inputs)]
         made = forms.rewritten(r, node, sizes, outside) or r.copy(node)
         for output, value in zip(node.outputs, made, strict=True):
