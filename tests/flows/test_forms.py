@@ -1,4 +1,4 @@
-"""Nodes within the loop of a root in another form: the same numbers, and nothing that goes through samples one by one."""
+"""Nodes within the loop of a root in another form: the same numbers, and no product that goes through samples."""
 
 from __future__ import annotations
 

@@ -118,11 +118,11 @@ def naf(name: str, size: int = 3) -> Flow:
     return flow(name, "autoregressive monotonic network", model, toy(size), exact=False)
 
 
-def unaf(name: str, size: int = 3) -> Flow:
+def unaf(name: str) -> Flow:
     """Unconstrained neural autoregressive flow: the integral of a positive network a feature."""
     network = {"hidden_features": (8, 8)}
-    model = zuko.flows.UNAF(size, transforms=1, signal=4, network=network, **SMALL)
-    return flow(name, "autoregressive integral", model, toy(size))
+    model = zuko.flows.UNAF(3, transforms=1, signal=4, network=network, **SMALL)
+    return flow(name, "autoregressive integral", model, toy(3))
 
 
 def sospf(name: str, size: int = 3) -> Flow:
@@ -164,13 +164,9 @@ FLOWS = {
     "zuko_realnvp_context": nice,
     "zuko_naf": naf,
     "zuko_naf_d8": partial(naf, size=8),
-    "zuko_naf_d16": partial(naf, size=16),
     "zuko_unaf": unaf,
-    "zuko_unaf_d8": partial(unaf, size=8),
-    "zuko_unaf_d16": partial(unaf, size=16),
     "zuko_sospf": sospf,
     "zuko_sospf_d8": partial(sospf, size=8),
-    "zuko_sospf_d16": partial(sospf, size=16),
     "zuko_bpf": bpf,
     "zuko_gf": gf,
     "zuko_softclip": softclip,
