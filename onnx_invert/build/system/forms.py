@@ -98,11 +98,11 @@ def _as_rows(
         return None
     fixed = (node, 1 - vector) in r.replaced or node.inputs[1 - vector] not in r.pieces
     b = outside if fixed and outside is not None else e
+    lines = _squeezed(e, x, across, rank)
     lead = len(a) - 2
     turned = vector == 1
     if all(size == 1 for size in a[:lead]):
         matrix = _shaped(b, matrix, list(range(lead)), [1, 0] if turned else None)
-        lines = e.op("Squeeze", x, e.ints([across]))
         return e.op("Unsqueeze", e.op("MatMul", lines, matrix), e.ints([across]))
     batch = rank - 2
     gone = rows - (batch - lead)  # where A has that axis, of size 1
@@ -110,9 +110,21 @@ def _as_rows(
     swapped = [*range(left), left + 1, left] if turned else None
     matrix = _shaped(b, matrix, [gone] if gone >= 0 else [], swapped)
     order = [*(axis for axis in range(batch) if axis != rows), rows, batch]
-    lines = e.op("Transpose", e.op("Squeeze", x, e.ints([across])), perm=order)
+    lines = e.op("Transpose", lines, perm=order)
     back = [int(place) for place in np.argsort(order)]
     return e.op("Unsqueeze", e.op("Transpose", e.op("MatMul", lines, matrix), perm=back), e.ints([across]))
+
+
+def _squeezed(e: Emitter, value: ir.Value, axis: int, rank: int) -> ir.Value:
+    """A tensor of this rank without an axis of size 1; what it was before it got that axis, if it just did."""
+    node = value.producer()
+    if node is not None and node.op_type == "Unsqueeze" and len(node.inputs) == 2 and node.inputs[1] is not None:
+        axes = node.inputs[1].const_value
+        if axes is not None and axes.size == 1 and (int(axes.numpy().reshape(-1)[0]) - axis) % rank == 0:
+            before = node.inputs[0]
+            assert before is not None
+            return before
+    return e.op("Squeeze", value, e.ints([axis % rank]))
 
 
 def _shaped(b: Emitter, matrix: ir.Value, axes: Sequence[int], perm: Sequence[int] | None) -> ir.Value:
@@ -133,7 +145,7 @@ def _only(r: Realisation, node: ir.Node, sizes: Sequence[Dims | None], _outside:
         return None
     axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
     operand = r.operand(node, 0) if data[axis] == 1 else None
-    return None if operand is None else r.e.op("Squeeze", operand, r.e.ints([axis % len(data)]))
+    return None if operand is None else _squeezed(r.e, operand, axis, len(data))
 
 
 def _powers(r: Realisation, node: ir.Node, sizes: Sequence[Dims | None], _outside: Emitter | None) -> ir.Value | None:

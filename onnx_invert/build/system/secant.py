@@ -27,6 +27,9 @@ STEPS = 12
 GROWTH = 8.0
 """The secant leads no further than so many times the distance of the two points."""
 
+FLAT = 2.0**20
+"""A secant that leads further than so many times that distance tells nothing."""
+
 FIRST = 4.0
 """The second point is no further from y than so many times y's size, and no nearer than a part of it:"""
 
@@ -54,16 +57,16 @@ def pursue(
     def ahead(b: Emitter, x1: ir.Value, f1: ir.Value, g1: ir.Value, x2: ir.Value, f2: ir.Value) -> list[ir.Value]:
         """Where to try next, as a fraction of the way from x₂ to x₁, 0 for nowhere; and 1 where to go on."""
         width = b.op("Max", b.op("Abs", b.op("Sub", x1, x2)), tiny)
-        least = b.op("Div", b.op("Add", b.op("Mul", b.op("Abs", x2), eps), tiny), width)
+        # Two units in the last place: no step is shorter, and no bracket with the root inside need be narrower.
+        least = b.op("Div", b.op("Add", b.op("Mul", b.op("Abs", x2), 2 * eps), tiny), width)
         alike = b.op("Equal", b.op("Greater", f1, 0.0), b.op("Greater", f2, 0.0))
         t = b.op("Div", f2, b.op("Sub", f2, g1))
         within = inside(b, t, b.op("Min", least, 0.5), None)
-        # Of points with values of one sign t is beyond 0 or 1; it is no number where φ is the same at both, or none.
-        beyond = b.op("Add", t, b.op("Mul", b.op("Sign", t), b.op("Mul", least, 2.0)))
+        # Of points with values of one sign t is beyond 0 or 1; it is no number, or huge, where φ does not move.
+        beyond = b.op("Add", t, b.op("Mul", b.op("Sign", t), least))
         beyond = b.op("Max", b.op("Min", beyond, GROWTH), -GROWTH)
-        number = b.op("Less", b.op("Abs", t), top)
-        on = b.op("Where", alike, b.op("Cast", number, to=int(b.dtype)), b.op("Sub", b.scalar(1.0), least))
-        going = b.op("And", b.op("Greater", on, 0.5), b.op("Greater", b.op("Abs", f2), noise))
+        limit = b.op("Where", alike, b.op("Mul", b.op("Abs", t), 1 / FLAT), least)
+        going = b.op("And", b.op("Less", limit, 1.0), b.op("Greater", b.op("Abs", f2), noise))
         t = b.op("Where", going, b.op("Where", alike, beyond, within), b.scalar(0.0))
         return [t, b.op("Mul", b.op("Cast", going, to=int(b.dtype)), live)]
 

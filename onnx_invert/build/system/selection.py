@@ -38,7 +38,9 @@ class Selection:
         """Those of the sweep `count`, a number that counts from 0."""
 
         def row(table: ir.Value) -> ir.Value:
-            return e.op("Gather", table, count, axis=0)
+            found = e.op("Gather", table, count, axis=0)
+            found.shape = None if table.shape is None else ir.Shape(list(table.shape)[1:])
+            return found
 
         with e.scope(e.scope_name, ir.DataType.INT64):
             index, places = (row(e.constant(array, "lanes")) for array in (cut.rounds.lanes, cut.rounds.places))
