@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from onnx_invert.plan.batch_rules import MEETING, POINTWISE, RULES, Mixes, Place, State
 from onnx_invert.plan.concrete import Concrete
+from onnx_invert.plan.rounds import Rounds
 from onnx_invert.plan.steps import Edge, Root, Step
 from onnx_invert.rules.node import NodeView
 from onnx_invert.sizes import Size
@@ -33,38 +34,6 @@ _ALONE = frozenset(
 
 
 Shapes = Sequence[tuple[int, ...] | None]
-
-
-@dataclass(frozen=True)
-class Rounds:
-    """Which lanes each sweep finds, along `axis`."""
-
-    axis: int
-    shape: tuple[int | str, ...]
-    """x's."""
-    lanes: NDArray[np.int64]
-    """(rounds, most): the lanes of each round; one that is repeated stands for none."""
-    places: NDArray[np.int64]
-    """(rounds, D): where among them each lane is, 0 where it is not."""
-    found: NDArray[np.bool_]
-    """(rounds, D): which they are."""
-
-    @staticmethod
-    def of(order: NDArray[np.int64], shape: Sequence[int | str]) -> Rounds | None:
-        """From the round of every element, −1 for one that no sweep finds; None if they differ along no one axis."""
-        for axis, size in enumerate(shape):
-            others = tuple(other for other in range(order.ndim) if other != axis)
-            line = order.min(axis=others) if others else order
-            if not isinstance(size, int) or order.max(axis=others, initial=-1).tolist() != line.tolist():
-                continue
-            rounds = int(line.max()) + 1
-            found = line == np.arange(rounds)[:, None]
-            most = int(found.sum(axis=1).max())
-            if most == size:
-                return None
-            lanes = np.stack([np.resize(np.flatnonzero(row), most) for row in found])
-            return Rounds(axis, tuple(shape), lanes, np.where(found, np.cumsum(found, axis=1) - 1, 0), found)
-        return None
 
 
 @dataclass(frozen=True)
@@ -266,10 +235,11 @@ class Lanes:
 
     def dims(self, value: ir.Value, width: int) -> list[int | str | None]:
         """The sizes of a tensor that moves, of `width` lanes."""
-        return self._narrowed(list(value.shape or ()), self.moving[value], width)
+        return self.narrowed(value, self.moving[value], width)
 
-    def _narrowed(self, dims: Sequence[int | ir.SymbolicDim], place: Place, width: int) -> list[int | str | None]:
-        found: list[int | str | None] = [dim if isinstance(dim, int) else dim.value for dim in dims]
+    def narrowed(self, value: ir.Value, place: Place, width: int) -> list[int | str | None]:
+        """The sizes of a tensor with its lanes at `place`, of `width` of them."""
+        found: list[int | str | None] = [dim if isinstance(dim, int) else dim.value for dim in value.shape or ()]
         size = found[place.axis]
         if isinstance(size, int):
             found[place.axis] = size // self.count * width

@@ -215,3 +215,42 @@ def batch_normalization(node: NodeView) -> Chain | NoInverse:
     # Until opset 8, spatial = 0 gives every element parameters of its own.
     per_channel = scale.shape if not node.integer("spatial", 1) else (-1,) + (1,) * (len(shape) - 2)
     return (Diagonal(slope.reshape(per_channel), (bias - slope * mean).reshape(per_channel)),)
+
+
+LONGEST = 1024
+"""Numbers along an axis up to which their running sums are undone by a matrix."""
+
+
+@rules.rule("CumSum", since=11)
+def cum_sum(node: NodeView) -> Chain | NoInverse:
+    """x₁ = y₁, xᵢ = yᵢ − yᵢ₋₁ along an axis; from the other end with reverse = 1.
+
+    Guarantee: bijection; with exclusive = 1 the last number (reverse: the first) is lost, and y's first one is 0:
+               generalized inverse
+    Latent:    the lost number
+    Refuses:   an axis known only at run time, or whose size is, or of more than 1,024
+    Source:    ONNX CumSum-11, -14
+    """
+    axis_operand, shape = node.constant(1), node.shape(node.x)
+    if node.unknown != 0 or axis_operand is None:
+        return NoInverse("its axis is known only at run time", "use a constant")
+    if shape is None:
+        return NoInverse("the rank of its input is unknown", "give the model's inputs a shape")
+    axis = int(axis_operand.reshape(-1)[0]) % len(shape)
+    size = shape[axis]
+    if not isinstance(size, int):
+        return NoInverse(
+            f"the size {size!r} that it sums along is known only at run time", f"give {size!r} a fixed size"
+        )
+    if not 0 < size <= LONGEST:
+        return NoInverse(f"it sums along {size} numbers, and is undone along 1 to {LONGEST}")
+    weight = np.triu(np.ones((size, size), np.float32), node.integer("exclusive", 0))
+    if node.integer("reverse", 0):
+        weight = weight.T
+    if len(shape) == 1:
+        return (unsqueezing((0,)), Matrix(weight), squeezing((0,)))
+    if axis == len(shape) - 1:
+        return (Matrix(weight),)
+    swap = list(range(len(shape)))
+    swap[axis], swap[-1] = swap[-1], swap[axis]
+    return (transposing(swap), Matrix(weight), transposing(swap))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import zuko
 from torch import Tensor, nn
@@ -109,11 +111,11 @@ def nice(name: str) -> Flow:
     return flow(name, "coupling affine, conditional", model, toy(6), others={"context": toy(2, seed=1)})
 
 
-def naf(name: str) -> Flow:
+def naf(name: str, size: int = 3) -> Flow:
     """Neural autoregressive flow: a monotonic network a feature."""
     network = {"hidden_features": (8, 8)}
-    model = zuko.flows.NAF(3, transforms=1, signal=4, network=network, **SMALL)
-    return flow(name, "autoregressive monotonic network", model, toy(3), exact=False)
+    model = zuko.flows.NAF(size, transforms=1, signal=4, network=network, **SMALL)
+    return flow(name, "autoregressive monotonic network", model, toy(size), exact=False)
 
 
 def unaf(name: str) -> Flow:
@@ -123,10 +125,10 @@ def unaf(name: str) -> Flow:
     return flow(name, "autoregressive integral", model, toy(3))
 
 
-def sospf(name: str) -> Flow:
+def sospf(name: str, size: int = 3) -> Flow:
     """Sum-of-squares polynomial flow."""
-    model = zuko.flows.SOSPF(3, transforms=2, degree=3, polynomials=2, **SMALL)
-    return flow(name, "autoregressive polynomial", model, toy(3))
+    model = zuko.flows.SOSPF(size, transforms=2, degree=3, polynomials=2, **SMALL)
+    return flow(name, "autoregressive polynomial", model, toy(size))
 
 
 def bpf(name: str) -> Flow:
@@ -161,8 +163,10 @@ FLOWS = {
     "zuko_maf_residual": maf_residual,
     "zuko_realnvp_context": nice,
     "zuko_naf": naf,
+    "zuko_naf_d8": partial(naf, size=8),
     "zuko_unaf": unaf,
     "zuko_sospf": sospf,
+    "zuko_sospf_d8": partial(sospf, size=8),
     "zuko_bpf": bpf,
     "zuko_gf": gf,
     "zuko_softclip": softclip,

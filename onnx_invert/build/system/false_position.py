@@ -52,8 +52,7 @@ def approach(
         going = b.op("And", b.op("Less", least, 0.5), unsolved(b, f1, f2, noise))
         least = b.op("Min", least, 0.5)
         straight = b.op("Less", b.op("Max", b.op("Abs", f1), b.op("Abs", f2)), far) if bounded else None
-        t = fraction(b, b.op("Div", f2, b.op("Sub", f2, g1)), straight)
-        t = b.op("Min", b.op("Max", t, least), b.op("Sub", b.scalar(1.0), least))
+        t = inside(b, b.op("Div", f2, b.op("Sub", f2, g1)), least, straight)
         going = b.op("Cast", going, to=int(b.dtype))
         return [b.op("Mul", t, going), b.op("Mul", going, live)]
 
@@ -62,14 +61,24 @@ def approach(
         x = between(b, x2, x1, t)
         f = function(b, x)
         same = b.op("Equal", b.op("Greater", f, 0.0), b.op("Greater", f2, 0.0))
-        smaller = b.op("Max", b.op("Sub", b.scalar(1.0), b.op("Div", f, f2)), LEAST)
-        g1 = b.op("Where", same, b.op("Mul", g1, smaller), f2)
+        g1 = b.op("Where", same, smaller(b, g1, f2, f), f2)
         x1, f1 = b.op("Where", same, x1, x2), b.op("Where", same, f1, f2)
         t, busy = ahead(b, x1, f1, g1, x, f)
         return [x1, f1, g1, x, f, t], busy
 
     t, busy = ahead(e, x1, f1, f1, x2, f2)
     return _ends(iterate(e, [x1, f1, f1, x2, f2, t], [shape] * 6, step, most=STEPS, unroll=False, busy=busy))
+
+
+def inside(b: Emitter, t: ir.Value, least: ir.Value, safe: ir.Value | None) -> ir.Value:
+    """A fraction of the way, or half of it (`fraction`), that is `least` away from either end."""
+    t = fraction(b, t, safe)
+    return b.op("Min", b.op("Max", t, least), b.op("Sub", b.scalar(1.0), least))
+
+
+def smaller(b: Emitter, g1: ir.Value, f2: ir.Value, f: ir.Value) -> ir.Value:
+    """What the value at the end that stays is taken for, when one of the same sign as f₂ has followed on f₂."""
+    return b.op("Mul", g1, b.op("Max", b.op("Sub", b.scalar(1.0), b.op("Div", f, f2)), LEAST))
 
 
 def _ends(state: Sequence[ir.Value]) -> list[ir.Value]:

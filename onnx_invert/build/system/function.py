@@ -94,7 +94,10 @@ class Phi:
         what = _what(inside, node)
         if what not in twins or inside.noise is not None:
             selection = self.selection
-            twins[what] = inside.evaluate(node) if selection is None else selection.evaluate(inside, node)
+            outside = self.before.e
+            twins[what] = (
+                inside.evaluate(node, outside) if selection is None else selection.evaluate(inside, node, outside)
+            )
         for output, made in zip(node.outputs, twins[what], strict=True):
             inside.put(output, Piece(made))
 

@@ -19,6 +19,7 @@ from onnx_invert.build.system.coupled import Rows, Torn, identity, jacobian, out
 from onnx_invert.build.system.determinant import LARGEST, log_det, log_det_by_pivots
 from onnx_invert.build.system.live import Live
 from onnx_invert.build.system.pieces import Mask
+from onnx_invert.build.system.shapes import size
 from onnx_invert.build.tape import Tape
 from onnx_invert.errors import Blocker, NotInvertibleError
 from onnx_invert.graph.emit import Emitter
@@ -252,7 +253,7 @@ class LogDet:
             if along.fixed:
                 parts = e.op("Reshape", term, e.ints([along.count, -1] if along.strided else [-1, along.count]))
             else:
-                parts = _rows(e, term, r.size(self._samples.batch, like), strided=along.strided)
+                parts = _rows(e, term, size(r, self._samples.batch, like), strided=along.strided)
             term = e.op("ReduceSum", parts, e.ints([0 if along.strided else 1]), keepdims=0)
         self._terms.append(term)
 

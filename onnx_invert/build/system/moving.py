@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from onnx_invert.build.system.columns import Column, columns_of, join, turn
 from onnx_invert.build.system.pieces import Index, Mask, Piece, Pieces, grouped, line_of, masked
+from onnx_invert.build.system.shapes import sized
 from onnx_invert.plan.moves import Flat, InPlace, Pick, Turned, Whole
 from onnx_invert.plan.steps import Place
 from onnx_invert.rules.facts import Rearrangement
@@ -86,7 +87,7 @@ def placed(r: Realisation, step: Place, form: Turned | Whole | Pick | InPlace | 
             if node.op_type in {"Identity", "Dropout"}:
                 return _parts(r, node.outputs[0])
             y = r.read(node.outputs[0])
-            return [masked(_walked(r, step, y) if step.stages else e.op("Reshape", y, r.sized(x)), step.mask)]
+            return [masked(_walked(r, step, y) if step.stages else e.op("Reshape", y, sized(r, x)), step.mask)]
         case InPlace():
             mask = form.mask & step.mask
             y = node.outputs[form.output]

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onnx_invert.build.inverse import Walk
 from onnx_invert.build.system.columns import columns_of, join
 from onnx_invert.build.system.pieces import Index, Mask, Piece, line_of
+from onnx_invert.build.system.shapes import sized
 from onnx_invert.build.tape import again
 from onnx_invert.plan.stages import Path, Stage
 from onnx_invert.plan.steps import Forward, Undo
@@ -131,7 +132,7 @@ def zeros(narrow: Narrow, output: ir.Value) -> Piece:
     if key not in r.e.made:
         with r.typed(output):
             like = ir.Value(name=output.name, shape=ir.Shape(dims), type=output.type)
-            r.e.made[key] = r.e.op("Expand", r.e.scalar(0.0), r.sized(like))
+            r.e.made[key] = r.e.op("Expand", r.e.scalar(0.0), sized(r, like))
         r.e.zeros.add(r.e.made[key])
     return narrow.piece(r.e.made[key], len(dims))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import partial, reduce
 
 import numpy as np
 import onnx_ir as ir
@@ -13,16 +12,16 @@ import onnx_ir as ir
 from onnx_invert.build.clamp import Probe
 from onnx_invert.build.inverse import Walk
 from onnx_invert.build.noise import Noise
-from onnx_invert.build.system import narrow, thin
+from onnx_invert.build.system import forms, narrow, thin
 from onnx_invert.build.system.coupled import solve_coupled, solve_whole
 from onnx_invert.build.system.log_det import LogDet
 from onnx_invert.build.system.moving import only, picked, placed
 from onnx_invert.build.system.pieces import Mask, Piece, Pieces, masked
 from onnx_invert.build.system.root import find_roots
+from onnx_invert.build.system.shapes import shape_of, sized
 from onnx_invert.build.system.sweeps import sweep
 from onnx_invert.build.system.tear import scale, tear
 from onnx_invert.build.tape import again
-from onnx_invert.errors import ModelError
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.plan.concrete import Concrete
 from onnx_invert.plan.equations import upstream
@@ -30,7 +29,6 @@ from onnx_invert.plan.moves import InPlace, Pick, Turned
 from onnx_invert.plan.stages import Path, Stage
 from onnx_invert.plan.steps import Affine, Coupled, Edge, Forward, Place, Root, Scale, Solve, Step, Sweep, Tear, Undo
 from onnx_invert.rules.node import FLOATS
-from onnx_invert.sizes import Size, is_told
 
 
 @dataclass
@@ -141,7 +139,7 @@ class Realisation:
         if value in self.dependent:
             with self.typed(value):
                 # Nothing is known of it: an operand of a node of which some outputs are known all the same.
-                return self.e.op("Expand", self.e.scalar(0.0), self.sized(value))
+                return self.e.op("Expand", self.e.scalar(0.0), sized(self, value))
         return self._known(value)
 
     def is_made_here(self, value: ir.Value) -> bool:
@@ -172,9 +170,13 @@ class Realisation:
                 if not inside and value is not None:
                     self.read(value)
 
-    def evaluate(self, node: ir.Node) -> list[ir.Value]:
-        """Run a node of the model; its outputs, with the noise of their rounding where that is measured."""
-        made = thin.product(self, node) or self.copy(node)
+    def evaluate(self, node: ir.Node, outside: Emitter | None = None) -> list[ir.Value]:
+        """Run a node of the model; its outputs, with the noise of their rounding where that is measured.
+
+        What it makes of operands that are not made here alone is made `outside`, if there is such an emitter.
+        """
+        sizes = [None if value is None else forms.dims(value) for value in node.inputs]
+        made = thin.product(self, node) or forms.rewritten(self, node, sizes, outside) or self.copy(node)
         if self.noise is None:
             return made
         return [
@@ -192,46 +194,6 @@ class Realisation:
         """The graph around all."""
         return self if self.outer is None else self.outer.root
 
-    def sized(self, value: ir.Value) -> ir.Value:
-        """The shape that a tensor of the model has, as int64, made from the inputs' sizes."""
-        parts: list[ir.Value] = []
-        fixed: list[int] = []
-        with self.e.scope(self.e.scope_name, ir.DataType.INT64):
-            for dim in value.shape or ():
-                if isinstance(dim, int):
-                    fixed.append(dim)
-                    continue
-                if fixed:
-                    parts.append(self.e.ints(fixed))
-                    fixed = []
-                parts.append(self.size(str(dim.value), value))
-            if fixed or not parts:
-                parts.append(self.e.ints(fixed))
-            return parts[0] if len(parts) == 1 else self.e.op("Concat", *parts, axis=0)
-
-    def size(self, name: int | str, value: ir.Value) -> ir.Value:
-        """A size of `value`, (1,), from inputs of the inverse, which tell its multiples, parts and products too.
-
-        Raises:
-            ModelError: no input tells it.
-        """
-        if isinstance(name, int):
-            return self.e.ints([name])
-        e = self.e
-        with e.scope(e.scope_name, ir.DataType.INT64):
-            if name in self.sizes:
-                port, axis = self.sizes[name]
-                return e.op("Slice", e.op("Shape", port), e.ints([axis]), e.ints([axis + 1]), e.ints([0]))
-            size = Size.read(name)
-            if not is_told(name, self.sizes) or not size.names:
-                what = f"The size {name!r} of {value.name!r} is told by no input of the inverse"
-                raise ModelError(f"{what}: give the model's inputs fixed sizes.")
-            first, *rest = (self.size(factor, value) for factor in size.names)
-            found = reduce(partial(e.op, "Mul"), rest, first)
-            if size.times > 1:
-                found = e.op("Mul", found, e.ints([size.times]))
-            return found if size.parts == 1 else e.op("Div", found, e.ints([size.parts]))
-
     def value(self, forward: ir.Value) -> ir.Value:
         """The other operand of a node that is undone."""
         return self.read(forward)
@@ -247,23 +209,10 @@ class Realisation:
         else:
             for node in upstream([value], _Settled(self)):
                 if node.op_type == "Shape" and node.inputs[0] in self.dependent:
-                    self._plain[node.outputs[0]] = self._shape(node)
+                    self._plain[node.outputs[0]] = shape_of(self, node)
                     continue
                 self._plain.update(zip(node.outputs, self.copy(node), strict=True))
         return self._plain[value]
-
-    def _shape(self, node: ir.Node) -> ir.Value:
-        source = node.inputs[0]
-        assert source is not None
-        shape = self.sized(source)
-        start, end = node.attributes.get("start"), node.attributes.get("end")
-        if start is None and end is None:
-            return shape
-        rank = len(source.shape or ())
-        first = start.as_int() if start is not None else 0
-        last = end.as_int() if end is not None else rank
-        with self.e.scope(self.e.scope_name, ir.DataType.INT64):
-            return self.e.op("Slice", shape, self.e.ints([first]), self.e.ints([last]), self.e.ints([0]))
 
     def _forward(self, step: Forward) -> None:
         node = step.node

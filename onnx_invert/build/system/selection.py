@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from onnx_invert.build.system import forms
 from onnx_invert.build.tape import again
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.plan.batch_rules import Place
@@ -37,7 +38,9 @@ class Selection:
         """Those of the sweep `count`, a number that counts from 0."""
 
         def row(table: ir.Value) -> ir.Value:
-            return e.op("Gather", table, count, axis=0)
+            found = e.op("Gather", table, count, axis=0)
+            found.shape = None if table.shape is None else ir.Shape(list(table.shape)[1:])
+            return found
 
         with e.scope(e.scope_name, ir.DataType.INT64):
             index, places = (row(e.constant(array, "lanes")) for array in (cut.rounds.lanes, cut.rounds.places))
@@ -152,9 +155,10 @@ class Selection:
         kept = self.cut.lanes.moving[output].axis
         return [dim if isinstance(dim, int) and axis != kept else 1 for axis, dim in enumerate(dims)]
 
-    def evaluate(self, r: Realisation, node: ir.Node) -> list[ir.Value]:
-        """Run a node of the block on the lanes; its outputs, with noise as by `Realisation.evaluate`."""
-        made = r.copy(node)
+    def evaluate(self, r: Realisation, node: ir.Node, outside: Emitter | None = None) -> list[ir.Value]:
+        """Run a node of the block on the lanes; its outputs. Noise and `outside` as in `Realisation.evaluate`."""
+        sizes = [None if value is None else self._dims(r, node, place) for place, value in enumerate(node.inputs)]
+        made = forms.rewritten(r, node, sizes, outside) or r.copy(node)
         for output, value in zip(node.outputs, made, strict=True):
             value.shape = ir.Shape(self.cut.lanes.dims(output, self.width))
         if r.noise is None:
@@ -169,6 +173,15 @@ class Selection:
             else:
                 shaken.append(value)
         return shaken
+
+    def _dims(self, r: Realisation, node: ir.Node, place: int) -> list[int | str | None]:
+        """The sizes of what a node of the block takes at a place."""
+        lanes, value = self.cut.lanes, node.inputs[place]
+        assert value is not None
+        if (node, place) in lanes.taken:
+            return lanes.narrowed(value, lanes.taken[node, place], self.width)
+        whole = value not in lanes.moving or (node, place) in r.replaced
+        return forms.dims(value) if whole else lanes.dims(value, self.width)
 
 
 def _like(value: ir.Value, made: ir.Value) -> ir.Value:

@@ -1,0 +1,78 @@
+"""The last steps towards a root: inverse quadratic interpolation where it is safe, halving of the bracket elsewhere.
+
+Source: T. Chandrupatla, A new hybrid quadratic/bisection algorithm for finding the zero of a nonlinear function
+without using derivatives, Advances in Engineering Software 28 (1997).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from onnx_invert.build.newton.loop import iterate
+from onnx_invert.build.system.bracket import between, fraction, rounding, smallest, unsolved
+from onnx_invert.build.system.function import Function
+from onnx_invert.graph.emit import Emitter
+
+NARROWINGS = 60
+"""At most: halving alone takes an interval of 4³² units in the last place to one."""
+
+
+def narrowed(
+    e: Emitter,
+    function: Function,
+    ends: list[ir.Value],
+    live: ir.Value,
+    shape: Sequence[int | str],
+    unroll: bool,
+    noise: ir.Value | None,
+) -> list[ir.Value]:
+    """The bracket as narrow as can be: its ends, each with its value."""
+    low, f_low, high, f_high = ends
+    tiny = smallest(e)
+
+    def step(b: Emitter, state: list[ir.Value]) -> tuple[list[ir.Value], ir.Value]:
+        # x1, f1: the newest end; x2, f2: the other one; t: where to try next, as a fraction of the way between.
+        x1, f1, x2, f2, t = state
+        x = between(b, x1, x2, t)
+        f = function(b, x)
+        same = b.op("Equal", b.op("Sign", f), b.op("Sign", f1))
+        x3, f3 = b.op("Where", same, x1, x2), b.op("Where", same, f1, f2)  # the end before
+        x2, f2 = b.op("Where", same, x2, x1), b.op("Where", same, f2, f1)
+        back = b.op("Sub", x, x2)
+        # Of a bracket this wide or narrow either end is as good a measure of rounding as the other.
+        least = b.op("Div", rounding(b, x, x2), b.op("Max", b.op("Abs", back), tiny))
+        going = b.op("And", b.op("Less", least, 0.5), unsolved(b, f, f2, noise))
+        least = b.op("Min", least, 0.5)
+        t = _next(b, back, f, f2, b.op("Sub", x3, x2), f3)
+        t = b.op("Min", b.op("Max", t, least), b.op("Sub", b.scalar(1.0), least))
+        going = b.op("Cast", going, to=int(b.dtype))
+        # An element that is done stays where it is while others go on.
+        return [x, f, x2, f2, b.op("Mul", t, going)], b.op("Mul", going, live)
+
+    secant = fraction(e, e.op("Div", f_low, e.op("Sub", f_low, f_high)), None)
+    wide = e.op("Greater", e.op("Sub", high, low), e.op("Mul", rounding(e, low, high), 2.0))
+    going = e.op("Cast", e.op("And", wide, unsolved(e, f_low, f_high, noise)), to=int(e.dtype))
+    busy = e.op("Mul", going, live)
+    start = [low, f_low, high, f_high, e.op("Mul", secant, going)]
+    most = 16 if unroll else NARROWINGS
+    return iterate(e, start, [shape] * 5, step, most=most, unroll=unroll, busy=busy)[:4]
+
+
+def _next(b: Emitter, back: ir.Value, f1: ir.Value, f2: ir.Value, far: ir.Value, f3: ir.Value) -> ir.Value:
+    """Where to try next: by inverse quadratic interpolation where it is known to be safe, in the middle elsewhere.
+
+    With ξ = (x₁ − x₂) / (x₃ − x₂), of which `back` and `far` are the two parts, and φ the same of f:
+
+        t = f₁ / (f₃ − f₂) · (f₃ / (f₁ − f₂) + (1 − 1/ξ) f₂ / (f₃ − f₁))    if φ² < ξ and (1 − φ)² < 1 − ξ
+    """
+    one = b.scalar(1.0)
+    short, whole = b.op("Sub", f1, f2), b.op("Sub", f3, f2)
+    xi, phi = b.op("Div", back, far), b.op("Div", short, whole)
+    rest = b.op("Sub", one, phi)
+    below = b.op("Less", b.op("Mul", phi, phi), xi)
+    above = b.op("Less", b.op("Mul", rest, rest), b.op("Sub", one, xi))
+    slope = b.op("Div", b.op("Mul", b.op("Sub", one, b.op("Div", far, back)), f2), b.op("Sub", f3, f1))
+    t = b.op("Mul", b.op("Div", f1, whole), b.op("Add", b.op("Div", f3, short), slope))
+    return fraction(b, t, b.op("And", below, above))
