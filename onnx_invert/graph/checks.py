@@ -192,9 +192,10 @@ def _in_order(graph: ir.Graph) -> bool:
     """Whether each node takes what is made before it; that is not looked into where nodes have bodies."""
     made: set[ir.Node] = set()
     for node in graph:
-        makers = [value.producer() for value in node.inputs if value is not None]
-        if not all(maker is None or maker in made for maker in makers):
-            return False
+        for value in node.inputs:
+            maker = None if value is None else value.producer()
+            if maker is not None and maker not in made:
+                return False
         if has_bodies(node):
             return False
         made.add(node)

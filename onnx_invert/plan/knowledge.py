@@ -94,7 +94,7 @@ class Knowledge:
             position = self.position
             made = (value.producer(), *[user for user, _ in value.uses()])
             places = [position[node] for node in made if node in position]
-            found = self._around[value] = tuple(dict.fromkeys(places))
+            found = self._around[value] = tuple(places if len(places) < 2 else dict.fromkeys(places))
         return found
 
     def mask(self, value: ir.Value) -> Mask | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import onnx_ir as ir
@@ -63,15 +64,17 @@ class SystemPlan:
         """True if a block is solved of which it is not proven that it has one solution."""
         return any(isinstance(step, Solve) and not step.proof for step in self.flat)
 
-    @property
-    def flat(self) -> Iterator[Step]:
+    @cached_property
+    def flat(self) -> Sequence[Step]:
         """All steps, those of sweeps included."""
+        found: list[Step] = []
         waiting = list(reversed(self.steps))
         while waiting:
             step = waiting.pop()
-            yield step
+            found.append(step)
             if isinstance(step, Sweep | Tear | Coupled):
                 waiting.extend(reversed(step.inner))
+        return found
 
     @property
     def stages(self) -> list[Stage]:
