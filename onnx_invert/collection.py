@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from threading import Lock
 
 YOUNG = 1_000_000
-"""So many objects are made, beyond those let go of, before the collector looks: as many as ten thousand nodes have."""
+"""So many objects are made, beyond those let go of, before the collector looks: as many as 25,000 nodes have."""
 
 _lock = Lock()
 _before: list[tuple[int, int, int]] = []
