@@ -43,6 +43,10 @@ def _emit(
     top = e.op("Max", top, float(np.finfo(e.dtype.numpy()).tiny) * 2**20)
     jacobian = e.op("Div", jacobian, top)
     away = e.op("Unsqueeze", e.op("Mul", e.op("Sub", state.v, state.anchor), state.phase), e.ints([2]))
+    if (box := objective.coordinates.box) is not None:
+        fall = e.op("MatMul", _turn(e, jacobian), e.op("Unsqueeze", residual, e.ints([2])))
+        free = e.op("Unsqueeze", box.free(e, state.v, e.op("Squeeze", fall, e.ints([2]))), e.ints([1]))
+        jacobian, away = e.op("Mul", jacobian, free), e.op("Mul", away, _turn(e, free))
     right = e.op("Add", e.op("Div", e.op("Unsqueeze", residual, e.ints([2])), top), e.op("MatMul", jacobian, away))
     share = e.op("Unsqueeze", state.damping, e.ints([2]))
     found = (_orthogonal if careful else _normal)(e, jacobian, right, share, m, r)

@@ -18,6 +18,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnx_invert.build.newton.box import Box
 from onnx_invert.build.rows import zeros
 from onnx_invert.graph.emit import Emitter
 
@@ -113,6 +114,11 @@ class Sized(Protocol):
         """Of v."""
         ...
 
+    @property
+    def box(self) -> Box | None:
+        """Within which v stays."""
+        ...
+
 
 class Linearised(Protocol):
     """Equations at a point."""
@@ -197,6 +203,8 @@ def step(
     local = objective.at(e, state.v, direction.seeds, state.soft)
     residual = e.op("Sub", target, local.value)
     trial = e.op("Add", state.v, direction.emit(e, objective, local, residual, state))
+    if (box := objective.coordinates.box) is not None:
+        trial = box.hold(e, trial)
     error = length(e, e.op("Sub", target, objective.value(e, trial)))
     return _advance(e, state, trial, length(e, residual), error, norm, settings)
 

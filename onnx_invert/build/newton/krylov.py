@@ -32,13 +32,20 @@ def _emit(e: Emitter, objective: Objective, local: Local, residual: ir.Value, st
     m, r = objective.outputs, objective.coordinates.size
     wide = m <= r
 
+    free: ir.Value | None = None
+
     def push(b: Emitter, v: ir.Value) -> ir.Value:
-        return b.op("Squeeze", local.push(b, b.op("Unsqueeze", v, b.ints([0]))), b.ints([0]))
+        moved = v if free is None else b.op("Mul", v, free)
+        return b.op("Squeeze", local.push(b, b.op("Unsqueeze", moved, b.ints([0]))), b.ints([0]))
 
     def pull(b: Emitter, y: ir.Value) -> ir.Value:
-        return b.op("Squeeze", local.pull(b, b.op("Unsqueeze", y, b.ints([0]))), b.ints([0]))
+        found = b.op("Squeeze", local.pull(b, b.op("Unsqueeze", y, b.ints([0]))), b.ints([0]))
+        return found if free is None else b.op("Mul", found, free)
 
     away = e.op("Mul", e.op("Sub", state.v, state.anchor), state.phase)
+    if (box := objective.coordinates.box) is not None:
+        free = box.free(e, state.v, pull(e, residual))
+        away = e.op("Mul", away, free)
     right = e.op("Add", residual, push(e, away))
     if not wide:
         right = pull(e, right)

@@ -1,6 +1,6 @@
 """The equations that are solved: F(v) = t, v the coordinates of the unknown, and their derivatives at a point.
 
-start = h0 + v B           the front: prior and first affine layers in one; or v itself
+start = h0 + v B           the front: prior and first affine layers in one; or v itself, in units where x has bounds
 start = h0 + σ v + v PᵀP   a prior of many numbers: B is symmetric, and only P is there
 start = clip(start)        where x has bounds
 F(v)  = f(start) / scale   the rest of the model, each output in units of its own spread
@@ -15,6 +15,7 @@ from functools import partial
 import numpy as np
 import onnx_ir as ir
 
+from onnx_invert.build.newton.box import Box
 from onnx_invert.build.rows import joined, rows, seeded_rows, seeded_tensor, split, tensor, zeros
 from onnx_invert.build.tape import Tape, copy
 from onnx_invert.graph.emit import Emitter
@@ -30,7 +31,8 @@ class Coordinates:
 
     All are tensors of the graph around. `size` is r, the length of v; `origin` (N, k) or (1, k), None for 0; `basis`
     (r, k), None for the identity; `weight` (k, l) and `shift` (1, l) come after the bounds. With `least` σ above 0
-    the basis is σ I + PᵀP instead, r = k: `basis` is P and `turned` Pᵀ.
+    the basis is σ I + PᵀP instead, r = k: `basis` is P and `turned` Pᵀ. With a `box` each number of start is one of
+    v in a `unit` (1, r), and v stays within the box, which `low` and `high` then only round to.
     """
 
     size: int
@@ -42,6 +44,8 @@ class Coordinates:
     shift: ir.Value | None = None
     least: float = 0.0
     turned: ir.Value | None = None
+    unit: ir.Value | None = None
+    box: Box | None = None
 
     def free(self, e: Emitter, v: ir.Value) -> ir.Value:
         """Before the bounds."""
@@ -63,8 +67,8 @@ class Coordinates:
         return value
 
     def inside(self, e: Emitter, v: ir.Value) -> ir.Value | None:
-        """1 where a number is within the bounds, ends included, and 0 beyond; None without bounds."""
-        if self.low is None or self.high is None:
+        """1 where a number is within the bounds, ends included, and 0 beyond; None if they hold nothing, or hold v."""
+        if self.low is None or self.high is None or self.box is not None:
             return None
         value = self.free(e, v)
         beyond = e.op("Or", e.op("Less", value, self.low), e.op("Greater", value, self.high))
@@ -84,16 +88,14 @@ class Coordinates:
             value = e.op("MatMul", value, e.op("Transpose", second(e, self.weight), perm=[1, 0]))
         if inside is not None:
             value = e.op("Mul", value, inside)
-        if self.basis is None:
-            return value
-        if self.turned is not None:
+        if self.basis is None or self.turned is not None:
             return self._along(e, value)  # symmetric
         return e.op("MatMul", value, e.op("Transpose", second(e, self.basis), perm=[1, 0]))
 
     def _along(self, e: Emitter, v: ir.Value) -> ir.Value:
         """v @ basis, (…, r) → (…, k)."""
         if self.basis is None:
-            return v
+            return v if self.unit is None else e.op("Mul", v, self.unit)
         if self.turned is None:
             return e.op("MatMul", v, self.basis)
         inner = e.op("MatMul", e.op("MatMul", v, self.turned), self.basis)

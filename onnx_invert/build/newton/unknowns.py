@@ -1,6 +1,7 @@
 """What is iterated over in place of the unknowns x of a system, where it starts, and where it starts again.
 
-Without bounds x = origin + v @ back, and v = (x − origin) @ forth; with bounds x is then held within them.
+Without bounds x = origin + v @ back, and v = (x − origin) @ forth; with bounds and a prior x is then held within them.
+With bounds alone x = origin + v · width, and it is v that is held.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnx_invert.build.newton.box import Box, inwards
 from onnx_invert.build.newton.iteration import Restarts
 from onnx_invert.build.newton.objective import Coordinates
 from onnx_invert.graph.emit import Emitter
@@ -43,7 +45,7 @@ SOFT, FAST, SLOW = 0.5, 0.8, 0.9
 class Unknowns:
     """`coordinates` are v's (N, r). `origin` (1, n) or (N, n) as a tensor, None for 0; `middle` (n) the same if it is
     one for all samples. `back` (r, n) and `forth` (n, r) are None for the identity; `reach` is None, or with bounds
-    and no prior their ends, within which v lies. `root` stands for both where the basis is σ I + PᵀP."""
+    and no prior the ends of v, whose units are `width` (n). `root` stands for both where the basis is σ I + PᵀP."""
 
     coordinates: Coordinates
     origin: ir.Value | None
@@ -52,6 +54,7 @@ class Unknowns:
     forth: Array | None
     reach: tuple[Array, Array] | None = None
     root: Root | None = None
+    width: Array | None = None
 
     def decode(self, e: Emitter, v: ir.Value) -> ir.Value:
         """x (N, n)."""
@@ -65,6 +68,8 @@ class Unknowns:
         away = x if self.origin is None else e.op("Sub", x, self.origin)
         if self.root is not None:
             return self._undone(e, away)
+        if self.width is not None and self.coordinates.box is not None:
+            return self.coordinates.box.hold(e, e.op("Mul", away, e.constant(1 / self.width[None, :], "per_width")))
         return away if self.forth is None else e.op("MatMul", away, e.constant(self.forth, "forth"))
 
     def _undone(self, e: Emitter, away: ir.Value) -> ir.Value:
@@ -101,7 +106,7 @@ class Unknowns:
         second, soft, fade = way % 2 == 1, np.where(way == 0, 0.0, SOFT), np.where(way == 3, SLOW, FAST)
         if start is None or self.middle is None or self.root is not None:
             return Restarts(self._anywhere(r, count), second, None, soft, fade)
-        stored = (start.unknown - self.middle) @ (np.eye(self.middle.size) if self.forth is None else self.forth)
+        stored = self._turned(start.unknown - self.middle)
         if start.plausible is None:
             nowhere, all_of_them = np.zeros((count, r)), np.ones(count, bool)
             pairs = nearest(e, known, scale, start.known, stored, count)
@@ -119,11 +124,16 @@ class Unknowns:
     def _in_coordinates(self, start: Prior) -> Prior:
         """The same of v."""
         assert self.middle is not None
-        forth = np.eye(self.middle.size) if self.forth is None else self.forth
         regression = start.regression
         if regression is not None:
-            regression = replace(regression, weights=regression.weights @ forth)
-        return Prior((start.mean - self.middle) @ forth, Root(start.factor.rows @ forth), regression)
+            regression = replace(regression, weights=self._turned(regression.weights))
+        return Prior(self._turned(start.mean - self.middle), Root(self._turned(start.factor.rows)), regression)
+
+    def _turned(self, rows: Array) -> Array:
+        """Differences of x (…, n) as those of v (…, r)."""
+        if self.width is not None:
+            return rows / self.width
+        return rows if self.forth is None else rows @ self.forth
 
     def _anywhere(self, size: int, count: int) -> Array:
         """Normal numbers, or anywhere within the bounds."""
@@ -131,7 +141,9 @@ class Unknowns:
         if self.reach is None:
             return np.asarray(rng.standard_normal((count, size)) * np.resize(SCALES, count)[:, None])
         low, high = self.reach
-        return np.asarray(rng.uniform(low, high, (count, size)) - np.clip(np.zeros(size), low, high))
+        ends = np.isfinite(low) & np.isfinite(high)
+        within = rng.uniform(np.where(ends, low, 0.0), np.where(ends, high, 0.0), (count, size))
+        return np.where(ends, within, np.clip(rng.standard_normal((count, size)), low, high))
 
 
 def unknowns_of(
@@ -146,7 +158,8 @@ def unknowns_of(
     The unknowns are x = m + w A: m from the prior, A its factor (0 and I without one). With a front h = x W + b and
     A W = U S Vᵀ, the least-norm w lies in the span of U: v = w U has the same norm, h = m W + b + v S Vᵀ and
     x = m + v Uᵀ A. So the loop sees the rank of A W instead of n. With bounds w itself is iterated over and x held
-    within them, around the point of the bounds that is nearest to 0 where there is no prior.
+    within them; where there is no prior v = (x − m) / width, m the point of the bounds that is nearest to 0, and v is
+    held (box.py): numbers of x may differ by any power of ten.
     """
     front, n = system.front, system.n
     origin, factor = None, None
@@ -162,19 +175,23 @@ def unknowns_of(
     forth = None if factor is None or least else factor.back(np.eye(n))
     free = Coordinates(n if factor is None else factor.size, origin, basis, least=least, turned=turned)
     if bounds is not None:
-        low, high = bounds
-        if origin is None:
-            middle = np.clip(np.zeros(n), low, high)
-            origin = e.constant(middle[None, :], "origin")
+        low, high = inwards(*bounds, np.dtype(e.dtype.numpy()))
         bounded = replace(
             free,
-            origin=origin,
             low=e.constant(low[None, :], "low"),
             high=e.constant(high[None, :], "high"),
             weight=None if front is None else e.constant(front.weight, "weight"),
             shift=None if front is None else e.constant(front.shift[None, :], "shift"),
         )
-        return Unknowns(bounded, origin, middle, None, forth, bounds if prior is None else None, whole)
+        if origin is not None:
+            return Unknowns(bounded, origin, middle, None, forth, root=whole)
+        middle = np.clip(np.zeros(n), low, high)
+        origin = e.constant(middle[None, :], "origin")
+        width = np.where(np.isfinite(high - low) & (high > low), high - low, 1.0)
+        reach = ((low - middle) / width, (high - middle) / width)
+        box = Box(*(e.constant(end[None, :], "end") for end in reach))
+        bounded = replace(bounded, origin=origin, unit=e.constant(width[None, :], "width"), box=box)
+        return Unknowns(bounded, origin, middle, None, None, reach, width=width)
     if front is None:
         return Unknowns(free, origin, middle, basis, forth, root=whole)
     reached = front.weight if factor is None else factor.before(front.weight)

@@ -116,6 +116,7 @@ def identity(e: Emitter, size: int) -> ir.Value:
 @dataclass(frozen=True)
 class _Size:
     size: int
+    box: None = None
 
 
 @dataclass(frozen=True)
