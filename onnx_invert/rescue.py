@@ -24,7 +24,7 @@ from onnx_invert.numerics.tolerance import eps
 from onnx_invert.plan.newton import LARGEST_DENSE, NewtonPlan, System
 from onnx_invert.plan.reversal import Chain, find_chain
 from onnx_invert.runtime import Session
-from onnx_invert.samples import SEED, Batch, cut, draw, ports_of
+from onnx_invert.samples import SEED, Batch, Port, cut, draw, ports_of
 from onnx_invert.solving import SINGLE_RUNS, box, run_on, system_rows
 from onnx_invert.trips import by_sample
 
@@ -68,7 +68,7 @@ def with_starts(
     left = _unsolved(plan, options, _to_try(plan, data, options))
     if not left:
         return options
-    batches = _to_fit(plan, prior, options)
+    batches = _to_fit(plan, data, prior, options)
     fewest, best = _count(plan, left), options
     more = replace(options, starts=_fit_starts(plan, batches))
     ways = [more]
@@ -90,7 +90,7 @@ def _to_try(plan: NewtonPlan, data: Batch | None, options: Options) -> list[Batc
     if data is not None and plan.decoder is None:
         return list(cut(data, ports, main, TRIED))
     single = not next(port for port in ports if port.name == main).has_batch
-    return list(draw(ports, SINGLE_RUNS if single else TRIED, 0, main, bounds=box(plan, options.bounds)))
+    return list(draw(ports, SINGLE_RUNS if single else TRIED, 0, main, bounds=box(plan, options.bounds), even=True))
 
 
 def _unsolved(plan: NewtonPlan, options: Options, batches: Sequence[Batch]) -> list[Batch]:
@@ -122,16 +122,46 @@ def _count(plan: NewtonPlan, batches: Sequence[Batch]) -> int:
     return sum(len(batch[main]) for batch in batches)
 
 
-def _to_fit(plan: NewtonPlan, prior: Mapping[str, NDArray[Any]] | None, options: Options) -> list[Batch]:
-    """Inputs that starts are fitted to."""
+def _to_fit(
+    plan: NewtonPlan, data: Batch | None, prior: Mapping[str, NDArray[Any]] | None, options: Options
+) -> list[Batch]:
+    """Inputs that starts are fitted to: those of a prior, or drawn within bounds, or where data say that x lies."""
     ports, main = ports_of(plan.solved.inputs), plan.solved.recovered[0].name or ""
     widest = max(max(s.m, s.n) for s in plan.systems)
     count = min(DRAWS, max(LEAST_DRAWS, MOST_NUMBERS // widest))
     single = not next(port for port in ports if port.name == main).has_batch
     if prior is not None and plan.decoder is None:
         return list(cut(dict(prior), ports, main, count))
+    if data is not None and plan.decoder is None and options.bounds is None and not single:
+        (seen,) = cut(data, ports, main, None)
+        if len(seen[main]) >= LEAST_DRAWS:
+            return [_alike(seen, ports, main, count)]
     within = box(plan, options.bounds)
-    return list(draw(ports, SINGLE_RUNS if single else count, 0, main, seed=OTHER_SEED, bounds=within))
+    return list(draw(ports, SINGLE_RUNS if single else count, 0, main, seed=OTHER_SEED, bounds=within, even=True))
+
+
+def _alike(seen: Batch, ports: Sequence[Port], main: str, count: int) -> Batch:
+    """Inputs in the range of those that were seen, but other ones: each number is between those of two samples.
+
+    Verification may be made on the same data, which would find itself among the pairs otherwise.
+    """
+    rng = np.random.default_rng(OTHER_SEED)
+    total = len(seen[main])
+    rows = rng.integers(total, size=count)
+    found: Batch = {}
+    for port in ports:
+        array = seen[port.name]
+        if not port.has_batch:
+            found[port.name] = array
+        elif array.dtype.kind != "f":
+            found[port.name] = array[rows]
+        else:
+            flat = array.reshape(total, -1)
+            size = count, flat.shape[1]
+            one, other = (np.take_along_axis(flat, rng.integers(total, size=size), axis=0) for _ in range(2))
+            share = rng.uniform(size=size)
+            found[port.name] = (share * one + (1 - share) * other).astype(array.dtype).reshape(count, *array.shape[1:])
+    return found
 
 
 def _fit_starts(plan: NewtonPlan, batches: Sequence[Batch]) -> list[Start | None]:

@@ -180,7 +180,7 @@ def _spreads(plan: NewtonPlan, data: Batch | None, within: Mapping[str, Ends]) -
     if data is None:
         best: list[dict[str, NDArray[Any]]] = []
         for index in range(len(DISTRIBUTIONS)):
-            best = [run_on(session, batch) for batch in draw(ports, SAMPLES, index, main, bounds=within)]
+            best = [run_on(session, batch) for batch in draw(ports, SAMPLES, index, main, bounds=within, even=True)]
             if all(np.isfinite(array).all() for found in best for array in found.values()):
                 break
     else:

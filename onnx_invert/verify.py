@@ -89,7 +89,7 @@ def verify(
         ModelError: onnxruntime cannot run one of the two files.
     """
     f = pair.forward()
-    batches, outputs, source, skipped = _usable(pair, f, data, count)
+    batches, outputs, source, skipped = _usable(pair, f, data, count, even=solver)
     if not batches:
         spoilt = [name for name, array in (data[0] if data else {}).items() if not np.isfinite(array).all()]
         raise ModelError(
@@ -157,7 +157,7 @@ def _forwards(pair: Pair, f: Session, found: Sequence[Batch], given: Sequence[Ba
 
 
 def _usable(
-    pair: Pair, f: Session, data: Sequence[Batch] | None, count: int
+    pair: Pair, f: Session, data: Sequence[Batch] | None, count: int, *, even: bool
 ) -> tuple[list[Batch], list[Batch], str, int]:
     """Samples on which f is finite, f of them, where they came from, and how many were left out."""
     if data is not None:
@@ -168,7 +168,8 @@ def _usable(
     failed: ModelError | None = None
     for index, (name, _) in enumerate(DISTRIBUTIONS):
         try:
-            kept, outputs, skipped = _finite(pair, f, draw(pair.ports, total, index, pair.main, bounds=pair.bounds))
+            drawn = draw(pair.ports, total, index, pair.main, bounds=pair.bounds, even=even)
+            kept, outputs, skipped = _finite(pair, f, drawn)
         except ModelError as error:  # a lookup beyond its table, where x lies outside of the model's domain
             failed = error
             continue

@@ -50,10 +50,14 @@ MOST_NUMBERS = 1 << 24
 
 @dataclass(frozen=True)
 class Root:
-    """A with AᵀA = Σ: `rows` (r, n); or, where `least` σ is above 0, σ I + rowsᵀ rows (n, n), which is not formed."""
+    """A with AᵀA = Σ: `rows` (r, n); or, where `least` σ is above 0, σ I + rowsᵀ rows (n, n), which is not formed.
+
+    Rows of A / `units` (n) are orthogonal, of A itself where there are none.
+    """
 
     rows: Array
     least: float = 0.0
+    units: Array | None = None
 
     @property
     def size(self) -> int:
@@ -69,9 +73,11 @@ class Root:
         return self.least * matrix + self.rows.T @ (self.rows @ matrix) if self.least else self.rows @ matrix
 
     def back(self, x: Array) -> Array:
-        """w of x = w A: (…, n) → (…, size). The rows are orthogonal."""
-        squares = np.sum(np.square(self.rows), axis=1)
-        along = x @ self.rows.T
+        """w of x = w A: (…, n) → (…, size)."""
+        rows = self.rows if self.units is None else self.rows / self.units
+        x = x if self.units is None else x / self.units
+        squares = np.sum(np.square(rows), axis=1)
+        along = x @ rows.T
         if not self.least:
             return np.asarray(along / squares)
         return np.asarray(x / self.least - (along / (self.least * (self.least + squares))) @ self.rows)
@@ -80,6 +86,12 @@ class Root:
 def root(rows: Rows, n: int) -> Root:
     """The root of the shrunk covariance of `rows`, of n numbers each."""
     return _whole(rows, n) if n <= LARGEST else _low_rank(rows, n)
+
+
+def in_units(found: Root, units: Array) -> Root:
+    """The root for numbers that are `units` (n) times those it was found for, up to `LARGEST` of them."""
+    assert not found.least
+    return Root(found.rows * units, units=units)
 
 
 def _whole(rows: Rows, n: int) -> Root:

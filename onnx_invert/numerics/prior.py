@@ -8,6 +8,9 @@ The data come in chunks and may be larger than memory: every pass adds up sums a
 the samples, x mixed into few numbers. The strength of the ridge is chosen by generalised cross-validation, the
 features by a held-out fifth of that part. A Aᵀ is the covariance (covariance.py) of the leave-one-out residuals, since
 a regression's own residuals are too small by what it has fitted.
+Numbers of x whose ranges differ by more than `ALIKE` are in different units, metres beside pascals, and all this is
+done in units of their ranges: the covariance is shrunk towards one variance for all, which is far beyond the range of
+the small ones otherwise, and rounding next to the large ones is more than they are.
 Source: G. Golub, M. Heath & G. Wahba, Generalized cross-validation, Technometrics 21, 1979; kernel.py's.
 """
 
@@ -19,12 +22,15 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 
-from onnx_invert.numerics.covariance import MOST_NUMBERS, Array, Root, root
+from onnx_invert.numerics.covariance import LARGEST, MOST_NUMBERS, Array, Root, in_units, root
 from onnx_invert.numerics.kernel import LEAST, Features, features
 from onnx_invert.numerics.ridge import Sketch
 
 Chunks = Callable[[], Iterable[tuple[Array, Array]]]
 """Called once a pass: pairs of known numbers (rows, m) and unknown ones (rows, n)."""
+
+ALIKE = 256.0
+"""Widest range over narrowest of numbers in one unit: pixels of 8 bits differ by no more."""
 
 FARTHEST = 1e70
 """|x| beyond which covariances, which take sums of fourth powers, overflow."""
@@ -76,6 +82,39 @@ def fit(
         ValueError: fewer than two samples, numbers that are too large or not finite, a regression that is too large.
     """
     count, mean, ends = _mean(chunks)
+    units = _units(ends, unit)
+    if units is None:
+        return _fit(chunks, (count, mean, ends), conditional, landmarks, unit)
+    alike = (count, mean / units, ends / units)
+    found = _fit(lambda: ((y, x / units) for y, x in chunks()), alike, conditional, landmarks, unit)
+    regression = found.regression
+    if regression is not None:
+        regression = Regression(regression.features, regression.weights * units)
+    return Prior(
+        found.mean * units,
+        in_units(found.factor, units),
+        regression,
+        None if found.ends is None else found.ends * units,
+    )
+
+
+def _units(ends: Array, unit: float) -> Array | None:
+    """The range of each number (n), where they are in different units; None if they are not, or are too many.
+
+    A number that does not move beyond rounding has its own size for a unit, or that of the others.
+    """
+    low, high = ends
+    size, width = np.maximum(np.abs(low), np.abs(high)), high - low
+    moves = width > 4 * unit * size
+    if width.size > LARGEST or not moves.any() or width[moves].max() <= ALIKE * width[moves].min():
+        return None
+    others = float(np.exp(np.mean(np.log(width[moves]))))
+    return np.where(moves, width, np.where(size > 0, size, others))
+
+
+def _fit(chunks: Chunks, seen: tuple[int, Array, Array], conditional: bool, landmarks: int, unit: float) -> Prior:
+    """The same with x in one unit; `seen` is what `_mean` has found."""
+    count, mean, ends = seen
     phi = _features(chunks, count, mean.size, landmarks, unit) if conditional else None
     if phi is None:
         return Prior(mean, root(lambda: (x - mean for _, x in chunks()), mean.size))

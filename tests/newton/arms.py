@@ -7,6 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 # Denavit and Hartenberg's a, alpha, d of each joint (metres, radians).
 PLANAR = [(0.5, 0.0, 0.0), (0.4, 0.0, 0.0)]
 ELBOW = [(0.0, np.pi / 2, 0.3), (0.5, 0.0, 0.0), (0.4, 0.0, 0.0)]
+SCARA = [(0.25, 0.0, 0.4), (0.2, np.pi, 0.0), (0.0, 0.0, 0.05)]
 PUMA = [
     (0.0, np.pi / 2, 0.67),
     (0.43, 0.0, 0.0),

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from arms import ELBOW, PLANAR, PUMA, arm, reach
+from arms import ELBOW, PLANAR, PUMA, SCARA, arm, reach
 from solving import residuals, run
 
-from onnx_invert import Guarantee, VerificationError, invert
+from onnx_invert import Guarantee, VerificationError, invert, rescue
+from onnx_invert.samples import Port, draw
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 from train_surrogates import BOREHOLE_HIGH, BOREHOLE_LOW, borehole
@@ -79,6 +80,41 @@ def test_joints_keep_their_limits():
     np.testing.assert_allclose(run(inversion.model, position=position, rotation=rotation)[0], q, atol=1e-4)
     far = run(inversion.model, position=position + 1, rotation=rotation)[0]
     assert np.all((far >= low - 1e-6) & (far <= high + 1e-6))
+
+
+def test_a_whole_turn_within_limits():
+    """Solutions near the limits, most starts trapped at one: starts cover all between the limits alike."""
+    model, limit = arm(SCARA, rotation=True), np.array([2.3, 2.5, np.pi])
+    q = np.random.default_rng(0).uniform(-limit, limit, (512, 3)).astype(np.float32)
+    inversion = invert(model, data=q[:64], bounds=(-limit, limit), samples=64)
+    position, rotation = run(model, q=q)
+    (found,) = run(inversion.model, position=position, rotation=rotation)
+    assert (np.abs(found.astype(np.float64)) <= limit).all()
+    again = run(model, q=found)
+    for got, true in zip(again, (position, rotation), strict=True):
+        assert residuals(got.reshape(512, -1), true.reshape(512, -1)).max() < 1e-6
+
+
+def test_starts_lie_where_the_data_do():
+    """Data far from 0 in numbers of several sizes: no start is drawn near 0, and none is a sample of the data."""
+    low, high = np.array([100.0, -30.0, 0.01]), np.array([110.0, -20.0, 0.02])
+    seen = {"q": np.random.default_rng(0).uniform(low, high, (200, 3)).astype(np.float32)}
+    found = rescue._alike(seen, [Port("q", ("N", 3), np.dtype(np.float32))], "q", 1000)["q"]
+    assert found.shape == (1000, 3)
+    assert found.dtype == np.float32
+    assert ((found >= seen["q"].min(axis=0)) & (found <= seen["q"].max(axis=0))).all()
+    assert np.all(found.std(axis=0) > 0.15 * (high - low))
+    assert not (found[:, None] == seen["q"][None]).all(axis=2).any()
+
+
+def test_draws_between_ends_cover_them():
+    port = Port("x", ("N", 2), np.dtype(np.float64))
+    ends = {"x": (np.array([2.0, -1.0]), np.array([3.0, 1.0]))}
+    (batch,) = draw([port], 4000, 0, "x", bounds=ends, even=True)
+    share = (batch["x"] - ends["x"][0]) / (ends["x"][1] - ends["x"][0])
+    np.testing.assert_allclose(
+        np.quantile(share, [0.02, 0.25, 0.5, 0.75, 0.98], axis=0).T[0], [0.02, 0.25, 0.5, 0.75, 0.98], atol=0.02
+    )
 
 
 def test_samples_beyond_the_bounds_are_told():

@@ -102,3 +102,27 @@ def test_where_f_is_not_finite_only_a_regression_is_refused():
     with pytest.raises(ValueError, match="not finite on 2 of its 400 samples"):
         fit(whole(known), conditional=True)
     assert np.isfinite(fit(whole(known), conditional=False).mean).all()
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_numbers_in_different_units_do_not_mix(conditional):
+    """x in pascals, farads and metres: the prior is that of x in units of its ranges, and undoes itself."""
+    units = 10.0 ** np.array([11, -12, 0, 4, -5, 2, 0, 0, 0, 7, 0, 0])
+    alike = X / np.ptp(X, axis=0)
+    one, other = (fit(whole(x=x), conditional=conditional) for x in (alike, alike * units))
+    np.testing.assert_allclose(other.expected(Y), one.expected(Y) * units, rtol=1e-7)
+    covariance = other.factor.rows.T @ other.factor.rows / np.outer(units, units)
+    np.testing.assert_allclose(covariance, one.factor.rows.T @ one.factor.rows, rtol=1e-7, atol=1e-12)
+    if not conditional:
+        np.testing.assert_allclose(np.sqrt(np.diag(covariance)), alike.std(axis=0), rtol=0.02)
+    w = RNG.standard_normal((5, other.factor.size))
+    np.testing.assert_allclose(other.factor.back(other.factor.after(w)), w, atol=1e-9)
+
+
+def test_a_number_that_does_not_move_keeps_a_size():
+    """Among others in different units: a little of its own size, and none of the others'."""
+    x = np.hstack([X * 10.0 ** np.arange(12), np.full((400, 1), 7e-6), np.zeros((400, 1))])
+    factor = fit(whole(x=x), conditional=False).factor
+    deviations = np.sqrt(np.sum(np.square(factor.rows), axis=0))
+    assert 0 < deviations[-2] < 7e-6
+    assert factor.size == 14
