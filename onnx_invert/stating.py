@@ -153,8 +153,8 @@ def _ends(problem: Problem) -> dict[str, list[str | None]]:
     }
 
 
-def failure_text(plan: AnyPlan, measured: RoundTrip) -> str:
-    """Why the verification failed, with the figures and what to do."""
+def failure_text(plan: AnyPlan, measured: RoundTrip, *, placed: bool) -> str:
+    """Why the verification failed, with the figures and what to do; `placed` if a prior or bounds say where x lies."""
     lines = [f"The inverse does not keep {plan.guarantee.equation} on all {measured.samples} samples."]
     names = {"x": measured.x, "y": measured.y, "drawn y": measured.drawn}
     for name, trip in names.items():
@@ -171,7 +171,9 @@ def failure_text(plan: AnyPlan, measured: RoundTrip) -> str:
                 f"{np.median(trip.amplification):.2g} times (median), up to {np.max(trip.amplification):.2g}"
             )
     if measured.solver:
-        lines.append("  try  realistic inputs with --data, more --iterations, or --force to write it as approximate")
+        ways = [] if measured.source == "given data" else ["realistic inputs with --data"]
+        ways += [] if placed else ["--bounds or --prior, which say where x lies and in which units"]
+        lines.append(f"  try  {', '.join([*ways, 'more --iterations'])}, or --force to write it as approximate")
         return "\n".join(lines)
     if isinstance(plan, SystemPlan):
         lines += [f"  it is planned for what {text}" for text in plan.domains]

@@ -70,7 +70,11 @@ def run(request: Request) -> Inversion:
         notes = tuple(note for note in (*draft.notes, draft.idle, trial.note) if note)
         result = Inversion(plan, guarantee, measured, report, None, kept, notes, lossless)
         if failed and measured is not None and not request.force:
-            text = failure_text(plan, measured) if not measured.passed or back is None else pair_failure_text(back)
+            text = (
+                failure_text(plan, measured, placed=request.choices.needs_newton)
+                if not measured.passed or back is None
+                else pair_failure_text(back)
+            )
             failure = VerificationError(text, result)
             if back is not None and back.passed:
                 return _with_latents(request, failure)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx.parser
 import onnxruntime as ort
+import pytest
 from scipy.optimize import lsq_linear
 from solving import layers, normal, residuals, run
 
@@ -53,6 +54,8 @@ def test_numbers_of_all_sizes() -> None:
     x = np.random.default_rng(2).uniform(low, high, (100, 5)).astype(np.float32)
     inversion = onnx_invert.invert(model, bounds=(low, high), data=x)
     assert inversion.guarantee is onnx_invert.Guarantee.RIGHT
+    with pytest.raises(onnx_invert.VerificationError, match="try  --bounds or --prior, which say where x lies"):
+        onnx_invert.invert(model, data=x)
     (y,) = run(model, x=x)
     (found,) = run(inversion.model, y=y)
     assert ((found >= low) & (found <= high)).all()
