@@ -75,7 +75,7 @@ def pursue(
         x = b.op("Max", b.op("Min", between(b, x2, x1, t), top), -top)
         f = function(b, x)
         before, after = b.op("Greater", f2, 0.0), b.op("Greater", f, 0.0)
-        kept = b.op("And", b.op("Equal", after, before), b.op("Xor", b.op("Greater", f1, 0.0), before))
+        kept = b.op("And", b.op("Equal", after, before), _differ(b, b.op("Greater", f1, 0.0), before))
         g1 = b.op("Where", kept, smaller(b, g1, f2, f), f2)
         x1, f1 = b.op("Where", kept, x1, x2), b.op("Where", kept, f1, f2)
         t, busy = ahead(b, x1, f1, g1, x, f)
@@ -87,7 +87,7 @@ def pursue(
     other = e.op("Max", e.op("Min", other, top), -top)
     f2 = function(e, other)
     # φ falls where it is the larger at the smaller of two points.
-    falls = e.op("Xor", e.op("Less", f2, f1), e.op("Less", other, centre))
+    falls = _differ(e, e.op("Less", f2, f1), e.op("Less", other, centre))
     # The better one is to be the newest.
     better = e.op("Less", e.op("Abs", f1), e.op("Abs", f2))
     x1, f1, x2, f2 = (
@@ -101,5 +101,10 @@ def pursue(
         e.op("Where", turned, one, two) for one, two in ((x2, x1), (x1, x2), (f2, f1), (f1, f2))
     )
     above = e.op("Greater", f_low, 0.0)
-    apart = e.op("Xor", above, e.op("Greater", f_high, 0.0))
+    apart = _differ(e, above, e.op("Greater", f_high, 0.0))
     return [low, f_low, high, f_high], e.op("Or", e.op("And", apart, above), e.op("And", e.op("Not", apart), falls))
+
+
+def _differ(b: Emitter, one: ir.Value, other: ir.Value) -> ir.Value:
+    """Where one of two truths holds; Xor is left out of what is emitted."""
+    return b.op("Not", b.op("Equal", one, other))
