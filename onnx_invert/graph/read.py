@@ -14,8 +14,8 @@ import onnx_ir as ir
 
 from onnx_invert.errors import FileError, ModelError, OnnxInvertError
 from onnx_invert.graph import checks
-from onnx_invert.graph.operators import check_operators
 from onnx_invert.graph.lookalikes import lookalike
+from onnx_invert.graph.operators import check_operators
 
 
 @dataclass
