@@ -7,6 +7,7 @@ from onnx import TensorProto, helper, parser
 
 import onnx_invert
 from onnx_invert import ModelError, NotInvertibleError, UsageError, VerificationError
+from onnx_invert.plan.newton import NewtonPlan
 
 
 def text(body, opset=17):
@@ -220,3 +221,11 @@ def test_data_too_large_for_a_prior():
     x = np.random.default_rng(0).standard_normal((20, 2)) * 1e150
     with pytest.raises(UsageError, match=r"its numbers go up to .*e\+150, of which the fourth power is infinite"):
         onnx_invert.invert(model, prior={"x": x})
+
+
+@pytest.mark.parametrize("body", ["Sub(x, x)", "Div(x, x)"])
+def test_an_output_that_x_leaves_no_trace_in(body):
+    """The slope is 0 wherever it is tried: neither a direction nor a determinant that keeps its sign is claimed."""
+    plan = onnx_invert.explain(text(f"g (float[N,4] x) => (float[N,4] y) {{ y = {body} }}"))
+    assert isinstance(plan, NewtonPlan)
+    assert not plan.requirements

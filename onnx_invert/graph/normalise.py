@@ -5,6 +5,9 @@ Works with the passes of onnx-ir; constant nodes are computed by onnx's referenc
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -14,6 +17,7 @@ from numpy.typing import NDArray
 from onnx_invert.bodies import has_bodies
 from onnx_invert.errors import ModelError
 from onnx_invert.graph.checks import first_line
+from onnx_invert.graph.fused import unfuse
 from onnx_invert.graph.inference import SMALLEST, infer_shapes
 from onnx_invert.graph.open_sizes import fix_sizes
 from onnx_invert.graph.read import Source
@@ -50,6 +54,8 @@ def normalise(source: Source) -> None:
     remove_unused(model.graph)
     name_nodes(model.graph)
     _name_sizes(model.graph)
+    if unfuse(model, partial(infer_shapes, model, source.name)):
+        name_nodes(model.graph)
     fold(model)
     infer_shapes(model, source.name)
     while fix_sizes(model.graph):
@@ -223,6 +229,19 @@ def _evaluate(
 ) -> list[NDArray[np.generic]]:
     """Run `nodes` alone, with the weights as inputs so that none is copied into a model."""
     from onnx.reference import ReferenceEvaluator
+    from onnx.reference.op_run import OpRun
+    from onnx.reference.ops.op_dequantize_linear import DequantizeLinear_19
+
+    class DequantizeLinear(DequantizeLinear_19):
+        """The evaluator has none before opset 19; that one takes what the older ones take, and means the same."""
+
+        op_domain = ""
+
+        def _run(self, *operands: Any, **attributes: Any) -> Any:
+            kept: dict[str, Any] = {"axis": attributes["axis"]}  # the newer ones stay at their defaults
+            return super()._run(*operands, **kept)
+
+    older: list[type[OpRun]] | None = [DequantizeLinear] if model.opset_imports.get("", _OPSET) < 19 else None
 
     def info(name: str, array: NDArray[np.generic]) -> onnx.ValueInfoProto:
         return onnx.helper.make_tensor_value_info(name, int(ir.DataType.from_numpy(array.dtype)), array.shape)
@@ -237,7 +256,7 @@ def _evaluate(
     proto = onnx.helper.make_model(graph, opset_imports=opsets)
     try:
         with np.errstate(all="ignore"):  # a constant may well be infinite: a mask
-            arrays = ReferenceEvaluator(proto).run(None, feeds)
+            arrays = ReferenceEvaluator(proto, new_ops=older).run(None, feeds)
     except Exception as error:
         names = ", ".join(repr(node.name) for node in nodes[:3])
         raise ModelError(f"The constants made by {names} cannot be computed: {error}") from error

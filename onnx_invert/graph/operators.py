@@ -10,8 +10,11 @@ import onnx_ir as ir
 
 from onnx_invert.bodies import bodies
 from onnx_invert.errors import ModelError
+from onnx_invert.graph.fused import OWN
 
 KNOWN_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview.training", "com.microsoft"})
+LAID_OUT = frozenset({"com.microsoft.nchwc", "com.ms.internal.nhwc"})
+"""Domains of what onnxruntime makes for one kind of processor."""
 
 
 def _all_nodes(graph: ir.Graph | ir.Function) -> Iterator[ir.Node]:
@@ -26,6 +29,7 @@ def check_operators(model: ir.Model, name: str) -> None:
     """Every operator is one that ONNX defines at the model's opset, or a function of the file."""
     local = set(model.functions)
     unknown: dict[str, None] = {}
+    laid_out: dict[str, None] = {}
     wrong: list[str] = []
     defined: dict[tuple[str, str, int], bool] = {}
     graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
@@ -36,7 +40,9 @@ def check_operators(model: ir.Model, name: str) -> None:
             domain = "" if node.domain == "ai.onnx" else node.domain
             version = body.opset_imports.get(domain) or model.opset_imports.get(domain)
             label = node.name or node.op_type
-            if domain not in KNOWN_DOMAINS:
+            if domain in LAID_OUT:
+                laid_out[f"node {label!r}: {domain}::{node.op_type}"] = None
+            elif domain not in KNOWN_DOMAINS:
                 unknown[f"node {label!r}: {domain}::{node.op_type} (domain {domain!r} is not ONNX's)"] = None
             elif version is None:
                 unknown[f"node {label!r}: {node.op_type} (the model imports no opset of {domain or 'ai.onnx'!r})"] = (
@@ -48,17 +54,18 @@ def check_operators(model: ir.Model, name: str) -> None:
                     defined[key] = onnx.defs.has(node.op_type, max_inclusive_version=version, domain=domain)
                 if defined[key]:
                     wrong += _wrong_attributes(node, label, version, domain)
-                else:
+                elif domain or node.op_type not in OWN:
                     unknown[f"node {label!r}: {node.op_type} (not an operator of opset {version})"] = None
     if wrong:
         raise ModelError("\n".join([f"{name} has attributes of the wrong type:"] + [f"  {line}" for line in wrong]))
     if unknown:
         raise ModelError(
-            "\n".join(
-                [f"{name} uses operators that ONNX does not define, so that no runtime can run it:"]
-                + [f"  {line}" for line in unknown]
-            )
+            "\n".join([f"{name} uses operators that ONNX does not define:"] + [f"  {line}" for line in unknown])
         )
+    if laid_out:
+        head = f"{name} was laid out by onnxruntime for one kind of processor:"
+        last = "Invert the model as it was exported, or save it with ORT_ENABLE_EXTENDED, not ORT_ENABLE_ALL."
+        raise ModelError("\n".join([head, *(f"  {line}" for line in laid_out), last]))
 
 
 def _wrong_attributes(node: ir.Node, label: str, version: int, domain: str) -> list[str]:

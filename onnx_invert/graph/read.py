@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from onnx_invert.errors import FileError, ModelError, OnnxInvertError
 from onnx_invert.graph import checks
+from onnx_invert.graph.lookalikes import lookalike
 from onnx_invert.graph.operators import check_operators
 
 
@@ -117,9 +118,16 @@ def _parse(path: Path) -> tuple[onnx.ModelProto, str]:
         raise
     except Exception as error:  # protobuf's DecodeError, whose class depends on its backend
         raise ModelError(
-            f"{path.name} is not an ONNX file, or was cut short: its {size} bytes do not parse."
+            _told_apart(path) or f"{path.name} is not an ONNX file, or was cut short: its {size} bytes do not parse."
         ) from error
+    if not proto.HasField("graph") and (told := _told_apart(path)):  # other files parse, too, by chance
+        raise ModelError(told)
     return proto, digest
+
+
+def _told_apart(path: Path) -> str | None:
+    told = lookalike(path)
+    return told and f"{path.name} is not an ONNX file. It is {told}."
 
 
 def _external_files(tensors: Iterable[onnx.TensorProto], path: Path | None) -> list[Path]:

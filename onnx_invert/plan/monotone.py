@@ -81,6 +81,8 @@ def judged(
         if isinstance(turned, Turn) and turned.within is not None and domain.period is None:
             domain = _held(domain, turned.within, len(shape))
             turned = _turns(closely, domain)
+        if turned is None:
+            return _several("it is the same for every x that was tried")
         if isinstance(turned, Turn):
             return _several(f"it turns round before x = {turned.before:.6g}")
         points += turned
@@ -150,8 +152,11 @@ def domain_of(system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node]
     return REALS if found is None and monotone else found
 
 
-def _turns(trial: Curve, domain: Domain) -> int | Turn:
-    """At how many points the direction was tried, near and far, at kinks and at constants; or where it changes."""
+def _turns(trial: Curve, domain: Domain) -> int | Turn | None:
+    """At how many points the direction was tried, near and far, at kinks and at constants; or where it changes.
+
+    None where an element is the same at all of them: x leaves no trace in it.
+    """
     shape, mask, reach = trial.here.shape, trial.mask, trial.reach
     grid = np.concatenate([-reach * FURTHER[::-1], np.linspace(-reach, reach, CLOSELY), reach * FURTHER])
     with np.errstate(over="ignore"):
@@ -179,6 +184,8 @@ def _turns(trial: Curve, domain: Domain) -> int | Turn:
     # Far out a type may have no number for y, and at an end of the domain nothing is asked.
     inner = np.isfinite(values) & (at > at[0]) & (at < at[-1])
     size = np.where(inner, np.abs(values), 0)
+    if inner.any() and np.any(np.all((values == values[len(values) // 2]) | ~inner, axis=0) & inner.any(axis=0)):
+        return None
     noise = NOISE * np.maximum(size, np.max(np.where(np.abs(at) <= reach, size, 0), axis=0))
     column, falls, rises = _both_ways(values, inner, noise)
     if column is None:

@@ -43,7 +43,7 @@ def sign_of(trial: Trial, own: Sequence[int]) -> int | str:
         if not np.isfinite(found).all():
             return "its Jacobian is singular, or not defined, at some inputs"
         values = np.linalg.svd(found, compute_uv=False)
-        if np.any(values[:, -1] < FLAT * values[:, 0]):
+        if np.any(values[:, -1] <= FLAT * values[:, 0]):  # 0 of 0, too
             return "its Jacobian is singular, or not defined, at some inputs"
         signs.update(np.linalg.slogdet(found)[0].tolist())
     return int(signs.pop()) if len(signs) == 1 else "the determinant of its Jacobian changes its sign"

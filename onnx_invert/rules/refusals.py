@@ -35,7 +35,6 @@ for op_type, reason, remedy in (
     ("Floor", "what rounding takes does not come back", ""),
     ("Ceil", "what rounding takes does not come back", ""),
     ("Round", "what rounding takes does not come back", ""),
-    ("QuantizeLinear", "what rounding takes does not come back", "invert the model before quantization"),
     ("MaxPool", "of each window only the largest input is left", ""),
     ("GlobalMaxPool", "of each channel only the largest input is left", ""),
     ("AveragePool", "there is no rule for pooling yet", ""),
@@ -60,6 +59,12 @@ for op_type, reason, remedy in (
 ):
     rules.refuse(op_type, reason, remedy)
 
+_BEFORE = "invert the model before quantization"
+
+for op_type in ("QuantizeLinear", "DynamicQuantizeLinear"):
+    rules.refuse(op_type, "what rounding takes does not come back", _BEFORE)
+for op_type in ("DequantizeLinear", "QLinearMatMul", "QLinearConv", "MatMulInteger", "ConvInteger"):
+    rules.refuse(op_type, "it takes what was rounded to whole numbers", _BEFORE)
 rules.refuse(
     "ArrayFeatureExtractor",
     "of constant indices it is read as the Gather that it is; here they are computed, or x is a vector",

@@ -190,7 +190,11 @@ class RuleSet:
         if refusal is not None:
             return refusal
         where = f" of domain {node.node.domain!r}" if _plain(node.node.domain) else ""
-        return NoInverse(f"there is no rule for this operator{where}", "onnx-invert ops  lists the rules")
+        own = node.node.domain == "com.microsoft"
+        remedy = "onnxruntime's own operators: save the model with ORT_ENABLE_BASIC, or invert it as it was exported"
+        return NoInverse(
+            f"there is no rule for this operator{where}", remedy if own else "onnx-invert ops  lists the rules"
+        )
 
 
 def _slope(fact: Elementwise, operand: int) -> At:

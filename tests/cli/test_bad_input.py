@@ -1,8 +1,10 @@
 """Every way in which a model can be bad: the message, the exit code, and nothing written or left behind."""
 
 import os
+import pickle
 import shutil
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -351,6 +353,54 @@ def test_check_and_run_refuse_it_too(name, command, call, files):
     assert done.code == 2
     assert done.err.startswith("error: ")
     assert "m.onnx" in done.err
+    assert files() == before
+
+
+def archive(*names):
+    with zipfile.ZipFile("m.onnx", "w") as made:
+        for name in names:
+            made.writestr(name, "x")
+
+
+def array():
+    np.save("m.npy", np.ones(3))
+    Path("m.npy").rename("m.onnx")
+
+
+LOOKALIKES = {
+    "PyTorch": (lambda: archive("archive/data.pkl", "archive/version"), "torch.onnx.export"),
+    "a program of PyTorch's": (lambda: archive("m/models/model.json"), "torch.onnx.export"),
+    "PyTorch of old": (
+        lambda: Path("m.onnx").write_bytes(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03."),
+        "torch.onnx.export",
+    ),
+    "Keras": (lambda: archive("config.json", "metadata.json", "model.weights.h5"), "name it .keras"),
+    "HDF5": (lambda: Path("m.onnx").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100)), "save it as .keras"),
+    "TensorFlow Lite": (lambda: Path("m.onnx").write_bytes(b"\x1c\0\0\0TFL3" + bytes(50)), "tf2onnx.convert --tflite"),
+    "onnxruntime's own": (lambda: Path("m.onnx").write_bytes(b"\x1c\0\0\0ORTM" + bytes(50)), "that it was made from"),
+    "a pickle": (lambda: Path("m.onnx").write_bytes(pickle.dumps({"a": 1})), "skl2onnx"),
+    "weights alone": (
+        lambda: Path("m.onnx").write_bytes((16).to_bytes(8, "little") + b'{"a": {}}       ' + bytes(8)),
+        "export the model itself to ONNX",
+    ),
+    "an array": (array, "arrays go to --data"),
+    "arrays": (lambda: archive("x.npy"), "arrays go to --data"),
+    "a zip": (lambda: archive("model.onnx"), "unpack it"),
+    "a zip that was cut short": (lambda: Path("m.onnx").write_bytes(b"PK\x03\x04" + bytes(30)), "cut short"),
+    "a pointer": (lambda: Path("m.onnx").write_text("version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),
+    "a web page": (lambda: Path("m.onnx").write_text("<!doctype html><html></html>"), "download the model again"),
+}
+
+
+@pytest.mark.parametrize("name", LOOKALIKES)
+def test_a_file_of_another_kind_says_what_to_do(name, call, files):
+    make, message = LOOKALIKES[name]
+    make()
+    before = files()
+    done = call("m.onnx", "-o", "g.onnx")
+    assert done.code == 2
+    assert done.err.startswith("error: m.onnx is not an ONNX file. It is ")
+    assert message in done.err
     assert files() == before
 
 

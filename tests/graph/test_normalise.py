@@ -3,6 +3,7 @@
 import numpy as np
 import onnx
 import onnx.parser
+import onnxruntime as ort
 import pytest
 from small_models import affine, text
 
@@ -262,3 +263,27 @@ def test_a_branch_that_a_constant_decides_is_taken(then: str) -> None:
     inversion = onnx_invert.invert(model)
     assert inversion.guarantee is onnx_invert.Guarantee.BIJECTION
     assert [port.name for port in inversion.model.graph.input] == ["y"]
+
+
+@pytest.mark.parametrize("opset", [10, 13, 17, 19, 21])
+@pytest.mark.parametrize("zero", ["", ", z"])
+@pytest.mark.parametrize("axis", [None, 0, 1])
+def test_weights_that_were_quantised(opset, zero, axis):
+    """Of weight-only quantisation the numbers that the integers stand for are the weights; onnxruntime as oracle."""
+    if axis is not None and opset < 13:
+        axis = None  # one scale for all
+    q = np.array([[7, -3], [1, 5]], np.int8)
+    scale, z = (np.float32(0.5), np.int8(2)) if axis is None else (np.float32([0.5, 0.25]), np.int8([2, -1]))
+    attribute = "" if axis is None else f"<axis = {axis}>"
+    model = text(
+        f"g (float[N,2] x) => (float[N,2] y) {{ w = DequantizeLinear{attribute}(q, s{zero}) y = MatMul(x, w) }}",
+        opset=opset,
+        ir=10,
+    )
+    for name, array in {"q": q, "s": scale, "z": z}.items():
+        if name != "z" or zero:
+            model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array), name))
+    found = constant(normal(model), "w")
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    np.testing.assert_array_equal(session.run(None, {"x": np.eye(2, dtype=np.float32)})[0], found)
+    assert onnx_invert.invert(model).guarantee == "bijection"
