@@ -2,17 +2,18 @@
 
 The plain iteration is tried on samples. Where it leaves some, starts are fitted: per system, what is plausible for its
 unknowns given its known numbers, the same regression that a conditional prior is. Samples that stall then start from
-there, with kinks softened in turns, and several systems are solved as one in the end. The starts are kept if they
+there, with kinks rounded off in turns, and several systems are solved as one in the end. The starts are kept if they
 leave fewer samples; a model that the plain iteration solves has none of this, neither nodes nor weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_invert.build.newton.inverse import Options, build_newton, build_probe
@@ -23,9 +24,10 @@ from onnx_invert.numerics.start import Start
 from onnx_invert.numerics.tolerance import eps
 from onnx_invert.plan.newton import LARGEST_DENSE, NewtonPlan, System
 from onnx_invert.plan.reversal import Chain, find_chain
+from onnx_invert.rules.rounding import has_kink
 from onnx_invert.runtime import Session
 from onnx_invert.samples import SEED, Batch, Port, cut, draw, ports_of
-from onnx_invert.solving import SINGLE_RUNS, box, run_on, system_rows
+from onnx_invert.solving import SAMPLES, SINGLE_RUNS, box, run_on, system_rows
 from onnx_invert.trips import by_sample
 
 Array = NDArray[np.float64]
@@ -38,6 +40,9 @@ MOST_NUMBERS = 1 << 22
 
 TRIED, TRIED_AGAIN = 128, 16
 """Samples that the plain iteration is tried on, and how many of those that it leaves are tried with starts."""
+
+MOVED = 1e-3
+"""By how much of themselves inputs are moved to try them again."""
 
 LANDMARKS = 256
 """Of the regression, at most: a start has to be near, not the nearest."""
@@ -70,27 +75,46 @@ def with_starts(
         return options
     batches = _to_fit(plan, data, prior, options)
     fewest, best = _count(plan, left), options
-    more = replace(options, starts=_fit_starts(plan, batches))
-    ways = [more]
-    if any(others := _reversed(plan, options, batches)):
-        ways.insert(0, replace(more, reversed=others))
-    for way in ways:
+    for way in _ways(plan, options, batches):
         count = _count(plan, _unsolved(plan, way, left))
-        # Of two that leave as many, the one without equations of its own.
-        if count < fewest or (count == fewest and not way.reversed and best.reversed):
+        # Of two that leave as many, the one without equations of its own, which comes first.
+        if count < fewest:
             fewest, best = count, way
         if not fewest:
             break
     return best
 
 
+def _ways(plan: NewtonPlan, options: Options, batches: Sequence[Batch]) -> Iterator[Options]:
+    """The options with starts, and then with equations from y's side as well, which may take many times as long."""
+    more = replace(options, starts=_fit_starts(plan, batches), kinks=_kinks(plan, batches))
+    yield more
+    if any(others := _reversed(plan, options, batches)):
+        yield replace(more, reversed=others)
+
+
 def _to_try(plan: NewtonPlan, data: Batch | None, options: Options) -> list[Batch]:
     """Inputs of the model whose unknowns the systems have."""
     ports, main = ports_of(plan.solved.inputs), plan.solved.recovered[0].name or ""
     if data is not None and plan.decoder is None:
-        return list(cut(data, ports, main, TRIED))
+        batches = list(cut(data, ports, main, TRIED))
+        alone = not next(port for port in ports if port.name == main).has_batch
+        return batches if alone or options.bounds is not None else [*batches, *_moved(batches, main)]
     single = not next(port for port in ports if port.name == main).has_batch
     return list(draw(ports, SINGLE_RUNS if single else TRIED, 0, main, bounds=box(plan, options.bounds), even=True))
+
+
+def _moved(batches: Sequence[Batch], main: str) -> Iterator[Batch]:
+    """The same inputs, moved a little, until there are as many as are tried.
+
+    Which samples the iteration leaves depends on rounding, so that of few it may solve all by chance.
+    """
+    rng = np.random.default_rng(OTHER_SEED)
+    count = sum(len(batch[main]) for batch in batches)
+    for _ in range(TRIED // count - 1 if count else 0):
+        for batch in batches:
+            x = batch[main]
+            yield {**batch, main: (x * (1 + MOVED * rng.standard_normal(x.shape))).astype(x.dtype)}
 
 
 def _unsolved(plan: NewtonPlan, options: Options, batches: Sequence[Batch]) -> list[Batch]:
@@ -175,6 +199,20 @@ def _fit_starts(plan: NewtonPlan, batches: Sequence[Batch]) -> list[Start | None
     pairs = [*zip(known, [*known[1:], x], strict=True), (known[0], x)]
     unit = eps(plan.dtypes[0].numpy())
     return [_fit(y, unknown, unit) for y, unknown in pairs]
+
+
+def _kinks(plan: NewtonPlan, batches: Sequence[Batch]) -> dict[ir.Value, float]:
+    """The root mean square, over a few samples, of every tensor whose function has a kink that can be rounded off."""
+    nodes = [step.node for step in (plan.joined or plan.systems[0]).program.steps]
+    tensors = list(dict.fromkeys(v for node in nodes if has_kink(node) and (v := node.inputs[0]) is not None))
+    if not tensors:
+        return {}
+    session = Session(to_proto(build_probe(plan, tensors)).SerializeToString(), "the model up to its kinks")
+    ports = ports_of(plan.solved.inputs)
+    first = batches[0]
+    few = {p.name: first[p.name][:SAMPLES] if p.has_batch else first[p.name] for p in ports}
+    sizes = [float(np.sqrt(np.mean(np.square(a.astype(np.float64))))) for a in run_on(session, few).values()]
+    return {value: size for value, size in zip(tensors, sizes, strict=True) if 0 < size < np.inf}
 
 
 def _reversed(plan: NewtonPlan, options: Options, batches: Sequence[Batch]) -> list[Reversed | None]:

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import onnx_ir as ir
 
 from onnx_invert.graph.emit import Emitter
-from onnx_invert.plan.program import Program
+from onnx_invert.plan.program import Program, Step
 from onnx_invert.rules.differential import Differential, Point
+from onnx_invert.rules.rounding import has_kink, kink, rounded
+
+Width = Callable[[Emitter, ir.Value], ir.Value | None]
+"""Emits the width by which the kink of a function of this operand is rounded off; None where it stays a kink."""
 
 
 def copy(e: Emitter, nodes: Iterable[ir.Node], values: dict[ir.Value, ir.Value], prefix: str = "forward") -> None:
@@ -40,6 +43,22 @@ def again(e: Emitter, node: ir.Node, inputs: Sequence[ir.Value | None], prefix: 
         mine.type, mine.shape = theirs.type, theirs.shape
     e.add_node(twin)
     return twin.outputs
+
+
+def advance(e: Emitter, step: Step, values: dict[ir.Value, ir.Value], width: Width | None) -> ir.Value | None:
+    """Emit a step's node, its kink rounded off; what that adds to its slope."""
+    node = step.node
+    copy(e, [node], values)
+    x = node.inputs[0] if node.inputs else None
+    c = None if width is None or x is None or not has_kink(node) else width(e, x)
+    if c is None or x is None:
+        return None
+    inputs = [None if value is None else values[value] for value in node.inputs]
+    added, bend = rounded(e, values[x], kink(e, node, inputs), c)
+    output = node.outputs[0]
+    values[output] = e.op("Add", values[output], added)
+    values[output].shape, values[output].type = output.shape, output.type
+    return bend
 
 
 def place(e: Emitter, value: ir.Value, values: dict[ir.Value, ir.Value]) -> ir.Value:
@@ -74,20 +93,19 @@ class Tape:
         program: Program,
         values: Mapping[ir.Value, ir.Value],
         seeds: int,
-        least: Callable[[Emitter, ir.Value], ir.Value | None] | None = None,
+        width: Width | None = None,
     ) -> Tape:
         """Run the program where the unknowns are as `values` says; `seeds` tangents will go together.
 
-        `values` also holds what `program.before` makes, and the inputs that are given. `least` emits, for a tensor
-        of the model, what slopes of functions with a kink are to be at least.
+        `values` also holds what `program.before` makes, and the inputs that are given. `width` says how
+        kinks are rounded off.
         """
         found = dict(values)
         tape = Tape(program, found, seeds)
         for step in program.steps:
-            copy(e, [step.node], found)
+            bend = advance(e, step, found, width)
             inputs = [None if value is None else found[value] for value in step.node.inputs]
-            held = None if least is None else partial(least, e, step.node.outputs[0])
-            point = Point(e, seeds, inputs, [found[output] for output in step.node.outputs], held)
+            point = Point(e, seeds, inputs, [found[output] for output in step.node.outputs], bend)
             with e.scope(f"derivative/{step.node.name}"):
                 made = [(operand, output, at(point)) for operand, output, at in step.partials]
             name = step.node.name or ""

@@ -42,15 +42,15 @@ class Point:
 
     `inputs` has None for operands that are left out. `seeds` is S, the number of tangents that go together.
     What depends on the point alone (a slope, a mask) should be emitted with `e` when the rule is applied, once,
-    and not in `push` or `pull`. `least` emits what a solver wants the slopes of kinks to be at least, to be
-    broadcast against the operand; None where they are to be what they are.
+    and not in `push` or `pull`. `bend` is what rounding off its kink adds to the slope of the node; None where it
+    is what it is.
     """
 
     e: Emitter
     seeds: int
     inputs: Sequence[ir.Value | None]
     outputs: Sequence[ir.Value]
-    least: Callable[[], ir.Value | None] | None = None
+    bend: ir.Value | None = None
 
     def input(self, index: int) -> ir.Value:
         """The operand at `index`, which has to be there."""
@@ -58,10 +58,9 @@ class Point:
         assert value is not None
         return value
 
-    def softened(self, slope: ir.Value) -> ir.Value:
-        """The slope of a function with a kink, held above `least`."""
-        least = None if self.least is None else self.least()
-        return slope if least is None else self.e.op("Max", slope, least)
+    def bent(self, slope: ir.Value) -> ir.Value:
+        """The slope of a function with a kink, rounded off if it is to be."""
+        return slope if self.bend is None else self.e.op("Add", slope, self.bend)
 
 
 At = Callable[[Point], Differential | None]

@@ -41,7 +41,8 @@ class Options:
 
     `starts` says, per system and at last for all of them joined, where samples that are not solved start again: what
     is plausible for the system's unknowns (n) given its known numbers, None where that is not known. Without it they
-    start anywhere, and the systems are not joined.
+    start anywhere, and the systems are not joined. `kinks` are the spreads of tensors of the model that a function has
+    a kink of, in whose units the kink is rounded off for those samples.
     """
 
     iterations: int = ITERATIONS
@@ -53,6 +54,7 @@ class Options:
     prior: Prior | None = None
     starts: Sequence[Start | None] = ()
     reversed: Sequence[Reversed | None] = ()
+    kinks: Mapping[ir.Value, float] = field(default_factory=dict)
 
     def solved(self, dtype: ir.DataType) -> float:
         """The relative residual of a solution."""
@@ -190,7 +192,9 @@ class _Build:
         scale = e.constant(1 / spread[None, :], "scale")
         assert self._unknowns is not None
         solved = options.solved(e.dtype)
-        return Solver(e, system, self._plan.batch, self._values, self._unknowns, scale, solved, self._batch)
+        return Solver(
+            e, system, self._plan.batch, self._values, self._unknowns, scale, solved, self._batch, kinks=options.kinks
+        )
 
     @property
     def _apart(self) -> bool:

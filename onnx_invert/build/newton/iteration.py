@@ -26,7 +26,7 @@ FIRST, FADE, LAST = 1.0, 0.01, 1e-6
 """α starts at the mean eigenvalue of J Jᵀ, falls by this factor each step, and ends the first phase here."""
 
 FALL, RISE = 0.1, 10.0
-"""By which λ falls where a step helped and rises where it did not."""
+"""By which λ falls where a step helped and rises where it did not, unless the settings have others."""
 
 SECOND = 1e-2
 """λ where a sample starts with the second phase."""
@@ -40,29 +40,37 @@ class Restarts:
     """Where a sample that stalls starts again, and how; one row for each time.
 
     It starts from `center` (N, r), 0 if None, plus a row of `offsets` (a, r); with both phases, or where `second`
-    (a) is true with the second alone. `soft` (a) is what the slopes of kinks are taken for at least in the beginning,
-    and `fade` (a) the factor by which this falls each step; None if they stay what they are. Where `paired` (a) is
-    true it starts from the next of `own` (N, k, r) instead of the center.
+    (a) is true with the second alone. `width` (a) is that by which kinks are rounded off in the beginning; None if
+    they stay what they are. Where `paired` (a) is true it starts from the next of `own` (N, k, r) instead of the
+    center.
     """
 
     offsets: NDArray[np.float64]
     second: NDArray[np.bool_]
     center: ir.Value | None = None
-    soft: NDArray[np.float64] | None = None
-    fade: NDArray[np.float64] | None = None
+    width: NDArray[np.float64] | None = None
     own: ir.Value | None = None
     paired: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.offsets)
 
+    def of(self, e: Emitter, rows: ir.Value) -> Restarts:
+        """The same for some of the samples alone, whose indices are `rows` (K)."""
+        center, own = (None if v is None else e.op("Gather", v, rows, axis=0) for v in (self.center, self.own))
+        return replace(self, center=center, own=own)
+
+
+SHARPEN, SHARP = 0.93, 1e-3
+"""By which the width falls with every step that is taken, and below which it is 0."""
+
 
 @dataclass(frozen=True)
 class Settings:
     """How far and how long: `iterations` at most, `solved` the relative residual of a solution, `floor` that of
     round-off, `patience` steps without progress until a sample counts as stalled, `restarts` what it does then.
-    From `near` on, a relative residual too, one such step ends it. α falls by `fade` each step. `huge` stands for the
-    residual of what is not finite.
+    From `near` on, a relative residual too, one such step ends it. α falls by `fade` each step, λ by `fall` with one
+    that helps, and rises by `rise` with one that does not. `huge` stands for the residual of what is not finite.
     """
 
     iterations: int
@@ -73,6 +81,8 @@ class Settings:
     restarts: Restarts
     huge: float
     fade: float = FADE
+    fall: float = FALL
+    rise: float = RISE
 
 
 @dataclass(frozen=True)
@@ -81,7 +91,7 @@ class State:
 
     `v` (N, r) is where the sample is, `anchor` (N, r) where it began, `damping` α or λ, `phase` 1 in the first phase
     and 0 in the second, `stall` counts steps without progress, `tries` anchors, `best` is the best v and `best_error`
-    (N, 1) is ‖t − F‖ there. `soft` is the least slope of kinks, None where it is not used.
+    (N, 1) is ‖t − F‖ there. `width` (N, 1) is that by which kinks are rounded off, None where they never are.
     """
 
     v: ir.Value
@@ -92,18 +102,18 @@ class State:
     tries: ir.Value
     best: ir.Value
     best_error: ir.Value
-    soft: ir.Value | None = None
+    width: ir.Value | None = None
 
     def flat(self) -> list[ir.Value]:
         """All tensors, in the order of the fields."""
         named = (self.v, self.anchor, self.damping, self.phase, self.stall, self.tries, self.best, self.best_error)
-        return [*named, *([] if self.soft is None else [self.soft])]
+        return [*named, *([] if self.width is None else [self.width])]
 
     @staticmethod
-    def shapes(samples: int | str, r: int, *, soft: bool) -> list[list[int | str]]:
+    def shapes(samples: int | str, r: int, *, rounding: bool) -> list[list[int | str]]:
         """The shapes of `flat`."""
         vector, number = [samples, r], [samples, 1]
-        return [vector, vector, *[number] * 4, vector, number, *([number] if soft else [])]
+        return [vector, vector, *[number] * 4, vector, number, *([number] if rounding else [])]
 
 
 class Sized(Protocol):
@@ -146,13 +156,22 @@ class Equations(Protocol):
         """Of v."""
         ...
 
-    def at(self, e: Emitter, v: ir.Value, seeds: int, soft: ir.Value | None = None) -> Linearised:
-        """F and J at v (N, r); `soft` (N, 1) is the least slope of kinks."""
+    def at(self, e: Emitter, v: ir.Value, seeds: int, width: ir.Value | None = None) -> Linearised:
+        """F and J at v (N, r); `width` (N, 1) is that by which kinks are rounded off."""
         ...
 
-    def value(self, e: Emitter, v: ir.Value) -> ir.Value:
+    def value(self, e: Emitter, v: ir.Value, width: ir.Value | None = None) -> ir.Value:
         """F(v) (N, m) alone."""
         ...
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Where a step goes: `v` (N, r), its `error` (N, 1), and the `plain` one (N, 1), with kinks as they are."""
+
+    v: ir.Value
+    error: ir.Value
+    plain: ir.Value
 
 
 @dataclass(frozen=True)
@@ -172,7 +191,7 @@ def initial(
     number = zeros(e, like, after=(1,))
     phase, damping = (1.0, FIRST) if begin is None else (0.0, SECOND)
     v, error = begin or (zeros(e, like, after=(r,)), e.op("Add", number, settings.huge))
-    soft = None if settings.restarts.soft is None else number
+    width = None if settings.restarts.width is None else number
     return State(
         v=v,
         anchor=v,
@@ -182,7 +201,7 @@ def initial(
         tries=number,
         best=v,
         best_error=error,
-        soft=soft,
+        width=width,
     )
 
 
@@ -197,54 +216,61 @@ def step(
 ) -> tuple[State, ir.Value]:
     """One iteration, towards `target` (N, m) of norm `norm` (N, 1): F is linearised at v and tried after the step.
 
-    To run F twice costs less than to carry its Jacobian to the next iteration for those that do not move.
+    To run F twice costs less than to carry its Jacobian to the next iteration for those that do not move. Where kinks
+    are rounded off, it is those equations that steps are taken by; the best v is that of the equations as they are.
     Returns the new state and, per sample, 1.0 while there is something left to do (N, 1).
     """
-    local = objective.at(e, state.v, direction.seeds, state.soft)
+    local = objective.at(e, state.v, direction.seeds, state.width)
     residual = e.op("Sub", target, local.value)
     trial = e.op("Add", state.v, direction.emit(e, objective, local, residual, state))
     if (box := objective.coordinates.box) is not None:
         trial = box.hold(e, trial)
-    error = length(e, e.op("Sub", target, objective.value(e, trial)))
-    return _advance(e, state, trial, length(e, residual), error, norm, settings)
+    error = plain = length(e, e.op("Sub", target, objective.value(e, trial)))
+    if state.width is not None:
+        error = length(e, e.op("Sub", target, objective.value(e, trial, state.width)))
+    return _advance(e, state, Trial(trial, error, plain), length(e, residual), norm, settings)
 
 
 def _advance(
     e: Emitter,
     state: State,
-    trial: ir.Value,
+    trial: Trial,
     now: ir.Value,
-    error: ir.Value,
     norm: ir.Value,
     settings: Settings,
 ) -> tuple[State, ir.Value]:
-    """Take the step to `trial` (N, r) where it is to be taken: from the error `now` (N, 1) to `error` (N, 1)."""
+    """Take the step to `trial` where it is to be taken, from the error `now` (N, 1)."""
+    error = trial.error
     first = e.op("Greater", state.phase, 0.5)
     finite = e.op("Less", error, settings.huge)
     falls = e.op("Less", error, now)
     accept = e.op("Or", e.op("And", first, finite), falls)
-    better = e.op("Less", error, state.best_error)
+    better = e.op("Less", trial.plain, state.best_error)
     # Against where the sample is now: what another start has reached says nothing of this one.
     progress = e.op("Less", error, e.op("Mul", now, PROGRESS))
 
-    best_error = e.op("Where", better, error, state.best_error)
-    factor = e.op("Where", accept, e.op("Where", first, e.scalar(settings.fade), e.scalar(FALL)), e.scalar(RISE))
+    best_error = e.op("Where", better, trial.plain, state.best_error)
+    falling = e.op("Where", first, e.scalar(settings.fade), e.scalar(settings.fall))
+    factor = e.op("Where", accept, falling, e.scalar(settings.rise))
     least = e.op("Where", accept, e.scalar(0.0), e.scalar(LAST))
     damping = e.op("Max", e.op("Mul", state.damping, factor), least)
     over = e.op("Or", e.op("Less", damping, 0.9 * LAST), e.op("Not", finite))
     phase = e.op("Where", e.op("And", first, e.op("Not", over)), e.scalar(1.0), e.scalar(0.0))
     moving = e.op("Or", first, progress)
+    if state.width is not None:
+        # Its equations get sharper with every such step, and what that adds to the residual is no lack of progress.
+        moving = e.op("Or", moving, e.op("And", accept, e.op("Greater", state.width, 0.0)))
     stall = e.op("Where", moving, e.scalar(0.0), e.op("Add", state.stall, 1.0))
     after = State(
-        v=e.op("Where", accept, trial, state.v),
+        v=e.op("Where", accept, trial.v, state.v),
         anchor=state.anchor,
         damping=damping,
         phase=phase,
         stall=stall,
         tries=state.tries,
-        best=e.op("Where", better, trial, state.best),
+        best=e.op("Where", better, trial.v, state.best),
         best_error=best_error,
-        soft=_fade(e, state, settings.restarts),
+        width=_sharpen(e, state.width, accept),
     )
     if len(settings.restarts):
         unsolved = e.op("Greater", best_error, e.op("Mul", norm, settings.solved))
@@ -276,9 +302,9 @@ def _restart(e: Emitter, state: State, again: ir.Value, settings: Settings) -> S
     if restarts.second.any():
         phase = _row(e, state.tries, np.where(restarts.second, 0.0, 1.0).astype(np.float64)[:, None])
         damping = _row(e, state.tries, np.where(restarts.second, SECOND, FIRST).astype(np.float64)[:, None])
-    soft = state.soft
-    if soft is not None and restarts.soft is not None:
-        soft = e.op("Where", again, _row(e, state.tries, restarts.soft[:, None]), soft)
+    width = state.width
+    if width is not None and restarts.width is not None:
+        width = e.op("Where", again, _row(e, state.tries, restarts.width[:, None]), width)
     return replace(
         state,
         v=e.op("Where", again, anchor, state.v),
@@ -287,7 +313,7 @@ def _restart(e: Emitter, state: State, again: ir.Value, settings: Settings) -> S
         phase=e.op("Where", again, phase, state.phase),
         stall=e.op("Mul", state.stall, kept),
         tries=e.op("Sub", e.op("Add", state.tries, 1.0), kept),
-        soft=soft,
+        width=width,
     )
 
 
@@ -307,11 +333,12 @@ def _start(e: Emitter, state: State, restarts: Restarts) -> ir.Value:
     return e.op("Add", e.op("Add", others, offset), e.op("Squeeze", picked, e.ints([1])))
 
 
-def _fade(e: Emitter, state: State, restarts: Restarts) -> ir.Value | None:
-    """The least slope of kinks at the next step; `tries` counts the starts so far."""
-    if state.soft is None or restarts.fade is None:
+def _sharpen(e: Emitter, width: ir.Value | None, accept: ir.Value) -> ir.Value | None:
+    """The width of the next step: what is not solved at one is no beginning for the next."""
+    if width is None:
         return None
-    return e.op("Mul", state.soft, _row(e, e.op("Sub", state.tries, 1.0), restarts.fade[:, None]))
+    less = e.op("Mul", width, e.op("Where", accept, e.scalar(SHARPEN), e.scalar(1.0)))
+    return e.op("Where", e.op("Less", less, SHARP), e.scalar(0.0), less)
 
 
 def length(e: Emitter, rows: ir.Value) -> ir.Value:

@@ -9,7 +9,7 @@ F(v)  = f(start) / scale   the rest of the model, each output in units of its ow
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -17,12 +17,13 @@ import onnx_ir as ir
 
 from onnx_invert.build.newton.box import Box
 from onnx_invert.build.rows import joined, rows, seeded_rows, seeded_tensor, split, tensor, zeros
-from onnx_invert.build.tape import Tape, copy
+from onnx_invert.build.tape import Tape, Width, advance
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.plan.batch import Batch
 from onnx_invert.plan.layout import Layout
 from onnx_invert.plan.program import Program
 from onnx_invert.rules.differential import second
+from onnx_invert.rules.rounding import has_kink
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,8 @@ class Coordinates:
 @dataclass(frozen=True)
 class Objective:
     """F, to be emitted in any body. `values` maps the model's tensors to those of the graph around (given inputs,
-    what does not depend on the unknown, weights); `scale` (m) is 1 / spread; `batch` says where samples lie."""
+    what does not depend on the unknown, weights); `scale` (m) is 1 / spread; `batch` says where samples lie;
+    `kinks` are the spreads of the tensors that a function has a kink of, where it can be rounded off."""
 
     program: Program
     layouts: Mapping[ir.Value, Layout]
@@ -113,6 +115,7 @@ class Objective:
     coordinates: Coordinates
     scale: ir.Value
     batch: Batch
+    kinks: Mapping[ir.Value, float] = field(default_factory=dict)
 
     @property
     def outputs(self) -> int:
@@ -124,26 +127,36 @@ class Objective:
         """The sizes of the tensors that v decodes to."""
         return [self.layouts[value].size for value in self.program.unknowns]
 
-    def at(self, e: Emitter, v: ir.Value, seeds: int, soft: ir.Value | None = None) -> Local:
-        """Evaluate and linearise at v (N, r). `soft` (N, 1) is what the slopes of kinks are taken for at least."""
-        least = None if soft is None else partial(self._beside, soft)
-        tape = Tape.record(e, self.program, self._tensors(e, self.coordinates.decode(e, v)), seeds, least)
+    def at(self, e: Emitter, v: ir.Value, seeds: int, width: ir.Value | None = None) -> Local:
+        """Evaluate and linearise at v (N, r), with kinks rounded off by `width` (N, 1) times their tensor's spread."""
+        tensors = self._tensors(e, self.coordinates.decode(e, v))
+        tape = Tape.record(e, self.program, tensors, seeds, self._width(width))
         return Local(self, v, self._scaled(e, tape.values), self.coordinates.inside(e, v), tape)
 
-    def value(self, e: Emitter, v: ir.Value) -> ir.Value:
+    def value(self, e: Emitter, v: ir.Value, width: ir.Value | None = None) -> ir.Value:
         """F(v) (N, m) alone."""
         found = self._tensors(e, self.coordinates.decode(e, v))
-        copy(e, (step.node for step in self.program.steps), found)
+        for step in self.program.steps:
+            advance(e, step, found, self._width(width))
         return self._scaled(e, found)
 
-    def _beside(self, soft: ir.Value, e: Emitter, value: ir.Value) -> ir.Value | None:
-        """`soft` with the axes of a tensor of the model; None where a sample has several rows of it."""
+    @property
+    def rounds(self) -> bool:
+        """True if there is a kink that can be rounded off."""
+        return any(has_kink(step.node) and step.node.inputs[0] in self.kinks for step in self.program.steps)
+
+    def _width(self, width: ir.Value | None) -> Width | None:
+        return None if width is None else partial(self._beside, width)
+
+    def _beside(self, width: ir.Value, e: Emitter, value: ir.Value) -> ir.Value | None:
+        """`width` in units of a tensor of the model, and with its axes; None where a sample has several rows of it."""
         layout = self.batch.layout(value)
-        if not self.batch.is_known(value) or layout.rows != 1:
+        if value not in self.kinks or not self.batch.is_known(value) or layout.rows != 1:
             return None
+        own = e.op("Mul", width, self.kinks[value])
         if layout.is_matrix:
-            return soft
-        return e.op("Reshape", soft, e.ints([*([-1] if layout.batched else []), *[1] * len(layout.sizes)]))
+            return own
+        return e.op("Reshape", own, e.ints([*([-1] if layout.batched else []), *[1] * len(layout.sizes)]))
 
     def _tensors(self, e: Emitter, start: ir.Value) -> dict[ir.Value, ir.Value]:
         found = dict(self.values)

@@ -107,6 +107,7 @@ def retry(
         # What is left in the conditions is small in these units, and is not in those of y.
         solved=NEAR * eps(e.dtype.numpy()) / MARGIN,
         own=False,
+        kinks={},
     )
     # Those that are solved have nothing to do here.
     gap = e.op("Where", unsolved, beside.error(there, p), e.scalar(0.0))

@@ -9,13 +9,13 @@ were fitted for it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
 
 from onnx_invert.build.newton import dense, krylov
-from onnx_invert.build.newton.iteration import Restarts, Settings, State, busy, initial, length, step
+from onnx_invert.build.newton.iteration import Direction, Restarts, Settings, State, busy, initial, length, step
 from onnx_invert.build.newton.loop import iterate
 from onnx_invert.build.newton.objective import Objective
 from onnx_invert.build.newton.part import Part
@@ -42,6 +42,9 @@ FEW = 0.25
 RESCUE_ITERATIONS = 1440
 """Of the second Loop at most: 48 starts."""
 
+EASE, TIGHTEN = 0.3, 4.0
+"""By which λ falls and rises in the second Loop: in smaller steps, of which fewer are in vain."""
+
 MARGIN = 0.5
 """Of the residual of a solution, below which the second Loop takes a sample for solved: the direction of what is left
 changes, and with it the share that its units make of y's own."""
@@ -54,7 +57,8 @@ LEAST_SHARE = 0.05
 class Solver:
     """What solves one system, for `unknowns`. `values` maps the model's tensors to the graph's; `scale` (m) is one
     over the units of the known numbers; `samples` is the size of the axis of samples, a symbol or 1. With `own` a
-    sample counts as left by what is left of it in the known numbers' own units, too."""
+    sample counts as left by what is left of it in the known numbers' own units, too. `kinks` are
+    spreads of tensors, in whose units a kink of a function of them is rounded off."""
 
     e: Emitter
     system: System
@@ -65,6 +69,7 @@ class Solver:
     solved: float
     samples: int | str
     own: bool = True
+    kinks: Mapping[ir.Value, float] = field(default_factory=dict)
 
     def solve(self, known: ir.Value, iterations: int, *, unroll: bool, apart: bool) -> tuple[ir.Value, ir.Value]:
         """x (N, n) for known numbers (N, m) by the plain iteration, and ‖t − F‖ (N, 1) there.
@@ -91,7 +96,7 @@ class Solver:
         with e.scope(e.scope_name, ir.DataType.INT64):
             taken = e.op("Squeeze", e.op("Cast", done, to=int(ir.DataType.INT64)), e.ints([0, 1]))
             more = e.op("Sub", e.count(iterations), taken)
-        rest, _ = self._of(part)._iterate(target, norm, settings, begun, most=more)
+        rest, _ = self._of(e, part)._iterate(target, norm, settings, begun, most=more)
         best, error = (part.put(e, *pair) for pair in ((rest.best, found.best), (rest.best_error, found.best_error)))
         return self.unknowns.decode(e, best), error
 
@@ -104,15 +109,14 @@ class Solver:
         norm = self._verified(known, x, error) if self.own else self._norm(known)
         unsolved = e.op("Greater", error, e.op("Mul", norm, self.solved * MARGIN))
         if not apart:
-            return e.op("Where", unsolved, self._again(known, x, error, norm, start), x)
+            return e.op("Where", unsolved, self._again(known, x, error, norm, start, apart=False), x)
         part = Part.of(e, unsolved)
         known, begin, error, norm = (part.take(e, value) for value in (known, x, error, norm))
-        return part.put(e, self._of(part)._again(known, begin, error, norm, start), x)
+        return part.put(e, self._of(e, part)._again(known, begin, error, norm, start, apart=True), x)
 
-    def _of(self, part: Part) -> Solver:
+    def _of(self, e: Emitter, part: Part) -> Solver:
         """The same for some of the samples."""
-        e = self.e
-        return replace(self, samples=e.unique("unsolved"), unknowns=self.unknowns.of(e, part.rows))
+        return replace(self, e=e, samples=e.unique("unsolved"), unknowns=self.unknowns.of(e, part.rows))
 
     def unsolved(self, known: ir.Value, x: ir.Value, error: ir.Value) -> ir.Value:
         """True (N, 1) for the samples that `rescue` takes."""
@@ -136,13 +140,17 @@ class Solver:
         smaller = e.op("Where", e.op("Less", share, 1.0), e.op("Max", share, LEAST_SHARE), e.scalar(1.0))
         return e.op("Mul", norm, smaller)
 
-    def _again(self, known: ir.Value, x: ir.Value, error: ir.Value, norm: ir.Value, start: Start | None) -> ir.Value:
-        restarts = self.unknowns.rescues(self.e, known, self.scale, RESCUE_ITERATIONS, start)
+    def _again(
+        self, known: ir.Value, x: ir.Value, error: ir.Value, norm: ir.Value, start: Start | None, *, apart: bool
+    ) -> ir.Value:
+        restarts = self.unknowns.rescues(
+            self.e, known, self.scale, RESCUE_ITERATIONS, start, rounding=self._objective.rounds
+        )
         plain = self._settings(RESCUE_ITERATIONS, LONG_PATIENCE, restarts)
-        settings = replace(plain, solved=self.solved * MARGIN, near=plain.floor, fade=SLOWLY)
+        settings = replace(plain, solved=self.solved * MARGIN, near=plain.floor, fade=SLOWLY, fall=EASE, rise=TIGHTEN)
         target, begin = self._target(known), (self.unknowns.encode(self.e, x), error)
         first = initial(self.e, target, self.unknowns.coordinates.size, settings, begin)
-        found, _ = self._iterate(target, norm, settings, first, careful=True)
+        found, _ = self._iterate(target, norm, settings, first, careful=True, apart=apart)
         return self.unknowns.decode(self.e, found.best)
 
     def _iterate(
@@ -156,16 +164,22 @@ class Solver:
         share: float = 0.0,
         unroll: bool = False,
         careful: bool = False,
+        apart: bool = False,
     ) -> tuple[State, ir.Value | None]:
         """The state after at most `most` steps, all that the settings allow without; in a Loop while more than a
-        `share` of the samples is busy. With a share also the steps that it took (1, 1)."""
+        `share` of the samples is busy. With a share also the steps that it took (1, 1). `apart`: a step takes
+        those alone that are busy."""
         e, objective = self.e, self._objective
         direction = dense.direction(objective, careful=careful) if self.system.is_dense else krylov.direction()
         begun = first.flat()
-        shapes = State.shapes(self.samples, objective.coordinates.size, soft=first.soft is not None)
+        shapes = State.shapes(self.samples, objective.coordinates.size, rounding=first.width is not None)
 
         def body(inner: Emitter, values: list[ir.Value]) -> tuple[list[ir.Value], ir.Value]:
-            after, left = step(inner, objective, direction, target, norm, State(*values[: len(begun)]), settings)
+            state = State(*values[: len(begun)])
+            if apart:
+                after, left = self._step_apart(inner, direction, target, norm, state, settings)
+            else:
+                after, left = step(inner, objective, direction, target, norm, state, settings)
             return [*after.flat(), *(inner.op("Add", count, 1.0) for count in values[len(begun) :])], left
 
         count = [e.constant(np.zeros((1, 1)), "done")] if share else []
@@ -181,6 +195,18 @@ class Solver:
         )
         return State(*after[: len(begun)]), after[-1] if share else None
 
+    def _step_apart(
+        self, e: Emitter, direction: Direction, target: ir.Value, norm: ir.Value, state: State, settings: Settings
+    ) -> tuple[State, ir.Value]:
+        """A step of the samples that are busy: the last of them takes a hundred times as many as most."""
+        part = Part.of(e, busy(e, state, norm, settings))
+        begun = State(*(part.take(e, value) for value in state.flat()))
+        chosen = replace(settings, restarts=settings.restarts.of(e, part.rows))
+        target, norm = part.take(e, target), part.take(e, norm)
+        after, left = step(e, self._of(e, part)._objective, direction, target, norm, begun, chosen)
+        found = (part.put(e, *pair) for pair in zip(after.flat(), state.flat(), strict=True))
+        return State(*found), part.put(e, left, e.scalar(0.0))
+
     def _settings(self, iterations: int, patience: int, restarts: Restarts) -> Settings:
         numbers = self.e.dtype.numpy()
         huge = float(np.finfo(numbers).max) / 16
@@ -190,7 +216,9 @@ class Solver:
     @property
     def _objective(self) -> Objective:
         s = self.system
-        return Objective(s.program, s.layouts, self.values, self.unknowns.coordinates, self.scale, self.batch)
+        return Objective(
+            s.program, s.layouts, self.values, self.unknowns.coordinates, self.scale, self.batch, self.kinks
+        )
 
     def _target(self, known: ir.Value) -> ir.Value:
         return self.e.op("Mul", known, self.scale)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx_invert.build.newton.box import Box, inwards
 from onnx_invert.build.newton.iteration import Restarts
 from onnx_invert.build.newton.objective import Coordinates
+from onnx_invert.build.rows import zeros
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.numerics.covariance import Root
 from onnx_invert.numerics.prior import Prior
@@ -32,13 +33,13 @@ PER_ANCHOR = 11
 """Iterations that one start takes, about."""
 
 PER_START = 30
-"""The same where kinks are softened: that takes longer."""
+"""The same in the second Loop, with its smaller steps."""
 
 WAYS = 4
 """To start, which take turns."""
 
-SOFT, FAST, SLOW = 0.5, 0.8, 0.9
-"""The least slope of kinks at the beginning of a start that softens them, and by what it falls each step."""
+WIDTHS = (0.0, 0.3, 0.1, 1.0)
+"""By which kinks are rounded off at first, in each way to start, in units of the spread of what has the kink."""
 
 
 @dataclass(frozen=True)
@@ -95,22 +96,26 @@ class Unknowns:
         offsets = self._anywhere(self.coordinates.size, max(len(SCALES), iterations // PER_ANCHOR))
         return Restarts(offsets, np.zeros(len(offsets), bool))
 
-    def rescues(self, e: Emitter, known: ir.Value, scale: ir.Value, iterations: int, start: Start | None) -> Restarts:
+    def rescues(
+        self, e: Emitter, known: ir.Value, scale: ir.Value, iterations: int, start: Start | None, *, rounding: bool
+    ) -> Restarts:
         """The same for those that this does not help: where `start` takes x to be, given the known numbers (N, m) in
-        units of 1 / `scale` (1, m), in ways that take turns."""
+        units of 1 / `scale` (1, m), in ways that take turns; with `rounding` most of them round kinks off."""
         r = self.coordinates.size
         count = max(1, iterations // PER_START)
         turns = np.arange(count)
-        # Both phases, the second alone with soft kinks, both with soft kinks, the second with kinks soft for long.
+        # Both phases and the second alone; rounded off, the second in any case.
         way = turns % WAYS
-        second, soft, fade = way % 2 == 1, np.where(way == 0, 0.0, SOFT), np.where(way == 3, SLOW, FAST)
+        width = np.asarray(WIDTHS)[way] if rounding else None
+        second = way != 0 if rounding else way % 2 == 1
         if start is None or self.middle is None or self.root is not None:
-            return Restarts(self._anywhere(r, count), second, None, soft, fade)
+            return Restarts(self._anywhere(r, count), second, None, width)
         stored = self._turned(start.unknown - self.middle)
         if start.plausible is None:
             nowhere, all_of_them = np.zeros((count, r)), np.ones(count, bool)
             pairs = nearest(e, known, scale, start.known, stored, count)
-            return Restarts(nowhere, all_of_them, e.constant(nowhere[:1], "center"), own=pairs, paired=all_of_them)
+            center = zeros(e, known, after=(r,))
+            return Restarts(nowhere, all_of_them, center, own=pairs, paired=all_of_them)
         centered = self._in_coordinates(start.plausible)
         rng = np.random.default_rng(r)
         offsets = centered.factor.after(rng.standard_normal((count, centered.factor.size)))
@@ -119,7 +124,8 @@ class Unknowns:
         paired = turns // WAYS % 2 == 1
         offsets[paired] = 0.0
         own = nearest(e, known, scale, start.known, stored, int(paired.sum())) if paired.any() else None
-        return Restarts(offsets, second, expected(e, centered, known), soft, fade, own, paired)
+        center = e.op("Add", expected(e, centered, known), zeros(e, known, after=(r,)))
+        return Restarts(offsets, second, center, width, own, paired)
 
     def _in_coordinates(self, start: Prior) -> Prior:
         """The same of v."""

@@ -151,13 +151,13 @@ class Whole:
         """The unknowns of a row."""
         return _Size(self.rows.size)
 
-    def at(self, e: Emitter, v: ir.Value, seeds: int, soft: ir.Value | None = None) -> Local:
+    def at(self, e: Emitter, v: ir.Value, seeds: int, width: ir.Value | None = None) -> Local:
         """F and ∂F/∂x at v (R, n)."""
         x = self.rows.shaped(e, v, self.like)
         made, matrix = jacobian(e, self.step.program, self.rows, {**self.values, self.step.x: x})
         return Local(self.rows.flat(e, made) if self.r.noise is None else self.value(e, v), matrix)
 
-    def value(self, e: Emitter, v: ir.Value) -> ir.Value:
+    def value(self, e: Emitter, v: ir.Value, width: ir.Value | None = None) -> ir.Value:
         """F at v (R, n) alone."""
         inside = self.r.inside(e, self.step.name, {})
         inside.put(self.step.x, Piece(self.rows.shaped(e, v, self.like)))
@@ -234,13 +234,13 @@ class Torn:
                 inside.put(output, Piece(made))
         return self.joined(e, [inside.read(s) for s in self.step.s])
 
-    def at(self, e: Emitter, v: ir.Value, seeds: int, soft: ir.Value | None = None) -> Local:
+    def at(self, e: Emitter, v: ir.Value, seeds: int, width: ir.Value | None = None) -> Local:
         """φ and φ′ at v (N, m)."""
         s = self.split(e, v)
         x = self.given(e, s)
         return Local(e.op("Sub", v, self.head(e, x)), self.slope(e, x, s))
 
-    def value(self, e: Emitter, v: ir.Value) -> ir.Value:
+    def value(self, e: Emitter, v: ir.Value, width: ir.Value | None = None) -> ir.Value:
         """φ at v (N, m) alone."""
         return e.op("Sub", v, self.head(e, self.given(e, self.split(e, v))))
 
@@ -328,7 +328,7 @@ def _iterated(
         slow = b.op("Where", b.op("Greater", after.stall, state.stall), slow, after.stall)
         return replace(after, stall=b.op("Where", unsolved, slow, after.stall)).flat(), busy
 
-    shapes = State.shapes(samples, m, soft=False)
+    shapes = State.shapes(samples, m, rounding=False)
     most = WRITTEN_OUT if unroll else ITERATIONS
     found = State(*iterate(e, first.flat(), shapes, body, most=most, unroll=unroll))
     if r.outer is None:

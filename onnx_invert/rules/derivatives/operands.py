@@ -45,7 +45,7 @@ def prelu(node: NodeView) -> At | NoInverse:
         return by_slope(node, lambda p: p.e.op("Min", p.input(0), 0.0), full=True)
     return by_slope(
         node,
-        lambda p: p.softened(p.e.op("Where", p.e.op("Less", p.input(0), 0.0), p.input(1), p.e.scalar(1.0))),
+        lambda p: p.bent(p.e.op("Where", p.e.op("Less", p.input(0), 0.0), p.input(1), p.e.scalar(1.0))),
         full=True,
     )
 

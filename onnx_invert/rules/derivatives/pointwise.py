@@ -126,8 +126,8 @@ def _by(slope: Slope) -> At:
 
 
 def _bent(slope: Slope) -> At:
-    """The same for a function with a kink that is flat, or nearly, on one side: there a solver may want more."""
-    return lambda p: scaling(p.softened(slope(p.e, p.input(0), p.outputs[0])))
+    """The same for a function with a kink, which a solver may round off."""
+    return lambda p: scaling(p.bent(slope(p.e, p.input(0), p.outputs[0])))
 
 
 def _plain(op_type: str, equation: str, slope: Slope) -> None:
