@@ -47,7 +47,7 @@ class Row:
         attribute = self.node.attributes.get(name)
         return attribute is not None and attribute.as_int() != 0
 
-    def op(self, op_type: str, *operands: ir.Value | float | None, **attributes: Attribute) -> ir.Value:
+    def put(self, op_type: str, *operands: ir.Value | float | None, **attributes: Attribute) -> ir.Value:
         """One more node, and its output."""
         values = [self._constant(np.asarray(v, self._dtype)) if isinstance(v, float) else v for v in operands]
         name = f"{self._stem}/{self.node.op_type}/{op_type}_{len(self.tape.nodes)}"
@@ -57,14 +57,14 @@ class Row:
     def mean(self, x: ir.Value, axes: Sequence[int]) -> ir.Value:
         """The mean over `axes`, which stay as axes of one element."""
         if self.opset < 18:
-            return self.op("ReduceMean", x, axes=axes, keepdims=1)
-        return self.op("ReduceMean", x, self._constant(np.asarray(axes, np.int64)), keepdims=1)
+            return self.put("ReduceMean", x, axes=axes, keepdims=1)
+        return self.put("ReduceMean", x, self._constant(np.asarray(axes, np.int64)), keepdims=1)
 
     def plus(self, *terms: ir.Value | None) -> ir.Value:
         """The sum of the operands that are there."""
         first, *others = [term for term in terms if term is not None]
         for term in others:
-            first = self.op("Add", first, term)
+            first = self.put("Add", first, term)
         return first
 
     def _constant(self, array: np.ndarray) -> ir.Value:
@@ -147,35 +147,35 @@ def _only(row: Row, value: ir.Value | None) -> Made:
 def _gelu(row: Row, x: ir.Value) -> ir.Value | None:
     """x · Φ(x) = x · (1 + erf(x / √2)) / 2."""
     if row.opset >= 20:
-        return row.op("Gelu", x)
+        return row.put("Gelu", x)
     if row.opset < 9:  # no Erf
         return None
-    weight = row.op("Add", row.op("Erf", row.op("Div", x, math.sqrt(2.0))), 1.0)
-    return row.op("Mul", row.op("Mul", x, weight), 0.5)
+    weight = row.put("Add", row.put("Erf", row.put("Div", x, math.sqrt(2.0))), 1.0)
+    return row.put("Mul", row.put("Mul", x, weight), 0.5)
 
 
 def _fast_gelu(row: Row) -> Made:
     """x / 2 · (1 + tanh(√(2/π) · (x + 0.044715 · x³))), x = input + bias."""
     x = row.plus(*row.inputs[:2])
     if row.opset >= 20:
-        return _only(row, row.op("Gelu", x, approximate="tanh"))
-    cube = row.op("Mul", row.op("Mul", x, x), x)
-    inner = row.op("Mul", row.op("Add", x, row.op("Mul", cube, 0.044715)), math.sqrt(2.0 / math.pi))
-    return _only(row, row.op("Mul", row.op("Mul", x, row.op("Add", row.op("Tanh", inner), 1.0)), 0.5))
+        return _only(row, row.put("Gelu", x, approximate="tanh"))
+    cube = row.put("Mul", row.put("Mul", x, x), x)
+    inner = row.put("Mul", row.put("Add", x, row.put("Mul", cube, 0.044715)), math.sqrt(2.0 / math.pi))
+    return _only(row, row.put("Mul", row.put("Mul", x, row.put("Add", row.put("Tanh", inner), 1.0)), 0.5))
 
 
 def _quick_gelu(row: Row) -> Made:
     """x · sigmoid(alpha · x)."""
     x = row.plus(row.inputs[0])
-    return _only(row, row.op("Mul", x, row.op("Sigmoid", row.op("Mul", x, row.real("alpha", 1.702)))))
+    return _only(row, row.put("Mul", x, row.put("Sigmoid", row.put("Mul", x, row.real("alpha", 1.702)))))
 
 
 def _activated(row: Row, x: ir.Value, params: dict[str, float], name: str) -> ir.Value | None:
     """An activation behind a product, under its attributes' own names."""
     if name in {"Relu", "Sigmoid", "Tanh", "Softplus", "Softsign"}:
-        return row.op(name, x)
+        return row.put(name, x)
     if name in {"LeakyRelu", "Elu", "ThresholdedRelu", "HardSigmoid", "Selu"}:
-        return row.op(name, x, **params)
+        return row.put(name, x, **params)
     return None
 
 
@@ -185,7 +185,7 @@ def _fused_gemm(row: Row) -> Made:
         return None
     kept = {name: row.node.attributes[name] for name in ("transA", "transB") if name in row.node.attributes}
     flags = {name: attribute.as_int() for name, attribute in kept.items()}
-    y = row.op("Gemm", *row.inputs[:3], alpha=row.real("alpha", 1.0), beta=row.real("beta", 1.0), **flags)
+    y = row.put("Gemm", *row.inputs[:3], alpha=row.real("alpha", 1.0), beta=row.real("beta", 1.0), **flags)
     name = row.node.attributes.get("activation")
     if name is None:
         return _only(row, y)
@@ -202,7 +202,7 @@ def _fused_conv(row: Row) -> Made:
     """Conv, plus Z where there is one, then the activation with its parameters in a list."""
     kept = {name: row.node.attributes[name].value for name in _CONVOLUTION if name in row.node.attributes}
     x, weights, bias, residual = row.inputs[:4]
-    y = row.plus(row.op("Conv", x, weights, bias, **kept), residual)
+    y = row.plus(row.put("Conv", x, weights, bias, **kept), residual)
     name = row.node.attributes.get("activation")
     listed = row.node.attributes.get("activation_params")
     params = [] if listed is None else [float(v) for v in listed.as_floats()]
@@ -211,8 +211,8 @@ def _fused_conv(row: Row) -> Made:
     kind = name.as_string()
     if kind == "Clip" and len(params) == 2:
         if row.opset < 11:
-            return _only(row, row.op("Clip", y, min=params[0], max=params[1]))
-        return _only(row, row.op("Clip", y, *params))
+            return _only(row, row.put("Clip", y, min=params[0], max=params[1]))
+        return _only(row, row.put("Clip", y, *params))
     named = dict(zip({"LeakyRelu": ["alpha"], "HardSigmoid": ["alpha", "beta"]}.get(kind, ()), params, strict=False))
     return _only(row, _activated(row, y, named, kind))
 
@@ -230,11 +230,11 @@ def _fused_matmul(row: Row) -> Made:
                 axes = [*axes[1:-1], axes[0], axes[-1]]
             if swap and len(axes) > 1:
                 axes[-2:] = axes[:-3:-1]
-            operands.append(row.op("Transpose", value, perm=axes) if axes != sorted(axes) else value)
+            operands.append(row.put("Transpose", value, perm=axes) if axes != sorted(axes) else value)
         else:
             operands.append(value)
-    y, alpha = row.op("MatMul", *operands), row.real("alpha", 1.0)
-    return _only(row, y if alpha == 1.0 else row.op("Mul", y, alpha))
+    y, alpha = row.put("MatMul", *operands), row.real("alpha", 1.0)
+    return _only(row, y if alpha == 1.0 else row.put("Mul", y, alpha))
 
 
 def _normalised(row: Row, x: ir.Value, scale: ir.Value | None, *, centred: bool, epsilon: float) -> ir.Value | None:
@@ -250,10 +250,10 @@ def _normalised(row: Row, x: ir.Value, scale: ir.Value | None, *, centred: bool,
         axis -= len(x.shape)
     axes = range(axis, 0)
     if centred:
-        x = row.op("Sub", x, row.mean(x, axes))
-    deviation = row.op("Sqrt", row.op("Add", row.mean(row.op("Mul", x, x), axes), epsilon))
-    y = row.op("Div", x, deviation)
-    return y if scale is None else row.op("Mul", y, scale)
+        x = row.put("Sub", x, row.mean(x, axes))
+    deviation = row.put("Sqrt", row.put("Add", row.mean(row.put("Mul", x, x), axes), epsilon))
+    y = row.put("Div", x, deviation)
+    return y if scale is None else row.put("Mul", y, scale)
 
 
 def _layer_norm(row: Row) -> Made:
@@ -283,7 +283,7 @@ def _skip_layer_norm(row: Row) -> Made:
     gamma, beta, bias = row.inputs[2:5]
     total, epsilon = _skip(row, bias), row.real("epsilon", 1e-12)
     if row.opset >= 17:
-        y: ir.Value | None = row.op("LayerNormalization", total, gamma, beta, axis=-1, epsilon=epsilon)
+        y: ir.Value | None = row.put("LayerNormalization", total, gamma, beta, axis=-1, epsilon=epsilon)
     else:
         y = _normalised(row, total, gamma, centred=True, epsilon=epsilon)
         y = None if y is None else row.plus(y, beta)
