@@ -25,6 +25,7 @@ class Affine:
     outputs: int
     size: int
     j: ir.Value
+    box: None = None
 
     @property
     def coordinates(self):
