@@ -15,6 +15,7 @@ from typing import Any
 from onnx_invert._version import __version__
 from onnx_invert.arrays import load
 from onnx_invert.errors import FileError, UsageError
+from onnx_invert.graph.read import has_four_bits
 from onnx_invert.numerics.tolerance import eps
 from onnx_invert.pairs import GIVEN, is_pair, latent_names, measure
 from onnx_invert.plan.guarantee import Guarantee
@@ -67,7 +68,7 @@ def check(
     for path in paths:
         if not path.is_file():
             raise FileError(f"There is no file {str(path)!r}.")
-    f, g = (Session(path, path.name) for path in paths)
+    f, g = (Session(path, path.name, packed=has_four_bits(path)) for path in paths)
     claim, note = _claim(g.metadata, paths[0])
     if is_pair(f.metadata, g.metadata):
         return _lossless(paths, f, g, data=data, samples=samples, rtol=rtol)

@@ -35,15 +35,17 @@ _TYPES = {
 class Session:
     """A model loaded in onnxruntime's CPU provider.
 
+    Packing weights for speed would hold every one of them twice, and is off. With `packed` it is on, as users have it:
+    onnxruntime multiplies weights of four bits in another way then, where x is rounded to eight bits.
+
     Raises:
         ModelError: onnxruntime cannot load the model, or fails while it runs.
     """
 
-    def __init__(self, model: Path | bytes, name: str) -> None:
+    def __init__(self, model: Path | bytes, name: str, *, packed: bool = False) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = 4
-        # Packing weights for speed would hold every one of them twice.
-        options.add_session_config_entry("session.disable_prepacking", "1")
+        options.add_session_config_entry("session.disable_prepacking", "0" if packed else "1")
         self._name = name
         try:
             source = model if isinstance(model, bytes) else _loadable(model)

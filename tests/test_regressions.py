@@ -2,11 +2,12 @@
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
-from onnx import TensorProto, helper, parser
+from onnx import TensorProto, helper, numpy_helper, parser
 
 import onnx_invert
-from onnx_invert import ModelError, NotInvertibleError, UsageError, VerificationError
+from onnx_invert import Guarantee, ModelError, NotInvertibleError, UsageError, VerificationError
 from onnx_invert.plan.newton import NewtonPlan
 
 
@@ -229,3 +230,30 @@ def test_an_output_that_x_leaves_no_trace_in(body):
     plan = onnx_invert.explain(text(f"g (float[N,4] x) => (float[N,4] y) {{ y = {body} }}"))
     assert isinstance(plan, NewtonPlan)
     assert not plan.requirements
+
+
+def test_weights_of_four_bits(tmp_path):
+    """onnxruntime multiplies by them with x rounded to eight bits, as users have it: f(g(y)) = y does not hold then.
+    A session that holds weights once, and multiplies exactly, must not say that it does."""
+    rng = np.random.default_rng(0)
+    weights = helper.make_tensor("q", TensorProto.INT4, (32, 32), rng.integers(-8, 8, 32 * 32))
+    scale = numpy_helper.from_array(np.full((1, 32), 0.1, np.float32), "s")
+    nodes = [
+        helper.make_node("DequantizeLinear", ["q", "s"], ["w"], axis=0, block_size=32),
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 32]) for name in "xy"]
+    graph = helper.make_graph(nodes, "four_bits", ends[:1], ends[1:], [weights, scale])
+    path = tmp_path / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+
+    x = rng.standard_normal((8, 32)).astype(np.float32)
+    (y,) = ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"x": x})
+    exact = x @ (numpy_helper.to_array(weights).astype(np.float32) * np.float32(0.1))
+    assert np.max(np.abs(y - exact)) > 1e-4 * np.max(np.abs(exact))
+
+    with pytest.raises(VerificationError):
+        onnx_invert.invert(path)
+    inverse = tmp_path / "inverse.onnx"
+    assert onnx_invert.invert(path, inverse, force=True).guarantee is Guarantee.APPROXIMATE
+    assert onnx_invert.check(path, inverse, rtol=1e-4).found is not Guarantee.BIJECTION

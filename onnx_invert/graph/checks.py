@@ -68,6 +68,10 @@ def tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
                 yield from attribute.tensors
 
 
+FOUR_BITS = {onnx.TensorProto.INT4, onnx.TensorProto.UINT4}
+"""Whole numbers of four bits."""
+
+
 def _graphs(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto | onnx.FunctionProto]:
     waiting: list[onnx.GraphProto | onnx.FunctionProto] = [proto.graph, *proto.functions]
     while waiting:

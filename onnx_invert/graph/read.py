@@ -23,6 +23,7 @@ class Source:
     """A model as it was read: the graph, where it came from and the SHA-256 of its bytes.
 
     `path` is None for a model given as an object; `data` then holds its bytes. `files` hold its external data.
+    `four_bits` says that it has weights of four bits, which runtimes do not multiply exactly (runtime.py).
     """
 
     model: ir.Model
@@ -30,6 +31,7 @@ class Source:
     sha256: str
     data: bytes = b""
     files: list[Path] = field(default_factory=list)
+    four_bits: bool = False
 
     @property
     def name(self) -> str:
@@ -63,6 +65,7 @@ def _checked(parse: Callable[[], tuple[onnx.ModelProto, str]], path: Path | None
     tensors = list(checks.tensors(proto))
     checks.check_tensors(tensors, name)
     files = _external_files(tensors, path)
+    four_bits = any(tensor.data_type in checks.FOUR_BITS for tensor in tensors)
     del tensors
     checks.check_wiring(proto, name)
     digest = _with_external(digest, files)
@@ -78,7 +81,16 @@ def _checked(parse: Callable[[], tuple[onnx.ModelProto, str]], path: Path | None
     check_operators(model, name)
     checks.sort(model, name)
     checks.check_weights(model, name)
-    return Source(model, path, digest, files=files)
+    return Source(model, path, digest, files=files, four_bits=four_bits)
+
+
+def has_four_bits(path: Path) -> bool:
+    """True if an ONNX file has weights of four bits; False if it is none, which others say better."""
+    try:
+        proto = onnx.load(path, load_external_data=False)
+    except Exception:  # protobuf's own exceptions, whatever the file is
+        return False
+    return any(tensor.data_type in checks.FOUR_BITS for tensor in checks.tensors(proto))
 
 
 def file_hash(path: Path) -> str:

@@ -93,7 +93,7 @@ def _pair(draft: Draft, source: Source, path: Path) -> Pair:
         save(instrumented.model, shaken)
     forward = source.path if source.path is not None else source.data
     return Pair(
-        forward=partial(Session, forward, source.name),
+        forward=partial(Session, forward, source.name, packed=source.four_bits),
         inverse=partial(Session, path, "the inverse"),
         instrumented=partial(Session, shaken, "the instrumented inverse") if instrumented is not None else None,
         ports=ports_of(problem.inputs),
