@@ -273,5 +273,5 @@ add(
 for attributes, guarantee in (({}, BIJECTION), ({"reverse": 1}, BIJECTION), ({"exclusive": 1}, GENERALIZED)):
     for axis, shape in ((1, (2, 5)), (-2, (2, 4, 3)), (3, (2, 3, 2, 6)), (1, (2, 1))):
         if not attributes.get("exclusive") or shape[axis] > 1:
-            label = f"{'-'.join(attributes) or 'plain'}-{axis}-{len(shape)}"
+            label = f"{'-'.join(attributes) or 'plain'}-{axis}-{'x'.join(map(str, shape))}"
             add("CumSum", guarantee, label, shape=shape, operands={1: np.array(axis)}, attributes=attributes, opset=14)

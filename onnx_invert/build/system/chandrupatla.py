@@ -27,8 +27,13 @@ def narrowed(
     shape: Sequence[int | str],
     unroll: bool,
     noise: ir.Value | None,
+    *,
+    stay: bool,
 ) -> list[ir.Value]:
-    """The bracket as narrow as can be: its ends, each with its value."""
+    """The bracket as narrow as can be: its ends, each with its value.
+
+    With `stay` an element that is done stays where it is while others go on: its ends need be no bracket then.
+    """
     low, f_low, high, f_high = ends
     tiny = smallest(e)
 
@@ -48,14 +53,16 @@ def narrowed(
         t = _next(b, back, f, f2, b.op("Sub", x3, x2), f3)
         t = b.op("Min", b.op("Max", t, least), b.op("Sub", b.scalar(1.0), least))
         going = b.op("Cast", going, to=int(b.dtype))
-        # An element that is done stays where it is while others go on.
-        return [x, f, x2, f2, b.op("Mul", t, going)], b.op("Mul", going, live)
+        return [x, f, x2, f2, b.op("Mul", t, going) if stay else t], b.op("Mul", going, live)
 
     secant = fraction(e, e.op("Div", f_low, e.op("Sub", f_low, f_high)), None)
-    wide = e.op("Greater", e.op("Sub", high, low), e.op("Mul", rounding(e, low, high), 2.0))
-    going = e.op("Cast", e.op("And", wide, unsolved(e, f_low, f_high, noise)), to=int(e.dtype))
+    going = unsolved(e, f_low, f_high, noise)
+    if stay:
+        wide = e.op("Greater", e.op("Abs", e.op("Sub", high, low)), e.op("Mul", rounding(e, low, high), 2.0))
+        going = e.op("And", wide, going)
+    going = e.op("Cast", going, to=int(e.dtype))
+    start = [low, f_low, high, f_high, e.op("Mul", secant, going) if stay else secant]
     busy = e.op("Mul", going, live)
-    start = [low, f_low, high, f_high, e.op("Mul", secant, going)]
     most = 16 if unroll else NARROWINGS
     return iterate(e, start, [shape] * 5, step, most=most, unroll=unroll, busy=busy)[:4]
 

@@ -37,6 +37,7 @@ rules.kept |= {("", op): MATRIX for op in ("MatMul", "Gemm")}
 rules.kept |= {("", op): FACTOR for op in ("BatchNormalization", "Div", "Mul")}
 rules.kept |= {("", op): BRANCHES for op in ("Cos", "Cosh", "Sin", "Tan")}
 rules.kept |= {
+    ("", "CumSum"): "nothing is lost; with exclusive = 1 z = the number that no sum takes",
     ("", "LeakyRelu"): "nothing is lost; with a slope of 0 or below " + BRANCHES,
     ("", "PRelu"): "nothing is lost; with a slope of 0 or below " + BRANCHES,
     ("", "Pow"): "nothing is lost for odd powers; for even ones " + BRANCHES,
