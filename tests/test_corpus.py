@@ -188,6 +188,19 @@ def test_sklearn(name):
             assert inversion.round_trip.passed
 
 
+def test_a_sample_comes_back_alone_as_among_others():
+    """A quantile map jumps at values that its table has twice, and gives the mean there: one number has that y."""
+    path = DATA / "sklearn" / "Pipeline_Quantile_Std.onnx"
+    x = inputs(path)
+    y = run(path, x)
+    inverse = invert(path, data=x).model
+    (name,) = (port.name for port in inverse.graph.input)
+    alone = np.concatenate([run(inverse, {name: row[None]}) for row in y])
+    np.testing.assert_array_equal(alone, run(inverse, {name: y}))
+    (port,) = x
+    np.testing.assert_allclose(run(path, {port: alone}), y, rtol=1e-4, atol=1e-5)
+
+
 # Two units of rounding in z, where t = 6129 (z − 0.69): in float32 each of them moves x by 1.8e-5 of its norm.
 ROUNDED = {"PowerTransformer_yj": 4e-5}
 

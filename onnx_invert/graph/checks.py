@@ -68,8 +68,9 @@ def tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
                 yield from attribute.tensors
 
 
-FOUR_BITS = {onnx.TensorProto.INT4, onnx.TensorProto.UINT4}
-"""Whole numbers of four bits."""
+def four_bits(of: Iterable[onnx.TensorProto]) -> bool:
+    """True if a tensor holds whole numbers of four bits."""
+    return any(tensor.data_type in {onnx.TensorProto.INT4, onnx.TensorProto.UINT4} for tensor in of)
 
 
 def _graphs(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto | onnx.FunctionProto]:

@@ -65,7 +65,7 @@ def _checked(parse: Callable[[], tuple[onnx.ModelProto, str]], path: Path | None
     tensors = list(checks.tensors(proto))
     checks.check_tensors(tensors, name)
     files = _external_files(tensors, path)
-    four_bits = any(tensor.data_type in checks.FOUR_BITS for tensor in tensors)
+    four_bits = checks.four_bits(tensors)
     del tensors
     checks.check_wiring(proto, name)
     digest = _with_external(digest, files)
@@ -90,7 +90,7 @@ def has_four_bits(path: Path) -> bool:
         proto = onnx.load(path, load_external_data=False)
     except Exception:  # protobuf's own exceptions, whatever the file is
         return False
-    return any(tensor.data_type in checks.FOUR_BITS for tensor in checks.tensors(proto))
+    return checks.four_bits(checks.tensors(proto))
 
 
 def file_hash(path: Path) -> str:

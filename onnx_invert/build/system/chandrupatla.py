@@ -18,6 +18,9 @@ from onnx_invert.graph.emit import Emitter
 NARROWINGS = 60
 """At most: halving alone takes an interval of 4³² units in the last place to one."""
 
+JUMP = 64.0
+"""Values so many times what rounding makes of 0, at ends as near each other as rounding, are those of a jump."""
+
 
 def narrowed(
     e: Emitter,
@@ -27,15 +30,12 @@ def narrowed(
     shape: Sequence[int | str],
     unroll: bool,
     noise: ir.Value | None,
-    *,
-    stay: bool,
 ) -> list[ir.Value]:
     """The bracket as narrow as can be: its ends, each with its value.
 
-    With `stay` an element that is done stays where it is while others go on: its ends need be no bracket then.
+    An element that is done stays where it is while others go on: what it gets does not depend on them.
     """
     low, f_low, high, f_high = ends
-    tiny = smallest(e)
 
     def step(b: Emitter, state: list[ir.Value]) -> tuple[list[ir.Value], ir.Value]:
         # x1, f1: the newest end; x2, f2: the other one; t: where to try next, as a fraction of the way between.
@@ -46,25 +46,34 @@ def narrowed(
         x3, f3 = b.op("Where", same, x1, x2), b.op("Where", same, f1, f2)  # the end before
         x2, f2 = b.op("Where", same, x2, x1), b.op("Where", same, f2, f1)
         back = b.op("Sub", x, x2)
-        # Of a bracket this wide or narrow either end is as good a measure of rounding as the other.
-        least = b.op("Div", rounding(b, x, x2), b.op("Max", b.op("Abs", back), tiny))
-        going = b.op("And", b.op("Less", least, 0.5), unsolved(b, f, f2, noise))
+        least, going = _left(b, x, f, x2, f2, noise)
         least = b.op("Min", least, 0.5)
         t = _next(b, back, f, f2, b.op("Sub", x3, x2), f3)
         t = b.op("Min", b.op("Max", t, least), b.op("Sub", b.scalar(1.0), least))
         going = b.op("Cast", going, to=int(b.dtype))
-        return [x, f, x2, f2, b.op("Mul", t, going) if stay else t], b.op("Mul", going, live)
+        return [x, f, x2, f2, b.op("Mul", t, going)], b.op("Mul", going, live)
 
     secant = fraction(e, e.op("Div", f_low, e.op("Sub", f_low, f_high)), None)
-    going = unsolved(e, f_low, f_high, noise)
-    if stay:
-        wide = e.op("Greater", e.op("Abs", e.op("Sub", high, low)), e.op("Mul", rounding(e, low, high), 2.0))
-        going = e.op("And", wide, going)
-    going = e.op("Cast", going, to=int(e.dtype))
-    start = [low, f_low, high, f_high, e.op("Mul", secant, going) if stay else secant]
+    going = e.op("Cast", _left(e, low, f_low, high, f_high, noise)[1], to=int(e.dtype))
+    start = [low, f_low, high, f_high, e.op("Mul", secant, going)]
     busy = e.op("Mul", going, live)
     most = 16 if unroll else NARROWINGS
     return iterate(e, start, [shape] * 5, step, most=most, unroll=unroll, busy=busy)[:4]
+
+
+def _left(
+    b: Emitter, x1: ir.Value, f1: ir.Value, x2: ir.Value, f2: ir.Value, noise: ir.Value | None
+) -> tuple[ir.Value, ir.Value]:
+    """The width of rounding as a part of the bracket, and whether there is something left to try in it.
+
+    That is the case above two such widths; where φ jumps, as long as there is a number between the ends at all: y may
+    be the value at that number alone (a table that has a value twice gives their mean there).
+    """
+    # Of a bracket this wide or narrow either end is as good a measure of rounding as the other.
+    least = b.op("Div", rounding(b, x1, x2), b.op("Max", b.op("Abs", b.op("Sub", x1, x2)), smallest(b)))
+    jumps = unsolved(b, f1, f2, None if noise is None else b.op("Mul", noise, JUMP))
+    wide = b.op("And", b.op("Less", least, 0.5), unsolved(b, f1, f2, noise))
+    return least, b.op("Or", wide, b.op("And", b.op("Less", least, 1.0), jumps))
 
 
 def _next(b: Emitter, back: ir.Value, f1: ir.Value, f2: ir.Value, far: ir.Value, f3: ir.Value) -> ir.Value:

@@ -171,7 +171,7 @@ def root_of(
         bracket = drawn_in(e, rising, bracket, live, shape)
         if not pursued:
             bracket = approach(e, rising, bracket, live, shape, noise, bounded=ends.there)
-    x1, f1, x2, f2 = narrowed(e, rising, bracket, live, shape, unroll, noise, stay=pursued)
+    x1, f1, x2, f2 = narrowed(e, rising, bracket, live, shape, unroll, noise)
     kept = ends.kept(e, x1, x2)
     if kept is not None:
         solved = e.op("Or", e.op("Equal", f1, 0.0), e.op("Equal", f2, 0.0))
