@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from onnx_invert.collection import seldom_collected
 from onnx_invert.errors import NotInvertibleError
 from onnx_invert.inversion import Inversion
+from onnx_invert.inverting.pair import pair_with
+from onnx_invert.inverting.request import Request
+from onnx_invert.inverting.run import run
 from onnx_invert.lossless import LosslessPair
 from onnx_invert.opening import ModelLike, open_model
 from onnx_invert.plan.choice import AnyPlan
@@ -21,9 +24,6 @@ from onnx_invert.plan.problem import pose
 from onnx_invert.planning import Data, arrays_of, is_decoder, make_plan
 from onnx_invert.rules import RuleSet, default_rules
 from onnx_invert.solving import Choices
-from onnx_invert.stages.pair import pair_with
-from onnx_invert.stages.request import Request
-from onnx_invert.stages.run import run
 from onnx_invert.stating import why_none
 
 __all__ = ["explain", "explain_lossless", "invert"]

@@ -11,7 +11,7 @@ from solvable import network
 from solving import layers, normal, residuals, run
 
 from onnx_invert import invert
-from onnx_invert.stages import draft
+from onnx_invert.inverting import draft
 
 SOLVED = 1e-5
 SAMPLES = 32

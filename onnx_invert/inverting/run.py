@@ -12,14 +12,14 @@ from onnx_invert.collection import seldom_collected
 from onnx_invert.errors import NotInvertibleError, VerificationError
 from onnx_invert.graph.write import commit_both, staged
 from onnx_invert.inversion import Inversion
+from onnx_invert.inverting.draft import make_draft
+from onnx_invert.inverting.pair import pair_with
+from onnx_invert.inverting.request import Request
+from onnx_invert.inverting.trial import tried
 from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.plan.plan import Plan
 from onnx_invert.plan.problem import pose
 from onnx_invert.planning import arrays_of, prepare
-from onnx_invert.stages.draft import make_draft
-from onnx_invert.stages.pair import pair_with
-from onnx_invert.stages.request import Request
-from onnx_invert.stages.trial import tried
 from onnx_invert.stating import failure_text, pair_failure_text, pair_report_of, relabel, report_of, why_none
 
 

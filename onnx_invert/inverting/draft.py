@@ -12,6 +12,7 @@ from onnx_invert.build.newton.inverse import build_newton
 from onnx_invert.build.system.inverse import build_system
 from onnx_invert.errors import NotInvertibleError, UsageError
 from onnx_invert.graph.read import Source
+from onnx_invert.inverting.request import Request
 from onnx_invert.plan.bounds import Ends
 from onnx_invert.plan.choice import AnyPlan
 from onnx_invert.plan.newton import NewtonPlan
@@ -22,7 +23,6 @@ from onnx_invert.rescue import with_starts
 from onnx_invert.samples import Batch
 from onnx_invert.separation import mixing
 from onnx_invert.solving import box
-from onnx_invert.stages.request import Request
 from onnx_invert.stating import metadata_of
 
 

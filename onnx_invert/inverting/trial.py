@@ -13,6 +13,8 @@ import onnx_ir as ir
 from onnx_invert.build.inverse import Inverse
 from onnx_invert.graph.read import Source
 from onnx_invert.graph.write import save
+from onnx_invert.inverting.draft import Draft
+from onnx_invert.inverting.request import Request
 from onnx_invert.numerics.tolerance import eps
 from onnx_invert.plan.choice import AnyPlan
 from onnx_invert.plan.guarantee import Guarantee
@@ -22,8 +24,6 @@ from onnx_invert.plan.system_plan import SystemPlan
 from onnx_invert.runtime import Session
 from onnx_invert.samples import ports_of
 from onnx_invert.solving import beyond, decoded
-from onnx_invert.stages.draft import Draft
-from onnx_invert.stages.request import Request
 from onnx_invert.trips import RoundTrip
 from onnx_invert.verify import Pair, verify
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 import onnx_ir as ir
 
 from onnx_invert.graph.read import Source
+from onnx_invert.inverting.request import Request
 from onnx_invert.lossless import LosslessPair, make_pair
 from onnx_invert.plan.problem import Problem
 from onnx_invert.samples import Batch, cut, ports_of
-from onnx_invert.stages.request import Request
 from onnx_invert.stating import pair_metadata_of
 
 
