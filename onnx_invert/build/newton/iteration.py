@@ -42,7 +42,7 @@ class Restarts:
     It starts from `center` (N, r), 0 if None, plus a row of `offsets` (a, r); with both phases, or where `second`
     (a) is true with the second alone. `width` (a) is that by which kinks are rounded off in the beginning; None if
     they stay what they are. Where `paired` (a) is true it starts from the next of `own` (N, k, r) instead of the
-    center.
+    center, and where `onwards` (a) is true from the best that it has found.
     """
 
     offsets: NDArray[np.float64]
@@ -51,6 +51,7 @@ class Restarts:
     width: NDArray[np.float64] | None = None
     own: ir.Value | None = None
     paired: NDArray[np.bool_] | None = None
+    onwards: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -296,6 +297,9 @@ def _restart(e: Emitter, state: State, again: ir.Value, settings: Settings) -> S
     """Put the samples of `again` on their next anchor, at the beginning of a phase."""
     restarts = settings.restarts
     start = _start(e, state, restarts)
+    if restarts.onwards is not None and restarts.onwards.any():
+        on = e.op("Greater", _row(e, state.tries, restarts.onwards.astype(np.float64)[:, None]), 0.5)
+        start = e.op("Where", on, state.best, start)
     anchor = e.op("Where", again, start, state.anchor)
     kept = e.op("Where", again, e.scalar(0.0), e.scalar(1.0))
     phase, damping = e.scalar(1.0), e.scalar(FIRST)

@@ -41,6 +41,9 @@ WAYS = 4
 WIDTHS = (0.0, 0.3, 0.1, 1.0)
 """By which kinks are rounded off at first, in each way to start, in units of the spread of what has the kink."""
 
+LITTLE = (0.03, 0.01, 0.1, 0.003)
+"""The same where a sample goes on from the best that it has found: so far it moves to the other side of a kink."""
+
 
 @dataclass(frozen=True)
 class Unknowns:
@@ -100,7 +103,8 @@ class Unknowns:
         self, e: Emitter, known: ir.Value, scale: ir.Value, iterations: int, start: Start | None, *, rounding: bool
     ) -> Restarts:
         """The same for those that this does not help: where `start` takes x to be, given the known numbers (N, m) in
-        units of 1 / `scale` (1, m), in ways that take turns; with `rounding` most of them round kinks off."""
+        units of 1 / `scale` (1, m), in ways that take turns; with `rounding` most of them round kinks off, and where
+        `start` has a regression a third of them goes on from the best that was found."""
         r = self.coordinates.size
         count = max(1, iterations // PER_START)
         turns = np.arange(count)
@@ -120,12 +124,16 @@ class Unknowns:
         rng = np.random.default_rng(r)
         offsets = centered.factor.after(rng.standard_normal((count, centered.factor.size)))
         offsets[:1] = 0.0
-        # After each way has had the regression, each has pairs.
-        paired = turns // WAYS % 2 == 1
+        # After each way has had the regression, each has pairs, and then, with kinks to round off, the best x so far.
+        kinds = turns // WAYS % (3 if rounding else 2)
+        onwards = kinds == 2
+        if width is not None:
+            width, second = np.where(onwards, np.asarray(LITTLE)[way], width), second | onwards
+        paired = kinds == 1
         offsets[paired] = 0.0
         own = nearest(e, known, scale, start.known, stored, int(paired.sum())) if paired.any() else None
         center = e.op("Add", expected(e, centered, known), zeros(e, known, after=(r,)))
-        return Restarts(offsets, second, center, width, own, paired)
+        return Restarts(offsets, second, center, width, own, paired, onwards)
 
     def _in_coordinates(self, start: Prior) -> Prior:
         """The same of v."""
