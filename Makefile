@@ -21,8 +21,9 @@ export UV_PROJECT_ENVIRONMENT := $(CURDIR)/$(VENV)
 export UV_PYTHON_DOWNLOADS := never
 export UV_NO_PROGRESS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# Another active environment, or a path to other packages, has no say here.
-unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME UV_PYTHON
+# Another active environment, or a path to other packages, has no say here. Neither has a wish for no bytecode: every
+# process that a test starts would compile the whole package again, which takes longer than what it is started for.
+unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME UV_PYTHON PYTHONDONTWRITEBYTECODE
 
 # A group is installed when its stamp is older than the lock file. --inexact leaves uv and the other groups in place.
 SYNC = $(UV) sync --frozen --inexact --quiet --python $(BIN)/python

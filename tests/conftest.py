@@ -1,12 +1,31 @@
-"""Options of the whole test suite: `--sweep`, and how Hypothesis draws."""
+"""Options of the whole test suite: `--sweep`, how Hypothesis draws, and one thread a process."""
 
 import os
+
+# A process for every core is what runs in parallel: with threads of their own they wait for each other. BLAS reads
+# this once, before numpy is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from pathlib import Path
 
+import onnxruntime
 import pytest
 from hypothesis import HealthCheck, settings
 
 pytest.register_assert_rewrite("round_trips")
+
+_load = onnxruntime.InferenceSession.__init__
+
+
+def _on_one_thread(self, model, sess_options=None, *rest, **named):
+    """As it loads a model, on one thread where the options do not name a number: there is no variable for that."""
+    sess_options = sess_options or onnxruntime.SessionOptions()
+    if sess_options.intra_op_num_threads == 0:
+        sess_options.intra_op_num_threads = 1
+    _load(self, model, sess_options, *rest, **named)
+
+
+onnxruntime.InferenceSession.__init__ = _on_one_thread
 
 ROOT = Path(__file__).resolve().parents[1]
 
