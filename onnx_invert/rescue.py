@@ -16,18 +16,20 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnx_invert.bounding import box
 from onnx_invert.build.newton.inverse import Options, build_newton, build_probe
 from onnx_invert.build.newton.reversed import Reversed, build_conditions, reverse
 from onnx_invert.graph.write import to_proto
 from onnx_invert.numerics.prior import fit
 from onnx_invert.numerics.start import Start
 from onnx_invert.numerics.tolerance import eps
+from onnx_invert.plan.bounds import Ends
 from onnx_invert.plan.newton import LARGEST_DENSE, NewtonPlan, System
 from onnx_invert.plan.reversal import Chain, find_chain
 from onnx_invert.rules.rounding import has_kink
 from onnx_invert.runtime import Session
 from onnx_invert.samples import SEED, Batch, Port, cut, draw, ports_of
-from onnx_invert.solving import SAMPLES, SINGLE_RUNS, box, run_on, system_rows
+from onnx_invert.solving import SAMPLES, SINGLE_RUNS, run_on, system_rows
 from onnx_invert.trips import by_sample
 
 Array = NDArray[np.float64]
@@ -38,7 +40,7 @@ DRAWS = 2048
 MOST_NUMBERS = 1 << 22
 """Numbers of one tensor in all samples that starts are fitted to, at most: 32 MB."""
 
-TRIED, TRIED_AGAIN = 128, 16
+TRIED, TRIED_AGAIN = SAMPLES, 16
 """Samples that the plain iteration is tried on, and how many of those that it leaves are tried with starts."""
 
 MOVED = 1e-3
@@ -99,13 +101,13 @@ def _to_try(plan: NewtonPlan, data: Batch | None, options: Options) -> list[Batc
     if data is not None and plan.decoder is None:
         batches = list(cut(data, ports, main, TRIED))
         alone = not next(port for port in ports if port.name == main).has_batch
-        return batches if alone or options.bounds is not None else [*batches, *_moved(batches, main)]
+        return batches if alone else [*batches, *_moved(batches, main, box(plan, options.bounds).get(main))]
     single = not next(port for port in ports if port.name == main).has_batch
     return list(draw(ports, SINGLE_RUNS if single else TRIED, 0, main, bounds=box(plan, options.bounds), even=True))
 
 
-def _moved(batches: Sequence[Batch], main: str) -> Iterator[Batch]:
-    """The same inputs, moved a little, until there are as many as are tried.
+def _moved(batches: Sequence[Batch], main: str, within: Ends | None) -> Iterator[Batch]:
+    """The same inputs, moved a little `within` bounds, until there are as many as are tried.
 
     Which samples the iteration leaves depends on rounding, so that of few it may solve all by chance.
     """
@@ -114,7 +116,8 @@ def _moved(batches: Sequence[Batch], main: str) -> Iterator[Batch]:
     for _ in range(TRIED // count - 1 if count else 0):
         for batch in batches:
             x = batch[main]
-            yield {**batch, main: (x * (1 + MOVED * rng.standard_normal(x.shape))).astype(x.dtype)}
+            moved = x * (1 + MOVED * rng.standard_normal(x.shape))
+            yield {**batch, main: (moved if within is None else np.clip(moved, *within)).astype(x.dtype)}
 
 
 def _unsolved(plan: NewtonPlan, options: Options, batches: Sequence[Batch]) -> list[Batch]:

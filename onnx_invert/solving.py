@@ -1,4 +1,4 @@
-"""What a user chooses of the solver, made into numbers: bounds as arrays, the units of the equations from samples."""
+"""What a user chooses of the solver, made into numbers: the units of the equations, and priors, from samples."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_invert.bounding import box, ends_of
 from onnx_invert.build.newton.inverse import ITERATIONS, Options, build_probe
 from onnx_invert.errors import UsageError
 from onnx_invert.graph.read import Source
@@ -19,7 +20,6 @@ from onnx_invert.numerics.tolerance import eps
 from onnx_invert.plan.bounds import Ends
 from onnx_invert.plan.choice import Method
 from onnx_invert.plan.newton import NewtonPlan
-from onnx_invert.plan.problem import describe
 from onnx_invert.runtime import Session
 from onnx_invert.samples import DISTRIBUTIONS, Batch, Port, cut, draw, ports_of
 from onnx_invert.trips import by_sample
@@ -118,54 +118,17 @@ class Choices:
         Raises:
             UsageError: bounds that do not fit.
         """
-        bounds = None if self.bounds is None else _ends(plan, self.bounds)
+        bounds = None if self.bounds is None else ends_of(plan, self.bounds)
         return Options(
             iterations=self.iterations or ITERATIONS,
             tolerance=self.tolerance,
             unroll=self.unroll,
             residual=self.residual,
             bounds=bounds,
+            units=None if bounds is None else _units(plan, data, bounds),
             spreads=_spreads(plan, data, box(plan, bounds)),
             prior=None if self.prior is None else _fit(plan, self.prior, conditional=self.prior_kind != "gaussian"),
         )
-
-
-def _ends(plan: NewtonPlan, bounds: tuple[Any, Any]) -> Ends:
-    """The bounds as one number for each recovered number."""
-    system = plan.systems[-1]
-    layouts = [system.layouts[value] for value in system.unknowns]
-    ends = []
-    for name, end in zip(("lower", "upper"), bounds, strict=True):
-        array = np.asarray(end, dtype=np.float64)
-        parts = []
-        for value, layout in zip(system.unknowns, layouts, strict=True):
-            try:
-                parts.append(np.broadcast_to(array, layout.sizes).reshape(-1))
-            except ValueError:
-                raise UsageError(
-                    f"--bounds: the {name} one has shape {array.shape}; {describe(value)} takes one number, or "
-                    f"{layout.sizes}."
-                ) from None
-        ends.append(np.concatenate(parts))
-    low, high = ends
-    if not np.all(np.isfinite(low)) or not np.all(np.isfinite(high)) or np.any(low >= high):
-        count = int(np.sum(~(np.isfinite(low) & np.isfinite(high) & (low < high))))
-        raise UsageError(f"--bounds: {count} of {low.size} lower ends are not below the upper ones, or not finite.")
-    return low, high
-
-
-def box(plan: NewtonPlan, bounds: Ends | None) -> dict[str, Ends]:
-    """The bounds by input, in the shape of one sample: what is drawn lies within them."""
-    if bounds is None:
-        return {}
-    system = plan.systems[-1]
-    shapes = [system.layouts[value].sizes for value in system.unknowns]
-    places = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
-    low, high = (np.split(end, places) for end in bounds)
-    return {
-        value.name or "": (a.reshape(shape), b.reshape(shape))
-        for value, shape, a, b in zip(system.unknowns, shapes, low, high, strict=True)
-    }
 
 
 def _spreads(plan: NewtonPlan, data: Batch | None, within: Mapping[str, Ends]) -> list[NDArray[np.float64]]:
@@ -190,6 +153,16 @@ def _spreads(plan: NewtonPlan, data: Batch | None, within: Mapping[str, Ends]) -
     return [
         _spread(system_rows(best, [next(names) for _ in system.wanted], system.m), unit) for system in plan.systems
     ]
+
+
+def _units(plan: NewtonPlan, data: Batch | None, bounds: Ends) -> NDArray[np.float64] | None:
+    """Per number of x its standard deviation over data, in which one counts that has an infinite end; None for 1."""
+    if data is None or all(np.isfinite(end).all() for end in bounds):
+        return None
+    ports, names = ports_of(plan.solved.inputs), [value.name or "" for value in plan.solved.recovered]
+    rows = system_rows(list(cut(data, ports, names[0], SAMPLES)), names, plan.systems[-1].n)
+    found = np.std(rows, axis=0)
+    return np.where(np.isfinite(found) & (found > 0), found, 1.0)
 
 
 def decoded(plan: NewtonPlan, decoder: Source, count: int) -> list[Batch]:
@@ -246,30 +219,6 @@ def _chunk(ports: Sequence[Port], main: str, n: int) -> int:
     first = next(port.shape[0] for port in ports if port.name == main) if n else 1
     batch = first if isinstance(first, int) else 1
     return max(1, min(CHUNK, CHUNK_NUMBERS // max(n, 1)) // batch) * batch
-
-
-def beyond(
-    bounds: tuple[Any, Any], batches: Sequence[Mapping[str, NDArray[Any]]], recovered: Sequence[str], *, rows: bool
-) -> str | None:
-    """A note that samples lie beyond the bounds, whose y may not be reached; None if none do.
-
-    Samples are `rows` of a batch, or a batch is one sample.
-    """
-    if len(recovered) != 1:
-        return None
-    low, high = (np.asarray(end, np.float64) for end in bounds)
-    outside = total = 0
-    for batch in batches:
-        x = batch[recovered[0]]
-        missed = np.asarray((x < low) | (x > high))
-        count = len(x) if rows else 1
-        outside += int(missed.reshape(count, -1).any(axis=1).sum())
-        total += count
-    return (
-        f"{outside} of {total} samples lie beyond --bounds: if no x within has their y, that y is not reached"
-        if outside
-        else None
-    )
 
 
 def run_on(session: Session, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -116,7 +116,10 @@ def invert(
     bounds: Annotated[
         tuple[str, str] | None,
         typer.Option(
-            "--bounds", metavar="LOW HIGH", help="Keep x within these: numbers, or .npy files in x's shape (Newton)."
+            "--bounds",
+            metavar="LOW HIGH",
+            help="Keep x within these (Newton): numbers, .npy files in x's shape, or .npz by input. inf is no end, "
+            "equal ends fix a number.",
         ),
     ] = None,
     opset: Annotated[
@@ -143,7 +146,7 @@ def invert(
     if output is None and not dry_run:
         raise UsageError("Where should the inverse go? Give -o INVERSE, or --dry-run to write nothing.")
     target = None if dry_run else output
-    ends = [Path(end) for end in bounds or () if end.endswith(".npy")]
+    ends = [Path(end) for end in bounds or () if end.endswith(inputs.BOUNDS)]
     check_targets(target, report, model, data, prior, *ends, *([] if target is None else [lossless]))
     failure: VerificationError | None = None
     with render.progress(quiet) as progress:

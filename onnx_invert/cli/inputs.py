@@ -10,9 +10,12 @@ from numpy.typing import NDArray
 
 from onnx_invert.errors import UsageError
 
+BOUNDS = (".npy", ".npz")
+"""How the name of a file of bounds ends."""
 
-def bound(text: str) -> float | NDArray[Any]:
-    """One end of --bounds: a number, or the array of an .npy file.
+
+def bound(text: str) -> float | NDArray[Any] | dict[str, NDArray[Any]]:
+    """One end of --bounds: a number, the array of an .npy file, or those of an .npz by the inputs' names.
 
     Raises:
         UsageError: neither.
@@ -22,8 +25,9 @@ def bound(text: str) -> float | NDArray[Any]:
         return float(text)
     except ValueError:
         pass
-    if not text.endswith(".npy"):
-        raise UsageError(f"--bounds {text}: it is neither a number nor an .npy file.")
+    if not text.endswith(BOUNDS):
+        raise UsageError(f"--bounds {text}: it is neither a number nor an .npy or .npz file.")
     from onnx_invert.arrays import load
 
-    return np.asarray(load(Path(text))[""])
+    arrays = load(Path(text))
+    return np.asarray(arrays[""]) if "" in arrays else arrays

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 
+from onnx_invert.bounding import box
 from onnx_invert.build.inverse import Inverse, build
 from onnx_invert.build.newton.inverse import build_newton
 from onnx_invert.build.system.inverse import build_system
@@ -22,7 +23,6 @@ from onnx_invert.planning import arrays_of, is_decoder, make_plan, some_of
 from onnx_invert.rescue import with_starts
 from onnx_invert.samples import Batch
 from onnx_invert.separation import mixing
-from onnx_invert.solving import box
 from onnx_invert.stating import metadata_of
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from onnx_invert.bounding import beyond
 from onnx_invert.build.inverse import Inverse
 from onnx_invert.graph.read import Source
 from onnx_invert.graph.write import save
@@ -23,7 +24,7 @@ from onnx_invert.plan.problem import Problem
 from onnx_invert.plan.system_plan import SystemPlan
 from onnx_invert.runtime import Session
 from onnx_invert.samples import ports_of
-from onnx_invert.solving import beyond, decoded
+from onnx_invert.solving import decoded
 from onnx_invert.trips import RoundTrip
 from onnx_invert.verify import Pair, verify
 
@@ -58,9 +59,9 @@ def tried(request: Request, draft: Draft, source: Source, decoder: Source | None
     batches = request.batches(draft.arrays, pair.ports, pair.main)
     if batches is None and decoder is not None and isinstance(plan, NewtonPlan):
         batches = decoded(plan, decoder, request.count)
-    bounds, note = request.choices.bounds, None
-    if bounds is not None and batches is not None:
-        note = beyond(bounds, batches, pair.recovered, rows=pair.has_batch)
+    note = None
+    if request.choices.bounds is not None and batches is not None:
+        note = beyond(draft.within, batches, rows=pair.has_batch)
     rtol = request.choices.tolerance if request.rtol is None and solver else request.rtol
     measured = verify(pair, plan.guarantee, plan.images, data=batches, count=request.count, rtol=rtol, solver=solver)
     return replace(_judged(plan, measured), note=note)

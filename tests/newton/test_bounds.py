@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
+import onnx.numpy_helper
 import onnx.parser
 import onnxruntime as ort
 import pytest
@@ -71,3 +73,73 @@ def test_ends_that_float32_does_not_have() -> None:
         (found,) = run(inversion.model, y=np.float32([sign * 2 * ends]))
         assert (np.abs(found.astype(np.float64)) <= ends).all()
         np.testing.assert_allclose(found[0], sign * ends, rtol=1e-6)
+
+
+SURROGATE = layers(normal(6, 24) / 2, "Tanh", normal(24, 3, seed=1) / 4, width=6)
+FREE = np.array([-1, -np.inf, -1, -np.inf, -1, -1]), np.array([1, 1, np.inf, np.inf, 1, 1])
+
+
+@pytest.mark.parametrize("prior", [False, True], ids=["alone", "prior"])
+def test_free_ends_and_fixed_numbers(prior: bool) -> None:
+    """An infinite end holds nothing, and equal ends are the number itself: the others solve the equations."""
+    low, high = (end.copy() for end in FREE)
+    low[0] = high[0] = 0.3
+    low[5] = high[5] = -1e9 / 7  # so large that it would outweigh all others
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, (300, 6)).astype(np.float32)
+    model = layers(np.diag([1, 1, 1, 1, 1, 1e-9]), normal(6, 24) / 2, "Tanh", normal(24, 3, seed=1) / 4, width=6)
+    seen = x.copy()
+    seen[:, [0, 5]] = low[[0, 5]]
+    options = {"prior": x[100:]} if prior else {}
+    inversion = onnx_invert.invert(model, data=seen[:100], bounds=(low, high), residual=True, **options)
+    assert inversion.guarantee is onnx_invert.Guarantee.RIGHT
+    assert inversion.notes == ()  # -1e9/7 rounds, and does not lie beyond for that
+    (y,) = run(model, x=seen[:100])
+    found, told = run(inversion.model, y=y)
+    assert (found[:, [0, 5]] == low[[0, 5]].astype(np.float32)).all()
+    assert ((found >= low.astype(np.float32)) & (found <= high.astype(np.float32))).all()
+    assert residuals(run(model, x=found)[0], y).max() < 1e-6
+    assert told.max() < 1e-6
+    for tensor in inversion.model.graph.initializer:
+        assert not np.isinf(onnx.numpy_helper.to_array(tensor)).any()
+
+
+def test_no_negative_number() -> None:
+    """0 and inf, without data: x is drawn from 0 on, and what lies at 0 is exactly 0."""
+    inversion = onnx_invert.invert(SURROGATE, bounds=(0, np.inf))
+    assert inversion.guarantee is onnx_invert.Guarantee.RIGHT
+    x = np.maximum(normal(100, 6), 0).astype(np.float32)
+    x[:, 0] += 0.1  # of no y = 0 there is a relative residual
+    (y,) = run(SURROGATE, x=x)
+    (found,) = run(inversion.model, y=y)
+    assert found.min() == 0
+    assert residuals(run(SURROGATE, x=found)[0], y).max() < 2e-6
+
+
+def test_bounds_that_bound_nothing() -> None:
+    """The file is that of the solver without bounds."""
+    free = onnx_invert.invert(SURROGATE, bounds=(-np.inf, np.inf), verify=False).model
+    plain = onnx_invert.invert(SURROGATE, method="newton", verify=False).model
+    assert free.graph == plain.graph
+
+
+def test_bounds_by_input() -> None:
+    """Two inputs of other shapes; one number is fixed."""
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,2] size, float[N,3] load) => (float[N,2] y)
+        <float[2,2] a = {1, 2, -1, 3}, float[3,2] b = {1, 0, 0, 1, 1, 1}>
+        { p = MatMul(size, a) q = MatMul(load, b) s = Add(p, q) y = Tanh(s) }""")
+    low = {"size": np.zeros(2), "load": np.array([-1, 0.5, -1])}
+    high = {"size": np.ones(2), "load": np.array([1, 0.5, np.inf])}
+    inversion = onnx_invert.invert(model, recover=["size", "load"], bounds=(low, high))
+    rng = np.random.default_rng(0)
+    feeds = {"size": rng.uniform(0, 1, (50, 2)), "load": rng.uniform(-0.5, 0.5, (50, 3))}
+    feeds["load"][:, 1] = 0.5
+    feeds = {name: array.astype(np.float32) for name, array in feeds.items()}
+    (y,) = run(model, **feeds)
+    size, load = run(inversion.model, y=y)
+    assert (load[:, 1] == 0.5).all()
+    assert ((size >= 0) & (size <= 1)).all()
+    assert residuals(run(model, size=size, load=load)[0], y).max() < 1e-5
+    with pytest.raises(onnx_invert.UsageError, match=r"has no array for 'load'\. It has: 'size'"):
+        onnx_invert.invert(model, recover=["size", "load"], bounds=({"size": 0}, 1))

@@ -163,7 +163,9 @@ def test_bounds_hold():
     assert residual[-1] > 0.1
 
 
-@pytest.mark.parametrize("bounds", [(1, 0), (0, np.inf), (np.zeros(3), 1)], ids=str)
+@pytest.mark.parametrize(
+    "bounds", [(1, 0), (np.inf, np.inf), (0, np.nan), (1, 1), (np.zeros(3), 1), ("a", 1)], ids=str
+)
 def test_bounds_that_make_no_sense(bounds):
     with pytest.raises(UsageError, match="--bounds"):
         newton(WIDEN_SHRINK, bounds=bounds)

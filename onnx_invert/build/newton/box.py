@@ -26,7 +26,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Box:
-    """The ends of v, tensors of the graph around: `low` and `high` (1, r), infinite where there is none."""
+    """The ends of v, tensors of the graph around: `low` and `high` (1, r), far away where there is none."""
 
     low: ir.Value
     high: ir.Value
@@ -50,4 +50,7 @@ def inwards(low: Array, high: Array, dtype: np.dtype[np.floating]) -> tuple[Arra
         ends.append(np.where(beyond(near.astype(np.float64), end), np.nextafter(near, dtype.type(towards)), near))
     least, most = (end.astype(np.float64) for end in ends)
     crossed = least > most
-    return np.where(crossed, low.astype(dtype), least), np.where(crossed, high.astype(dtype), most)
+    least, most = np.where(crossed, low.astype(dtype), least), np.where(crossed, high.astype(dtype), most)
+    # An end that is infinite is the last number there is: not every runtime has infinite constants.
+    last = float(np.finfo(dtype).max)
+    return np.clip(least, -last, last), np.clip(most, -last, last)

@@ -13,7 +13,7 @@ from onnx_invert.build.forwards import Forwards
 from onnx_invert.build.inverse import Inverse, Walk, assemble, port_of
 from onnx_invert.build.newton.reversed import Reversed, retry
 from onnx_invert.build.newton.solver import Solver
-from onnx_invert.build.newton.unknowns import Unknowns, unknowns_of
+from onnx_invert.build.newton.unknowns import Unknowns, boxed, unknowns_of
 from onnx_invert.build.residual import name_of, relative
 from onnx_invert.build.rows import joined, rows, split, tensor
 from onnx_invert.build.tape import copy, place, weights
@@ -36,8 +36,9 @@ SOLVED = 32.0
 
 @dataclass(frozen=True)
 class Options:
-    """What the user can say of the solver. `bounds` are the ends (n) of the recovered numbers; `spreads` per
-    system those of its known numbers (m), in whose units they are compared. `prior` says what is plausible for x.
+    """What the user can say of the solver. `bounds` are the ends (n) of the recovered numbers, `units` (n)
+    what those with an infinite end count in, 1 without; `spreads` per system those of its known numbers (m), in whose
+    units they are compared. `prior` says what is plausible for x.
 
     `starts` says, per system and at last for all of them joined, where samples that are not solved start again: what
     is plausible for the system's unknowns (n) given its known numbers, None where that is not known. Without it they
@@ -50,6 +51,7 @@ class Options:
     unroll: int | None = None
     residual: bool = False
     bounds: tuple[Array, Array] | None = None
+    units: Array | None = None
     spreads: Sequence[Array] = field(default_factory=list)
     prior: Prior | None = None
     starts: Sequence[Start | None] = ()
@@ -156,11 +158,15 @@ class _Build:
         final = index == len(self._plan.systems) - 1
         with self._e.scope("solve" if final else f"solve_{index}"):
             bounds, prior = (options.bounds, options.prior) if final else (None, None)
-            self._unknowns = unknowns_of(self._e, system, bounds, prior, known)
+            self._unknowns = unknowns_of(self._e, system, bounds, prior, known, options.units)
             solver = self._solver(system, index)
             iterations = options.unroll or options.iterations
             x, error = solver.solve(known, iterations, unroll=options.unroll is not None, apart=self._apart)
             if options.starts:
+                if bounds is not None and prior is not None:
+                    # What is held from outside has no slope beyond a face, and that may be where it stays.
+                    self._unknowns = boxed(self._e, system, bounds, options.units, prior.mean)
+                    solver = self._solver(system, index)
                 other = options.reversed[index] if options.reversed else None
                 if other is not None:
                     with self._e.scope(f"{self._e.scope_name}_reversed"):

@@ -31,7 +31,8 @@ class Coordinates:
     """start = origin + v @ basis; with bounds then held in [low, high] and taken through the front, @ weight + shift.
 
     All are tensors of the graph around. `size` is r, the length of v; `origin` (N, k) or (1, k), None for 0; `basis`
-    (r, k), None for the identity; `weight` (k, l) and `shift` (1, l) come after the bounds. With `least` σ above 0
+    (r, k), None for the identity; `weight` (k, l) and `shift` (1, l) come after the bounds. `moves` (1, k) is 0 where
+    both bounds are the same number, and 1 elsewhere, None if they nowhere are. With `least` σ above 0
     the basis is σ I + PᵀP instead, r = k: `basis` is P and `turned` Pᵀ. With a `box` each number of start is one of
     v in a `unit` (1, r), and v stays within the box, which `low` and `high` then only round to.
     """
@@ -41,6 +42,7 @@ class Coordinates:
     basis: ir.Value | None = None
     low: ir.Value | None = None
     high: ir.Value | None = None
+    moves: ir.Value | None = None
     weight: ir.Value | None = None
     shift: ir.Value | None = None
     least: float = 0.0
@@ -68,12 +70,13 @@ class Coordinates:
         return value
 
     def inside(self, e: Emitter, v: ir.Value) -> ir.Value | None:
-        """1 where a number is within the bounds, ends included, and 0 beyond; None if they hold nothing, or hold v."""
+        """1 where a number is within the bounds, ends included, and may move; None if they hold nothing, or hold v."""
         if self.low is None or self.high is None or self.box is not None:
             return None
         value = self.free(e, v)
         beyond = e.op("Or", e.op("Less", value, self.low), e.op("Greater", value, self.high))
-        return e.op("Sub", e.scalar(1.0), e.op("Cast", beyond, to=int(e.dtype)))
+        inside = e.op("Sub", e.scalar(1.0), e.op("Cast", beyond, to=int(e.dtype)))
+        return inside if self.moves is None else e.op("Mul", inside, self.moves)
 
     def push(self, e: Emitter, tangent: ir.Value, inside: ir.Value | None) -> ir.Value:
         """Tangents of v to those of start."""

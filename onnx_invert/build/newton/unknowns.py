@@ -1,7 +1,8 @@
 """What is iterated over in place of the unknowns x of a system, where it starts, and where it starts again.
 
 Without bounds x = origin + v @ back, and v = (x − origin) @ forth; with bounds and a prior x is then held within them.
-With bounds alone x = origin + v · width, and it is v that is held.
+With bounds alone x = origin + v · width, and it is v that is held. A number whose ends are equal is the origin's, of
+width 0; one with an infinite end counts in a unit of its own.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ LITTLE = (0.03, 0.01, 0.1, 0.003)
 class Unknowns:
     """`coordinates` are v's (N, r). `origin` (1, n) or (N, n) as a tensor, None for 0; `middle` (n) the same if it is
     one for all samples. `back` (r, n) and `forth` (n, r) are None for the identity; `reach` is None, or with bounds
-    and no prior the ends of v, whose units are `width` (n). `root` stands for both where the basis is σ I + PᵀP."""
+    and no prior the ends of v, whose units are `width` (n), 0 where x is fixed. `root` stands for both where the basis
+    is σ I + PᵀP."""
 
     coordinates: Coordinates
     origin: ir.Value | None
@@ -73,7 +75,8 @@ class Unknowns:
         if self.root is not None:
             return self._undone(e, away)
         if self.width is not None and self.coordinates.box is not None:
-            return self.coordinates.box.hold(e, e.op("Mul", away, e.constant(1 / self.width[None, :], "per_width")))
+            per_width = e.constant(_over(1.0, self.width)[None, :], "per_width")
+            return self.coordinates.box.hold(e, e.op("Mul", away, per_width))
         return away if self.forth is None else e.op("MatMul", away, e.constant(self.forth, "forth"))
 
     def _undone(self, e: Emitter, away: ir.Value) -> ir.Value:
@@ -146,7 +149,7 @@ class Unknowns:
     def _turned(self, rows: Array) -> Array:
         """Differences of x (…, n) as those of v (…, r)."""
         if self.width is not None:
-            return rows / self.width
+            return _over(rows, self.width)
         return rows if self.forth is None else rows @ self.forth
 
     def _anywhere(self, size: int, count: int) -> Array:
@@ -166,16 +169,18 @@ def unknowns_of(
     bounds: tuple[Array, Array] | None,
     prior: Prior | None,
     known: ir.Value,
+    units: Array | None = None,
 ) -> Unknowns:
     """What is iterated over for x (N, n).
 
     The unknowns are x = m + w A: m from the prior, A its factor (0 and I without one). With a front h = x W + b and
     A W = U S Vᵀ, the least-norm w lies in the span of U: v = w U has the same norm, h = m W + b + v S Vᵀ and
     x = m + v Uᵀ A. So the loop sees the rank of A W instead of n. With bounds w itself is iterated over and x held
-    within them; where there is no prior v = (x − m) / width, m the point of the bounds that is nearest to 0, and v is
-    held (box.py): numbers of x may differ by any power of ten.
+    within them; where there is no prior v is held (`boxed`). `units` (n) are those of numbers with an infinite end.
     """
     front, n = system.front, system.n
+    if bounds is not None and prior is None:
+        return boxed(e, system, bounds, units, np.zeros(n))
     origin, factor = None, None
     middle: Array | None = np.zeros(n)
     if prior is not None:
@@ -189,23 +194,8 @@ def unknowns_of(
     forth = None if factor is None or least else factor.back(np.eye(n))
     free = Coordinates(n if factor is None else factor.size, origin, basis, least=least, turned=turned)
     if bounds is not None:
-        low, high = inwards(*bounds, np.dtype(e.dtype.numpy()))
-        bounded = replace(
-            free,
-            low=e.constant(low[None, :], "low"),
-            high=e.constant(high[None, :], "high"),
-            weight=None if front is None else e.constant(front.weight, "weight"),
-            shift=None if front is None else e.constant(front.shift[None, :], "shift"),
-        )
-        if origin is not None:
-            return Unknowns(bounded, origin, middle, None, forth, root=whole)
-        middle = np.clip(np.zeros(n), low, high)
-        origin = e.constant(middle[None, :], "origin")
-        width = np.where(np.isfinite(high - low) & (high > low), high - low, 1.0)
-        reach = ((low - middle) / width, (high - middle) / width)
-        box = Box(*(e.constant(end[None, :], "end") for end in reach))
-        bounded = replace(bounded, origin=origin, unit=e.constant(width[None, :], "width"), box=box)
-        return Unknowns(bounded, origin, middle, None, None, reach, width=width)
+        bounded = _bounded(e, free, system, inwards(*bounds, np.dtype(e.dtype.numpy())))
+        return Unknowns(bounded, origin, middle, None, forth, root=whole)
     if front is None:
         return Unknowns(free, origin, middle, basis, forth, root=whole)
     reached = front.weight if factor is None else factor.before(front.weight)
@@ -220,6 +210,51 @@ def unknowns_of(
     if whole is not None:  # symmetric, as its inverse is
         return Unknowns(coordinates, origin, middle, back, whole.back(span.T).T)
     return Unknowns(coordinates, origin, middle, back, span if forth is None else forth @ span)
+
+
+def boxed(e: Emitter, system: System, bounds: tuple[Array, Array], units: Array | None, towards: Array) -> Unknowns:
+    """v = (x − m) / width for x (N, n), held within its ends (box.py): m is the point of the bounds that is nearest to
+    `towards` (n), and numbers of x may differ by any power of ten.
+
+    A number is in units of its interval, or of `units` (n), 1 without, where that is infinite. One whose ends are
+    equal has width 0 and so no slope: it stays m, and no other weighs less for it.
+    """
+    dtype = np.dtype(e.dtype.numpy())
+    low, high = inwards(*bounds, dtype)
+    bounded = _bounded(e, Coordinates(system.n), system, (low, high))
+    middle = np.clip(towards, low, high)
+    origin = e.constant(middle[None, :], "origin")
+    most = float(np.finfo(dtype).max)
+    with np.errstate(over="ignore"):
+        across = high - low
+    width = np.where(across < most, across, 1.0 if units is None else units)
+    reach = (
+        np.where(low > -most, _over(low - middle, width), -np.inf),
+        np.where(high < most, _over(high - middle, width), np.inf),
+    )
+    box = Box(*(e.constant(np.clip(end, -most, most)[None, :], "end") for end in reach))
+    bounded = replace(bounded, origin=origin, unit=e.constant(width[None, :], "width"), box=box)
+    return Unknowns(bounded, origin, middle, None, None, reach, width=width)
+
+
+def _bounded(e: Emitter, free: Coordinates, system: System, bounds: tuple[Array, Array]) -> Coordinates:
+    """The coordinates with x held within the bounds, which its type has, and then taken through the front."""
+    low, high = bounds
+    front, moves = system.front, low < high
+    return replace(
+        free,
+        low=e.constant(low[None, :], "low"),
+        high=e.constant(high[None, :], "high"),
+        moves=None if moves.all() else e.constant(moves[None, :].astype(np.float64), "moves"),
+        weight=None if front is None else e.constant(front.weight, "weight"),
+        shift=None if front is None else e.constant(front.shift[None, :], "shift"),
+    )
+
+
+def _over(rows: Array | float, width: Array) -> Array:
+    """rows (…, r) / width (r), and 0 where that is 0."""
+    shape = np.broadcast_shapes(np.shape(rows), width.shape)
+    return np.divide(rows, width, out=np.zeros(shape), where=width > 0)
 
 
 def nearest(e: Emitter, known: ir.Value, scale: ir.Value, pairs: Array, stored: Array, count: int) -> ir.Value:
