@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from onnx_invert.plan.affine import multiplied_out
 from onnx_invert.plan.carry import by_sample, in_place, numbers, through
 from onnx_invert.plan.cuts import cuts, facing, is_chain
+from onnx_invert.plan.in_place import InPlace
 from onnx_invert.plan.inner import in_place_block, inner_steps, stretch
 from onnx_invert.plan.lanes import Cut
 from onnx_invert.plan.lipschitz import lipschitz
@@ -137,7 +138,7 @@ def _block(system: System, x: ir.Value, y: ir.Value, nodes: list[ir.Node]) -> So
     if labels is None:
         return None
     if in_place(labels, ids):
-        return in_place_block(system, x, y, nodes, wanted)
+        return in_place_block(InPlace(system, x, y, nodes, wanted))
     return torn(system, x, y, nodes) or _sweep(system, x, y, nodes, ids)
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx_invert.plan.concrete import COPIES
 from onnx_invert.plan.elements import Mask
 from onnx_invert.plan.evaluation import Arrays, Part
+from onnx_invert.plan.in_place import InPlace
 from onnx_invert.plan.kinks import piece, watched
 from onnx_invert.plan.system import System
 from onnx_invert.rules.static import before_held
@@ -48,21 +49,12 @@ class Curve:
     crowd: _Crowd | None = None
 
     @staticmethod
-    def of(
-        system: System,
-        x: ir.Value,
-        y: ir.Value,
-        nodes: Sequence[ir.Node],
-        mask: Mask,
-        spread: float = 1.0,
-        *,
-        closely: bool = False,
-        wanted: Sequence[str] = (),
-    ) -> Curve | None:
+    def of(block: InPlace, spread: float = 1.0, *, closely: bool = False, wanted: Sequence[str] = ()) -> Curve | None:
         """With the known tensors of a run on inputs of the deviation `spread`; `closely`, for many points.
 
         `wanted` are further tensors that `at` is to tell.
         """
+        system, x, nodes, mask = block.system, block.x, block.nodes, block.mask
         found = system.concrete.sample(system.opset, spread)
         present = _twins(system.concrete.nodes, nodes)
         here = found.get(x.name or "")
@@ -86,11 +78,11 @@ class Curve:
         lookups = _lookups(present, inner)
         watching = watched(present, frozenset(name or "" for name in inner)) if closely else []
         watching += wanted
-        asked = list(dict.fromkeys([y.name or "", *lookups, *(name for name in watching if name != x.name)]))
+        asked = list(dict.fromkeys([block.y.name or "", *lookups, *(name for name in watching if name != x.name)]))
         feeds = {**kept, **held, x.name or "": here}
         part = Part(present, feeds, asked, system.opset, renamed=renamed)
         around = max(1.0, float(np.std(here[mask].astype(np.float64))) if mask.any() else 1.0)
-        names = x.name or "", y.name or ""
+        names = x.name or "", block.y.name or ""
         alone = not kept and not held
         trial = Curve(part, here, names, mask, REACH * around, lookups, present, alone)
         if closely:

@@ -9,11 +9,9 @@ import onnx_ir as ir
 
 from onnx_invert.plan.affine import is_affine
 from onnx_invert.plan.cuts import cuts
-from onnx_invert.plan.elements import Mask
-from onnx_invert.plan.enclosing import Enclosing
 from onnx_invert.plan.evaluation import run
+from onnx_invert.plan.in_place import InPlace
 from onnx_invert.plan.monotone import judged
-from onnx_invert.plan.proof import Function
 from onnx_invert.plan.rational import rational
 from onnx_invert.plan.steps import Block, Edge, Evidence, Root, Scale, Step, Undo
 from onnx_invert.plan.system import System
@@ -21,32 +19,28 @@ from onnx_invert.plan.unseen import unseen_fills
 from onnx_invert.rules.facts import Diagonal, NoInverse, Rearrangement
 
 
-def in_place_block(
-    system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node], mask: Mask
-) -> Root | Scale | None:
+def in_place_block(block: InPlace) -> Root | Scale | None:
     """How to solve a block of which every element of y follows from the one of x at its own place alone."""
-    if is_affine(system, x, nodes, system.frozen, known=True) and _scales(system, x, y, nodes, mask):
-        return Scale(tuple(nodes), x, y, mask, Evidence(_keeps_sign(system, x, y, nodes, mask), 1))
-    found = judged(system, x, y, nodes, mask)
+    system, nodes, ports = block.system, tuple(block.nodes), (block.x, block.y, block.mask)
+    if is_affine(system, block.x, nodes, system.frozen, known=True) and _scales(block):
+        return Scale(nodes, *ports, Evidence(_keeps_sign(block), 1))
+    found = judged(block)
     if isinstance(found, NoInverse):
-        system.blocked.setdefault(y, found)
+        system.blocked.setdefault(block.y, found)
         return None
     if found is None:
         return None
     domain, evidence = found
-    unseen = unseen_fills(system, x, y, nodes)
-    pieces = rational(system, x, y, nodes, mask, domain, unseen, evidence)
+    unseen = unseen_fills(block)
+    pieces = rational(block, domain, unseen, evidence)
     if pieces is not None and pieces.exact:
         evidence = Evidence(proven=True, onto=evidence.onto)
-    return Root(tuple(nodes), x, y, mask, domain, unseen, evidence, pieces)
+    return Root(nodes, *ports, domain, unseen, evidence, pieces)
 
 
-def _keeps_sign(system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node], mask: Mask) -> bool:
+def _keeps_sign(block: InPlace) -> bool:
     """Whether the factor of no element can be 0, whatever the known tensors are."""
-    enclose = Enclosing(system.concrete, nodes, system.frozen)
-    shape = system.concrete.shapes[x.name or ""]
-    function = Function(lambda cells: enclose(x, cells, y), shape, mask, (x.dtype or ir.DataType.FLOAT).numpy())
-    made = function.at(np.full(1, -1.0), np.full(1, 1.0))
+    made = block.function().at(np.full(1, -1.0), np.full(1, 1.0))
     if made is None or made.jumps.any():
         return False
     fall, rise = made.slope
@@ -67,7 +61,7 @@ def inner_steps(
     if inner.is_known(x):
         return inner.steps
     between = next((found for start, found in cuts(inner, y) if start is x), list(nodes))
-    block = in_place_block(inner, x, y, between, ~inner.known[x].mask)
+    block = in_place_block(InPlace(inner, x, y, between, ~inner.known[x].mask))
     for value, refusal in inner.blocked.items():
         system.blocked.setdefault(value, refusal)
     return None if block is None else [*inner.steps, block]
@@ -88,8 +82,9 @@ def stretch(inner: Sequence[Step]) -> float | None:
     return factor
 
 
-def _scales(system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node], mask: Mask) -> bool:
+def _scales(block: InPlace) -> bool:
     """Whether no factor is 0 in one run of the model; False where that could not be tried."""
+    system, x, y, nodes = block.system, block.x, block.y, block.nodes
     found = system.concrete.sample(system.opset)
     here = found.get(x.name or "")
     twins = [twin for node in nodes if (twin := system.concrete.nodes.get(node.name or "")) is not None]
@@ -110,5 +105,5 @@ def _scales(system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node], 
         if made is None:
             return False
         ends.append(made[y.name or ""].astype(np.float64))
-    factors = (ends[1] - ends[0])[mask]
+    factors = (ends[1] - ends[0])[block.mask]
     return bool(np.all(np.isfinite(factors) & (factors != 0)))

@@ -9,7 +9,6 @@ tensors of a run of the model: tried, not proven, and said so.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,12 +17,11 @@ from numpy.typing import NDArray
 
 from onnx_invert.plan.curve import Curve
 from onnx_invert.plan.elements import Mask
-from onnx_invert.plan.enclosing import Enclosing
+from onnx_invert.plan.in_place import InPlace
 from onnx_invert.plan.interval import FURTHER, NOISE, search, shared
 from onnx_invert.plan.kinks import around, constants, kinks
-from onnx_invert.plan.proof import Found, Function, prove
+from onnx_invert.plan.proof import Found, prove
 from onnx_invert.plan.steps import REALS, Domain, Evidence
-from onnx_invert.plan.system import System
 from onnx_invert.rules.facts import NoInverse
 
 POINTS = 41
@@ -47,39 +45,35 @@ class Turn:
     within: float | None
 
 
-def judged(
-    system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node], mask: Mask
-) -> tuple[Domain, Evidence] | NoInverse | None:
+def judged(block: InPlace) -> tuple[Domain, Evidence] | NoInverse | None:
     """The domain of the elements in `mask`, and why one y has one x there; or where it has several.
 
     None if nothing is promised, for reasons as of `domain_of`.
     """
-    domain = domain_of(system, x, y, nodes, mask)
+    domain = domain_of(block)
     if domain is None:
         return None
-    shape = system.concrete.shapes[x.name or ""]
-    enclose = Enclosing(system.concrete, nodes, system.frozen)
-    function = Function(lambda cells: enclose(x, cells, y), shape, mask, (x.dtype or ir.DataType.FLOAT).numpy())
+    function = block.function()
     found = prove(function, domain)
     if found.flat is not None and domain.is_reals:
-        bounded = _bounded(found, x, mask)
+        bounded = _bounded(found, block.x, block.mask)
         if bounded is not None:
             domain = bounded
             found = prove(function, domain)
     if found.fold or found.flat is not None:
         return _several(found.fold or "it stands still beyond an end that is not the same for all")
-    tried = Curve.of(system, x, y, nodes, mask)
+    tried = Curve.of(block)
     onto = tried is not None and (not domain.is_reals or tried.grows())
     if found.proven:
         return domain, Evidence(proven=True, onto=onto)
     points = 0
     for spread in SPREADS:
-        closely = Curve.of(system, x, y, nodes, mask, spread, closely=True)
+        closely = Curve.of(block, spread, closely=True)
         if closely is None:
             break
         turned = _turns(closely, domain)
         if isinstance(turned, Turn) and turned.within is not None and domain.period is None:
-            domain = _held(domain, turned.within, len(shape))
+            domain = _held(domain, turned.within, len(block.shape))
             turned = _turns(closely, domain)
         if turned is None:
             return _several("it is the same for every x that was tried")
@@ -119,13 +113,13 @@ def _bounded(found: Found, x: ir.Value, mask: Mask) -> Domain | None:
     return Domain(ends[0], ends[1])
 
 
-def domain_of(system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node], mask: Mask) -> Domain | None:
+def domain_of(block: InPlace) -> Domain | None:
     """The domain of the elements in `mask`.
 
     None if some element of y rises and falls on it, if the domain is not the same for all samples, or if nothing could
     be tried: nothing is promised then.
     """
-    tried = Curve.of(system, x, y, nodes, mask)
+    tried = Curve.of(block)
     if tried is None:
         return None
     function, reach = tried.looking_up if tried.lookups else tried.plain, tried.reach
@@ -144,10 +138,10 @@ def domain_of(system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node]
             return REALS
     else:
         monotone = False
-    free = [axis for axis, dim in enumerate(x.shape or ()) if not isinstance(dim, int)]
-    found = search(function, reach, mask, free)
+    free = [axis for axis, dim in enumerate(block.x.shape or ()) if not isinstance(dim, int)]
+    found = search(function, reach, block.mask, free)
     if found is None and tried.lookups:
-        found = search(tried.plain, reach, mask, free)
+        found = search(tried.plain, reach, block.mask, free)
     # A function that only saturates has no end there: a bracket may go on.
     return REALS if found is None and monotone else found
 

@@ -16,9 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from onnx_invert.plan.elements import Mask
-from onnx_invert.plan.enclosing import Enclosing
-from onnx_invert.plan.proof import Function
+from onnx_invert.plan.in_place import InPlace
 from onnx_invert.plan.rational_trial import COMPARISONS, Trial
 from onnx_invert.plan.steps import Domain, Edge, Evidence
 from onnx_invert.plan.system import System
@@ -58,30 +56,21 @@ class Rational:
     """Every y has an x."""
 
 
-def rational(
-    system: System,
-    x: ir.Value,
-    y: ir.Value,
-    nodes: Sequence[ir.Node],
-    mask: Mask,
-    domain: Domain,
-    unseen: Collection[ir.Node],
-    evidence: Evidence,
-) -> Rational | None:
+def rational(block: InPlace, domain: Domain, unseen: Collection[ir.Node], evidence: Evidence) -> Rational | None:
     """What is known of such a block; None if it is none, or y does not rise with x, or does not tell the pieces.
 
     `evidence` is for one x of every y.
     """
-    walk = _Walk(system, x, unseen)
-    if (x.dtype or ir.DataType.FLOAT).itemsize <= 2 or not all(walk.follow(node) for node in nodes):
+    walk = _Walk(block.system, block.x, unseen)
+    if block.dtype.itemsize <= 2 or not all(walk.follow(node) for node in block.nodes):
         return None
-    if y not in walk.degrees or y in walk.shades:
+    if block.y not in walk.degrees or block.y in walk.shades:
         return None
-    tables = {edge: walk.tables(*edge, nodes) for edge in walk.thresholds}
+    tables = {edge: walk.tables(*edge, block.nodes) for edge in walk.thresholds}
     watching = [*tables, *((node, 0) for node in (*walk.signs, *walk.floors))]
     wanted = [v for table in tables.values() for v in table] + [node.outputs[0] for node, _ in watching]
     wanted += [v for node, _ in watching for v in node.inputs if v is not None] + [n.outputs[0] for n in walk.fills]
-    trial = Trial.of(system, x, y, nodes, mask, domain, wanted)
+    trial = Trial.of(block, domain, wanted)
     if trial is None or not trial.rises():
         return None
     told = {edge: trial.threshold(edge, table, walk.filled(edge)) for edge, table in tables.items()}
@@ -93,36 +82,31 @@ def rational(
     if len(found) < len(told) or len(levels) < len(floors):
         return None
     pure, shades, held = (frozenset(kind) for kind in (walk.pure, walk.shades, walk.held))
-    exact = domain.is_reals and walk.is_linear and _rises_through_zero(walk, y, nodes, mask, proven=evidence.proven)
+    exact = domain.is_reals and walk.is_linear and _rises_through_zero(walk, block, proven=evidence.proven)
     return Rational(pure, shades, held, frozenset(walk.degrees), found, levels, exact, evidence.onto)
 
 
-def _rises_through_zero(walk: _Walk, y: ir.Value, nodes: Sequence[ir.Node], mask: Mask, *, proven: bool) -> bool:
+def _rises_through_zero(walk: _Walk, block: InPlace, *, proven: bool) -> bool:
     """Whether y is 0 at 0 and rises, whatever the known tensors are; that it rises or falls may be `proven` already.
 
     On either side of 0 the slope of (p₀ + p₁x) / (q₀ + q₁x) is (p₁q₀ − p₀q₁) / Q², of one sign: the one that it has
     at 0, if Q > 0.
     """
-    system, x = walk.system, walk.x
-    enclose = Enclosing(system.concrete, nodes, system.frozen)
-    shape, dtype = system.concrete.shapes[x.name or ""], (x.dtype or ir.DataType.FLOAT).numpy()
 
     def bounds(value: ir.Value, low: Sequence[float], high: Sequence[float]) -> Enclosure | None:
-        if walk.shape(value) != shape:
+        if walk.shape(value) != block.shape:
             return None
         with np.errstate(all="ignore"):
-            return Function(lambda cells: enclose(x, cells, value), shape, mask, dtype).at(
-                np.array(low), np.array(high)
-            )
+            return block.function(value).at(np.array(low), np.array(high))
 
-    zero = bounds(y, [0.0], [0.0])
+    zero = bounds(block.y, [0.0], [0.0])
     if zero is None or not np.all((zero.low == 0) & (zero.high == 0)):
         return False
-    top = float(np.finfo(dtype).max)
+    top = block.function().top
     under = [bounds(value, [-top], [top]) for value in walk.denominators]
     if any(found is None or not np.all(found.low > 0) for found in under):
         return False
-    near = bounds(y, [-NEAR, 0.0], [0.0, NEAR])
+    near = bounds(block.y, [-NEAR, 0.0], [0.0, NEAR])
     if near is None or not np.all((near.low >= -NOWHERE) & (near.high <= NOWHERE)):
         return False  # it may jump there
     return proven or (not near.jumps.any() and bool(np.all(near.slope[0] > 0)))

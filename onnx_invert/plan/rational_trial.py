@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from onnx_invert.plan.curve import Curve
 from onnx_invert.plan.elements import Mask
 from onnx_invert.plan.evaluation import Arrays
+from onnx_invert.plan.in_place import InPlace
 from onnx_invert.plan.steps import Domain, Edge
-from onnx_invert.plan.system import System
 
 COMPARISONS: Mapping[str, np.ufunc] = {
     "Greater": np.greater,
@@ -40,19 +40,11 @@ class Trial:
     known: Mapping[str, NDArray[np.generic]]
 
     @staticmethod
-    def of(
-        system: System,
-        x: ir.Value,
-        y: ir.Value,
-        nodes: Sequence[ir.Node],
-        mask: Mask,
-        domain: Domain,
-        wanted: Sequence[ir.Value],
-    ) -> Trial | None:
+    def of(block: InPlace, domain: Domain, wanted: Sequence[ir.Value]) -> Trial | None:
         """None where the block cannot be run."""
-        made = {output.name or "" for node in nodes for output in node.outputs}
+        made = {output.name or "" for node in block.nodes for output in node.outputs}
         names = [value.name or "" for value in wanted if value.name in made]
-        curve = Curve.of(system, x, y, nodes, mask, wanted=names)
+        curve = Curve.of(block, wanted=names)
         if curve is None:
             return None
         rng = np.random.default_rng(0)
@@ -61,9 +53,9 @@ class Trial:
         high = curve.reach if domain.high is None else domain.high
         points = [np.broadcast_to(low + (high - low) * rng.uniform(size=shape), shape) for _ in range(POINTS)]
         runs = curve.at(points)
-        known = system.concrete.sample(system.opset)
+        known = block.system.concrete.sample(block.system.opset)
         arrays = [run for run in runs if run is not None]
-        return None if len(arrays) < len(points) else Trial(y, mask, arrays, points, known)
+        return None if len(arrays) < len(points) else Trial(block.y, block.mask, arrays, points, known)
 
     def rises(self) -> bool:
         """Whether y rises with x, in all elements."""

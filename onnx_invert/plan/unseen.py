@@ -17,15 +17,17 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_invert.plan.carry import carried
+from onnx_invert.plan.in_place import InPlace
 from onnx_invert.plan.system import System
 from onnx_invert.rules.moving import Labels
 
 _LAYOUT = frozenset({"Reshape", "Unsqueeze", "Squeeze", "Expand", "Identity", "Flatten", "Transpose"})
 
 
-def unseen_fills(system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.Node]) -> frozenset[ir.Node]:
+def unseen_fills(block: InPlace) -> frozenset[ir.Node]:
     """The Where nodes that may be replaced by their second operand, a tensor that does not depend on x."""
-    inner = {x, *(output for node in nodes for output in node.outputs)}
+    system, nodes = block.system, block.nodes
+    inner = {block.x, *(output for node in nodes for output in node.outputs)}
     choices: dict[ir.Value, list[ir.Node]] = {}
     for node in nodes:
         condition = node.inputs[0] if node.op_type == "Where" else None
@@ -41,7 +43,7 @@ def unseen_fills(system: System, x: ir.Value, y: ir.Value, nodes: Sequence[ir.No
         ids = np.arange(1, int(np.prod(shape)) + 1).reshape(shape)
         rows = {node: _carried(system, {mask: ids}, node.inputs[0], nodes) for node in group}
         for node in filled:
-            if any(_hides(system, node, last, rows, y, nodes) for last in group if last not in filled):
+            if any(_hides(block, node, last, rows) for last in group if last not in filled):
                 found.add(node)
     return frozenset(found)
 
@@ -65,15 +67,9 @@ def _source(value: ir.Value, inner: set[ir.Value]) -> ir.Value:
         value = maker.inputs[0]
 
 
-def _hides(
-    system: System,
-    node: ir.Node,
-    last: ir.Node,
-    rows: dict[ir.Node, Labels | None],
-    y: ir.Value,
-    nodes: Sequence[ir.Node],
-) -> bool:
+def _hides(block: InPlace, node: ir.Node, last: ir.Node, rows: dict[ir.Node, Labels | None]) -> bool:
     """Whether the output of `node` comes to y by the second operand of `last` alone, in the places of its own rows."""
+    system, nodes = block.system, block.nodes
     filled, kept = node.outputs[0], last.inputs[1]
     shape = system.concrete.shapes.get(filled.name or "")
     whole = system.concrete.shapes.get(last.outputs[0].name or "")
@@ -85,7 +81,7 @@ def _hides(
         own = np.broadcast_to(own, whole)
     except ValueError:
         return False
-    if carried(system, start, y, nodes, frozen=[(last, 1)]) is not None:
+    if carried(system, start, block.y, nodes, frozen=[(last, 1)]) is not None:
         return False
     found = carried(system, start, kept, nodes)
     if found is None:
