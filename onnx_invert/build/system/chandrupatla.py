@@ -6,13 +6,11 @@ without using derivatives, Advances in Engineering Software 28 (1997).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import onnx_ir as ir
 
 from onnx_invert.build.newton.loop import iterate
 from onnx_invert.build.system.bracket import between, fraction, rounding, smallest, unsolved
-from onnx_invert.build.system.function import Function
+from onnx_invert.build.system.search import Search
 from onnx_invert.graph.emit import Emitter
 
 NARROWINGS = 60
@@ -22,26 +20,19 @@ JUMP = 64.0
 """Values so many times what rounding makes of 0, at ends as near each other as rounding, are those of a jump."""
 
 
-def narrowed(
-    e: Emitter,
-    function: Function,
-    ends: list[ir.Value],
-    live: ir.Value,
-    shape: Sequence[int | str],
-    unroll: bool,
-    noise: ir.Value | None,
-) -> list[ir.Value]:
+def narrowed(e: Emitter, search: Search, ends: list[ir.Value]) -> list[ir.Value]:
     """The bracket as narrow as can be: its ends, each with its value.
 
     An element that is done stays where it is while others go on: what it gets does not depend on them.
     """
     low, f_low, high, f_high = ends
+    live, noise = search.live, search.noise
 
     def step(b: Emitter, state: list[ir.Value]) -> tuple[list[ir.Value], ir.Value]:
         # x1, f1: the newest end; x2, f2: the other one; t: where to try next, as a fraction of the way between.
         x1, f1, x2, f2, t = state
         x = between(b, x1, x2, t)
-        f = function(b, x)
+        f = search.function(b, x)
         same = b.op("Equal", b.op("Sign", f), b.op("Sign", f1))
         x3, f3 = b.op("Where", same, x1, x2), b.op("Where", same, f1, f2)  # the end before
         x2, f2 = b.op("Where", same, x2, x1), b.op("Where", same, f2, f1)
@@ -57,8 +48,8 @@ def narrowed(
     going = e.op("Cast", _left(e, low, f_low, high, f_high, noise)[1], to=int(e.dtype))
     start = [low, f_low, high, f_high, e.op("Mul", secant, going)]
     busy = e.op("Mul", going, live)
-    most = 16 if unroll else NARROWINGS
-    return iterate(e, start, [shape] * 5, step, most=most, unroll=unroll, busy=busy)[:4]
+    most = 16 if search.unroll else NARROWINGS
+    return iterate(e, start, [search.shape] * 5, step, most=most, unroll=search.unroll, busy=busy)[:4]
 
 
 def _left(

@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from onnx_invert.build.newton.loop import iterate
 from onnx_invert.build.system.bracket import between, fraction, rounding, smallest, unsolved
-from onnx_invert.build.system.function import Function
+from onnx_invert.build.system.search import Search
 from onnx_invert.graph.emit import Emitter
 
 STEPS = 8
@@ -27,22 +27,14 @@ LEAST = 1 / 16
 """The value at the end that stays is taken smaller by no more than this at once."""
 
 
-def approach(
-    e: Emitter,
-    function: Function,
-    bracket: Sequence[ir.Value],
-    live: ir.Value,
-    shape: Sequence[int | str],
-    noise: ir.Value | None,
-    *,
-    bounded: bool,
-) -> list[ir.Value]:
-    """A narrower bracket of a root of `function`, (x₁, φ(x₁), x₂, φ(x₂)) as it was given, element by element.
+def approach(e: Emitter, search: Search, bracket: Sequence[ir.Value], *, bounded: bool) -> list[ir.Value]:
+    """A narrower bracket of a root, (x₁, φ(x₁), x₂, φ(x₂)) as it was given, element by element.
 
     With `bounded` it may have an end of the domain for one of its own, where φ is taken to be far from 0 (ends.py),
     which no straight line is of use for: it is halved then.
     """
     x1, f1, x2, f2 = bracket
+    live, noise = search.live, search.noise
     tiny, far = smallest(e), float(np.finfo(e.dtype.numpy()).max) / 2
 
     def ahead(b: Emitter, x1: ir.Value, f1: ir.Value, g1: ir.Value, x2: ir.Value, f2: ir.Value) -> list[ir.Value]:
@@ -59,7 +51,7 @@ def approach(
     def step(b: Emitter, state: list[ir.Value]) -> tuple[list[ir.Value], ir.Value]:
         x1, f1, g1, x2, f2, t = state  # g₁ is what the value at x₁ is taken for
         x = between(b, x2, x1, t)
-        f = function(b, x)
+        f = search.function(b, x)
         same = b.op("Equal", b.op("Greater", f, 0.0), b.op("Greater", f2, 0.0))
         g1 = b.op("Where", same, smaller(b, g1, f2, f), f2)
         x1, f1 = b.op("Where", same, x1, x2), b.op("Where", same, f1, f2)
@@ -67,7 +59,7 @@ def approach(
         return [x1, f1, g1, x, f, t], busy
 
     t, busy = ahead(e, x1, f1, f1, x2, f2)
-    return _ends(iterate(e, [x1, f1, f1, x2, f2, t], [shape] * 6, step, most=STEPS, unroll=False, busy=busy))
+    return _ends(iterate(e, [x1, f1, f1, x2, f2, t], [search.shape] * 6, step, most=STEPS, unroll=False, busy=busy))
 
 
 def inside(b: Emitter, t: ir.Value, least: ir.Value, safe: ir.Value | None) -> ir.Value:

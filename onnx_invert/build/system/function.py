@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 SMALL = 64
 """Numbers up to which constants are compared by what they hold."""
-
-Function = Callable[[Emitter, ir.Value], ir.Value]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ values at the first two points. All of this stays in the domain that the plan fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,8 +22,9 @@ from onnx_invert.build.newton.loop import iterate
 from onnx_invert.build.system.chandrupatla import narrowed
 from onnx_invert.build.system.ends import Ends
 from onnx_invert.build.system.false_position import approach
-from onnx_invert.build.system.function import Function, Phi
+from onnx_invert.build.system.function import Phi
 from onnx_invert.build.system.rational import guess
+from onnx_invert.build.system.search import Function, Search, Shape
 from onnx_invert.build.system.secant import pursue
 from onnx_invert.build.system.selection import Selection
 from onnx_invert.build.system.widening import drawn_in, outside, widened
@@ -31,8 +33,6 @@ from onnx_invert.plan.steps import Block, Root
 
 if TYPE_CHECKING:
     from onnx_invert.build.system.realise import Realisation
-
-Shape = Sequence[int | str]
 
 ROUNDINGS = 8.0
 """Units in the last place of what makes y, by which φ of a closed form may differ from y."""
@@ -80,7 +80,7 @@ def roots(r: Realisation, step: Root, selection: Selection | None = None) -> tup
             def function(inner: Emitter, x: ir.Value) -> ir.Value:
                 return inner.op("Sub", image(inner, x), goal)
 
-            x, missed = root_of(b, function, goal, live, shape, unroll=unroll, ends=ends, noise=noise)
+            x, missed = root_of(b, Search(function, live, shape, noise, unroll), goal, ends=ends)
             if endless is None:
                 return x, missed
             x = b.op("Where", endless, b.op("Mul", b.op("Sign", x), b.op("Abs", target)), x)
@@ -131,53 +131,44 @@ def _else(
 
 
 def root_of(
-    e: Emitter,
-    function: Function,
-    centre: ir.Value,
-    live: ir.Value,
-    shape: Shape,
-    *,
-    unroll: bool,
-    signed: bool = False,
-    ends: Ends | None = None,
-    noise: ir.Value | None = None,
+    e: Emitter, search: Search, centre: ir.Value, *, signed: bool = False, ends: Ends | None = None
 ) -> tuple[ir.Value, ir.Value]:
-    """x with function(x) = 0, element by element, looked for from around `centre`; and 1 where there is none.
+    """x looked for from around `centre`, of the same shape; and 1 where there is none.
 
-    `shape` is that of both. `live` is 1 where an element counts. With `signed` the function is known to lie below 0
-    before its root and above 0 behind it; otherwise it is monotone, and its direction is told by two of its values.
-    The search stays within `ends`. Where |function(x)| is not above `noise`, what rounding makes of 0, no x is better.
+    With `signed` the function is known to lie below 0 before its root and above 0 behind it; otherwise it is monotone,
+    and its direction is told by two of its values. The search stays within `ends`.
     """
     ends = ends or Ends()
     size = e.op("Add", e.op("Mul", e.op("Abs", centre), 0.5), 0.5)
     sign: ir.Value | None = None
-    pursued = not (signed or unroll or ends.there or noise is None or e.dtype.itemsize <= 2)
-    if pursued and noise is not None:
-        bracket, falls = pursue(e, function, centre, size, live, shape, noise)
+    pursued = not (signed or search.unroll or ends.there or search.noise is None or e.dtype.itemsize <= 2)
+    if pursued:
+        bracket, falls = pursue(e, search, centre, size)
         sign = e.op("Where", falls, e.scalar(-1.0), e.scalar(1.0))
         bracket[1], bracket[3] = (e.op("Mul", sign, value) for value in (bracket[1], bracket[3]))
         size = e.op("Max", size, e.op("Sub", bracket[2], bracket[0]))
     else:
-        bracket, size, sign = _around(e, function, centre, size, ends, signed)
+        bracket, size, sign = _around(e, search.function, centre, size, ends, signed)
 
     def rising(b: Emitter, x: ir.Value) -> ir.Value:
-        value = function(b, x)
+        value = search.function(b, x)
         return ends.settled(b, x, value if sign is None else b.op("Mul", sign, value))
 
-    limit = noise if pursued else None
-    bracket = widened(e, rising, [*bracket, size], live, shape, ends, unroll, limit)
+    turned = replace(search, function=rising)
+    limit = search.noise if pursued else None
+    bracket = widened(e, replace(turned, noise=limit), [*bracket, size], ends)
     missed = outside(e, bracket[1], bracket[3], limit)
-    if not unroll:
-        bracket = drawn_in(e, rising, bracket, live, shape)
+    if not search.unroll:
+        bracket = drawn_in(e, turned, bracket)
         if not pursued:
-            bracket = approach(e, rising, bracket, live, shape, noise, bounded=ends.there)
-    x1, f1, x2, f2 = narrowed(e, rising, bracket, live, shape, unroll, noise)
+            bracket = approach(e, turned, bracket, bounded=ends.there)
+    x1, f1, x2, f2 = narrowed(e, turned, bracket)
     kept = ends.kept(e, x1, x2)
     if kept is not None:
         solved = e.op("Or", e.op("Equal", f1, 0.0), e.op("Equal", f2, 0.0))
         missed = e.op("Or", missed, e.op("And", kept, e.op("Not", solved)))
     x = e.op("Where", e.op("Less", e.op("Abs", f2), e.op("Abs", f1)), x2, x1)
-    return x, e.op("Mul", e.op("Cast", missed, to=int(e.dtype)), live)
+    return x, e.op("Mul", e.op("Cast", missed, to=int(e.dtype)), search.live)
 
 
 def _around(

@@ -10,15 +10,13 @@ Source: J. Traub, Iterative Methods for the Solution of Equations (1964), 5.2, f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 
 from onnx_invert.build.newton.loop import iterate
 from onnx_invert.build.system.bracket import between, largest, smallest
 from onnx_invert.build.system.false_position import inside, smaller
-from onnx_invert.build.system.function import Function
+from onnx_invert.build.system.search import Search
 from onnx_invert.graph.emit import Emitter
 
 STEPS = 12
@@ -37,21 +35,15 @@ NEAREST = 1 / 64
 """near the root rounding would tell the slope."""
 
 
-def pursue(
-    e: Emitter,
-    function: Function,
-    centre: ir.Value,
-    size: ir.Value,
-    live: ir.Value,
-    shape: Sequence[int | str],
-    noise: ir.Value,
-) -> tuple[list[ir.Value], ir.Value]:
+def pursue(e: Emitter, search: Search, centre: ir.Value, size: ir.Value) -> tuple[list[ir.Value], ir.Value]:
     """Two points and their values (x₁, φ₁, x₂, φ₂), the first one below the other, element by element; and whether
     φ falls, by the first two points where the last two have one sign.
 
     An element is done when they are as near each other as rounding and have the root between them, or when one |φ|
-    is not above `noise`. `size` is how far from `centre` the root may be expected.
+    is not above the search's noise, which has to be told. `size` is how far from `centre` the root may be expected.
     """
+    function, noise = search.function, search.noise
+    assert noise is not None
     tiny, top, eps = smallest(e), largest(e), float(np.finfo(e.dtype.numpy()).eps)
 
     def ahead(b: Emitter, x1: ir.Value, f1: ir.Value, g1: ir.Value, x2: ir.Value, f2: ir.Value) -> list[ir.Value]:
@@ -68,7 +60,7 @@ def pursue(
         limit = b.op("Where", alike, b.op("Mul", b.op("Abs", t), 1 / FLAT), least)
         going = b.op("And", b.op("Less", limit, 1.0), b.op("Greater", b.op("Abs", f2), noise))
         t = b.op("Where", going, b.op("Where", alike, beyond, within), b.scalar(0.0))
-        return [t, b.op("Mul", b.op("Cast", going, to=int(b.dtype)), live)]
+        return [t, b.op("Mul", b.op("Cast", going, to=int(b.dtype)), search.live)]
 
     def step(b: Emitter, state: list[ir.Value]) -> tuple[list[ir.Value], ir.Value]:
         x1, f1, g1, x2, f2, t = state  # g₁ is what the value at x₁ is taken for
@@ -94,7 +86,7 @@ def pursue(
         e.op("Where", better, one, two) for one, two in ((other, centre), (f2, f1), (centre, other), (f1, f2))
     )
     t, busy = ahead(e, x1, f1, f1, x2, f2)
-    made = iterate(e, [x1, f1, f1, x2, f2, t], [shape] * 6, step, most=STEPS, unroll=False, busy=busy)
+    made = iterate(e, [x1, f1, f1, x2, f2, t], [search.shape] * 6, step, most=STEPS, unroll=False, busy=busy)
     x1, f1, _, x2, f2, _ = made
     turned = e.op("Less", x2, x1)
     low, high, f_low, f_high = (

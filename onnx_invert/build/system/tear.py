@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnx_invert.build.clamp import Probe
 from onnx_invert.build.system.pieces import Piece
 from onnx_invert.build.system.root import root_of
+from onnx_invert.build.system.search import Search
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.plan.steps import Scale, Tear
 
@@ -37,7 +38,8 @@ def tear(r: Realisation, step: Tear) -> tuple[ir.Value, ir.Value]:
         shape = [dim if isinstance(dim, int) else str(dim.value) for dim in step.s.shape or ()]
         centre = _head(r, e, step, target)
         live = e.constant(np.ones([1] * len(shape)), "live")
-        s, missed = root_of(e, gap, centre, live, shape, unroll=r.unroll is not None, signed=True)
+        search = Search(gap, live, shape, unroll=r.unroll is not None)
+        s, missed = root_of(e, search, centre, signed=True)
         if r.outer is None:
             r.probes.append(Probe(step.name, missed.name or "", None, np.asarray(0.5), None))
         if step.least is not None:

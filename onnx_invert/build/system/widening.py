@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 
 from onnx_invert.build.newton.loop import iterate
 from onnx_invert.build.system.bracket import largest, unsolved
 from onnx_invert.build.system.ends import Ends
-from onnx_invert.build.system.function import Function
+from onnx_invert.build.system.search import Search
 from onnx_invert.graph.emit import Emitter
-
-Shape = Sequence[int | str]
 
 GROWTH = 4.0
 """By this the step widens while the root is not inside yet."""
@@ -28,26 +24,17 @@ SHRINKINGS = 12
 """At most: the logarithm of the largest float64 is 710, that of FAR 11; halved on both sides of 0."""
 
 
-def widened(
-    e: Emitter,
-    function: Function,
-    start: list[ir.Value],
-    live: ir.Value,
-    shape: Shape,
-    ends: Ends,
-    unroll: bool,
-    noise: ir.Value | None,
-) -> list[ir.Value]:
+def widened(e: Emitter, search: Search, start: list[ir.Value], ends: Ends) -> list[ir.Value]:
     """Ends with φ below y at the lower and above it at the upper one, as far as there are such.
 
     `start` are the ends to begin with, each with its value, and how far they may be moved at once. An end where |φ|
-    is not above `noise`, if that is told, need not be one of a bracket.
+    is not above the search's noise, if that is told, need not be one of a bracket.
     """
 
     top = largest(e)
 
     def busy_with(b: Emitter, f_low: ir.Value, f_high: ir.Value) -> ir.Value:
-        return b.op("Mul", b.op("Cast", outside(b, f_low, f_high, noise), to=int(b.dtype)), live)
+        return b.op("Mul", b.op("Cast", outside(b, f_low, f_high, search.noise), to=int(b.dtype)), search.live)
 
     def widen(b: Emitter, state: list[ir.Value]) -> tuple[list[ir.Value], ir.Value]:
         low, f_low, high, f_high, size = state
@@ -56,7 +43,7 @@ def widened(
         lower = ends.hold(b, b.op("Max", b.op("Sub", low, size), -top))
         upper = ends.hold(b, b.op("Min", b.op("Add", high, size), top))
         trial = b.op("Where", above, lower, upper)
-        value = function(b, trial)
+        value = search.function(b, trial)
         # Where the root lies below, the old lower end is the new upper one, and the other way round.
         new_high = b.op("Where", above, low, b.op("Where", below, trial, high))
         new_f_high = b.op("Where", above, f_low, b.op("Where", below, value, f_high))
@@ -64,9 +51,9 @@ def widened(
         new_f_low = b.op("Where", above, value, b.op("Where", below, f_high, f_low))
         return [new_low, new_f_low, new_high, new_f_high, size], busy_with(b, new_f_low, new_f_high)
 
-    most = 6 if unroll else WIDENINGS
+    most = 6 if search.unroll else WIDENINGS
     busy = busy_with(e, start[1], start[3])
-    return iterate(e, start, [shape] * 5, widen, most=most, unroll=unroll, busy=busy)[:4]
+    return iterate(e, start, [search.shape] * 5, widen, most=most, unroll=search.unroll, busy=busy)[:4]
 
 
 def outside(b: Emitter, f_low: ir.Value, f_high: ir.Value, noise: ir.Value | None) -> ir.Value:
@@ -75,7 +62,7 @@ def outside(b: Emitter, f_low: ir.Value, f_high: ir.Value, noise: ir.Value | Non
     return found if noise is None else b.op("And", found, unsolved(b, f_low, f_high, noise))
 
 
-def drawn_in(e: Emitter, function: Function, bracket: list[ir.Value], live: ir.Value, shape: Shape) -> list[ir.Value]:
+def drawn_in(e: Emitter, search: Search, bracket: list[ir.Value]) -> list[ir.Value]:
     """A bracket over many orders of magnitude halved in the logarithm of 1 + |x|, until its ends are near each other.
 
     To halve it as it is would take a step for each factor of 2: of y = eˣ + x the bracket is as wide as y.
@@ -87,7 +74,7 @@ def drawn_in(e: Emitter, function: Function, bracket: list[ir.Value], live: ir.V
     def busy(b: Emitter, low: ir.Value, high: ir.Value) -> ir.Value:
         near = b.op("Max", b.op("Max", low, b.op("Neg", high)), 0.0)  # 0 where it holds 0
         wide = b.op("Greater", b.op("Sub", high, low), b.op("Mul", b.op("Add", near, 1.0), FAR))
-        return b.op("Mul", b.op("Cast", wide, to=int(b.dtype)), live)
+        return b.op("Mul", b.op("Cast", wide, to=int(b.dtype)), search.live)
 
     def order(b: Emitter, x: ir.Value) -> ir.Value:
         return b.op("Mul", b.op("Sign", x), b.op("Log", b.op("Add", b.op("Abs", x), 1.0)))
@@ -97,11 +84,11 @@ def drawn_in(e: Emitter, function: Function, bracket: list[ir.Value], live: ir.V
         middle = b.op("Mul", b.op("Add", order(b, low), order(b, high)), 0.5)
         size = b.op("Sub", b.op("Exp", b.op("Abs", middle)), 1.0)
         x = b.op("Min", b.op("Max", b.op("Mul", b.op("Sign", middle), size), low), high)
-        f = function(b, x)
+        f = search.function(b, x)
         above = b.op("Greater", f, 0.0)
         low, f_low = b.op("Where", above, low, x), b.op("Where", above, f_low, f)
         high, f_high = b.op("Where", above, x, high), b.op("Where", above, f, f_high)
         return [low, f_low, high, f_high], busy(b, low, high)
 
     left = busy(e, bracket[0], bracket[2])
-    return iterate(e, bracket, [shape] * 4, step, most=SHRINKINGS, unroll=False, busy=left)
+    return iterate(e, bracket, [search.shape] * 4, step, most=SHRINKINGS, unroll=False, busy=left)
