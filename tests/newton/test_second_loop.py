@@ -1,6 +1,6 @@
-"""What the second loop is made of: its linear systems, and the pairs that it starts from."""
+"""What the second loop is made of: its linear systems, and where it starts from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -10,10 +10,13 @@ from solving import normal, run
 
 from onnx_invert.build.inverse import assemble
 from onnx_invert.build.newton.dense import direction
-from onnx_invert.build.newton.iteration import State
-from onnx_invert.build.newton.unknowns import nearest
+from onnx_invert.build.newton.iteration import Direction, Restarts, Settings, State, initial, step
+from onnx_invert.build.newton.objective import Coordinates
+from onnx_invert.build.newton.unknowns import Unknowns, nearest
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.graph.write import to_proto
+from onnx_invert.numerics.prior import fit
+from onnx_invert.numerics.start import Start
 
 FLOAT = ir.TensorType(ir.DataType.FLOAT)
 
@@ -126,3 +129,63 @@ def test_the_nearest_pairs():
     (rows,) = run(finish(e, [source], found, "N", count, n), known=known.astype(np.float32))
     _, expected = KDTree(pairs * scale).query(known * scale, k=count)
     np.testing.assert_allclose(rows, stored[expected], rtol=1e-6)
+
+
+class Still:
+    """Equations whose F is v, and steps of 0."""
+
+    outputs, size, box = 2, 2, None
+
+    @property
+    def coordinates(self):
+        return self
+
+    def at(self, e, v, seeds, width=None):
+        return Still.At(v)
+
+    def value(self, e, v, width=None):
+        return v
+
+    @dataclass
+    class At:
+        value: ir.Value
+
+
+def test_on_from_the_best():
+    """A sample that stalls starts where it has been nearest to a solution, in the turns that are for that alone."""
+    onwards = np.array([False, True])
+    restarts = Restarts(np.array([[5.0, 5.0], [0.0, 0.0]]), np.ones(2, bool), onwards=onwards)
+    settings = Settings(10, 1e-5, 1e-7, 1e-7, 1, restarts, 1e30)
+    e = Emitter(ir.DataType.FLOAT, ["t", "best", "tries", "out"])
+    ports = [port("t", "N", 2), port("best", "N", 2), port("tries", "N", 1)]
+    number = e.op("Mul", ports[2], 0.0)
+    begun = initial(e, ports[0], 2, settings, (e.op("Add", ports[0], 3.0), e.op("Add", number, 4.0)))
+    begun = replace(begun, best=ports[1], tries=ports[2], stall=e.op("Add", number, 1.0))
+    nothing = Direction(1, lambda e, objective, local, residual, state: e.op("Mul", state.v, 0.0))
+    after, _ = step(e, Still(), nothing, ports[0], e.op("Add", number, 1.0), begun, settings)
+    t, best = normal(3, 2).astype(np.float32), normal(3, 2, seed=1).astype(np.float32)
+    tries = np.array([[0.0], [1.0], [2.0]], np.float32)
+    (v,) = run(finish(e, ports, after.v, "N", 2), t=t, best=best, tries=tries)
+    np.testing.assert_allclose(v, [[5.0, 5.0], best[1], t[2] + 3], rtol=1e-6)
+
+
+@pytest.mark.parametrize("rounding", [True, False])
+@pytest.mark.parametrize("plausible", [True, False])
+def test_turns(rounding, plausible):
+    """Of three times a sample starts from the regression, a pair and the best x so far, the last with kinks to round
+    off only; there are never more starts from pairs than pairs."""
+    known, unknown, count = normal(64, 3), normal(64, 5, seed=1), 96
+    regression = fit(lambda: [(known, unknown)], conditional=True, unit=2.0**-23) if plausible else None
+    e = Emitter(ir.DataType.FLOAT, ["known"])
+    free = Unknowns(Coordinates(5), None, np.zeros(5), None, None)
+    start, scale = Start(regression, known, unknown), e.constant(np.ones((1, 3)), "scale")
+    found = free.rescues(e, port("known", "N", 3), scale, 30 * count, start, rounding=rounding)
+    assert found.paired.sum() <= len(known)
+    if not plausible:
+        assert (len(found), found.width, found.onwards) == (64, None, None)
+        return
+    assert (len(found), found.onwards.sum()) == (count, count // 3 if rounding else 0)
+    assert not (found.onwards & found.paired).any()
+    if rounding:
+        assert found.second[found.onwards].all()
+        assert 0 < found.width[found.onwards].max() <= 0.1

@@ -39,8 +39,8 @@ SLOWLY = 0.1
 FEW = 0.25
 """When no more than this part of a batch is left, it goes on alone: to be taken out costs a part of an iteration."""
 
-RESCUE_ITERATIONS = 1440
-"""Of the second Loop at most: 48 starts."""
+RESCUE_ITERATIONS = 2880
+"""Of the second Loop at most: 96 starts."""
 
 EASE, TIGHTEN = 0.3, 4.0
 """By which λ falls and rises in the second Loop: in smaller steps, of which fewer are in vain."""

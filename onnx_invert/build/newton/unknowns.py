@@ -119,6 +119,7 @@ class Unknowns:
             return Restarts(self._anywhere(r, count), second, None, width)
         stored = self._turned(start.unknown - self.middle)
         if start.plausible is None:
+            count = min(count, len(start.known))
             nowhere, all_of_them = np.zeros((count, r)), np.ones(count, bool)
             pairs = nearest(e, known, scale, start.known, stored, count)
             center = zeros(e, known, after=(r,))
