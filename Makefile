@@ -38,10 +38,10 @@ demo: $(VENV)/.stamp-demo
 	$(BIN)/python tools/demo.py
 
 test: $(VENV)/.stamp-test
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 sweep: $(VENV)/.stamp-test
-	$(BIN)/python -m pytest -n $(JOBS) --sweep
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --sweep
 
 lint: $(VENV)/.stamp-lint $(VENV)/.stamp-test
 	$(BIN)/ruff check .
