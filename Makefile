@@ -37,6 +37,7 @@ help:
 demo: $(VENV)/.stamp-demo
 	$(BIN)/python tools/demo.py
 
+# worksteal: a worker takes whole files, whose tests share what they have made, and what the other has left at the end.
 test: $(VENV)/.stamp-test
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
