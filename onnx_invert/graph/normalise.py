@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx_invert.bodies import has_bodies
 from onnx_invert.errors import ModelError
 from onnx_invert.graph.checks import first_line
-from onnx_invert.graph.fused import unfuse
+from onnx_invert.graph.fused import MAY_BE_FUSED, unfuse
 from onnx_invert.graph.inference import SMALLEST, infer_shapes
 from onnx_invert.graph.open_sizes import fix_sizes
 from onnx_invert.graph.read import Source
@@ -50,23 +50,26 @@ def normalise(source: Source) -> None:
         except Exception as error:  # functions that call themselves, among others
             raise ModelError(f"The functions of {source.name} cannot be inlined: {first_line(error)}") from error
     graph = model.graph
-    # These passes take as long as some of ours on a model where they find nothing.
+    # Each pass goes through all nodes, so that of a model of thousands only those are begun that may find something.
     bodied = any(map(has_bodies, graph))
+    operators = {node.op_type for node in graph}
     if bodied or any(value.name in graph.initializers for value in graph.inputs):
         passes.RemoveInitializersFromInputsPass()(model)
-    if bodied or any(node.op_type == "Constant" for node in graph):
+    if bodied or "Constant" in operators:
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     remove_unused(graph)
     name_nodes(graph)
     _name_sizes(graph)
-    if unfuse(model, partial(infer_shapes, model, source.name)):
+    if not operators.isdisjoint(MAY_BE_FUSED) and unfuse(model, partial(infer_shapes, model, source.name)):
         name_nodes(graph)
+        operators = {node.op_type for node in graph}
     fold(model)
     infer_shapes(model, source.name)
     while fix_sizes(graph):
         infer_shapes(model, source.name)
-    _gather_features(graph)
-    if shapes_to_constants(graph):
+    if "ArrayFeatureExtractor" in operators:
+        _gather_features(graph)
+    if not operators.isdisjoint({"Shape", "Size"}) and shapes_to_constants(graph):
         fold(model)
         infer_shapes(model, source.name)
     remove_unused(graph)

@@ -192,4 +192,6 @@ def _own_weights(model: ir.Model) -> None:
     for value in model.graph.initializers.values():
         tensor = value.const_value
         if isinstance(tensor, ir.TensorProtoTensor) and (dtype := tensor.dtype) != ir.DataType.STRING:
-            value.const_value = ir.Tensor(tensor.numpy(), dtype=dtype, name=value.name)
+            array = tensor.numpy()
+            same = value.shape is not None and value.shape.dims == array.shape
+            value.const_value = ir.Tensor(array, dtype=dtype, shape=value.shape if same else None, name=value.name)
