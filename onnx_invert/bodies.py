@@ -8,6 +8,8 @@ import onnx_ir as ir
 def bodies(node: ir.Node) -> list[ir.Graph]:
     """The graphs that a node has for attributes."""
     found: list[ir.Graph] = []
+    if not node.attributes:
+        return found
     for attribute in node.attributes.values():
         if attribute.type == ir.AttributeType.GRAPH:
             found.append(attribute.as_graph())
@@ -18,4 +20,4 @@ def bodies(node: ir.Node) -> list[ir.Graph]:
 
 def has_bodies(node: ir.Node) -> bool:
     """Whether there are any."""
-    return bool(node.attributes) and bool(bodies(node))
+    return bool(bodies(node))

@@ -13,13 +13,13 @@ def add_node(graph: onnx.GraphProto, node: ir.Node) -> onnx.NodeProto:
         outputs.pop()
     proto: onnx.NodeProto = graph.node.add(
         op_type=node.op_type,
-        domain=node.domain,
-        overload=node.overload,
         name=node.name or "",
         input=["" if value is None else value.name or "" for value in node.inputs],
         output=outputs,
     )
-    for attribute in node.attributes.values():
+    if node.domain or node.overload:
+        proto.domain, proto.overload = node.domain, node.overload
+    for attribute in node.attributes.values() if node.attributes else ():
         into = proto.attribute.add()
         if attribute.is_ref():
             ir.serde.serialize_reference_attribute_into(into, attribute)

@@ -17,6 +17,7 @@ LARGEST_INPUT = 1 << 40
 """Numbers of an input beyond which no machine holds one sample."""
 
 _TYPES = frozenset(map(int, ir.DataType)) - {onnx.TensorProto.UNDEFINED}
+_BITS = {int(kind): kind.bitwidth for kind in ir.DataType if kind not in {ir.DataType.UNDEFINED, ir.DataType.STRING}}
 _CHUNK = 1 << 20
 
 
@@ -117,7 +118,7 @@ def byte_size(tensor: onnx.TensorProto) -> int:
     count = 1
     for dim in tensor.dims:
         count *= dim
-    return -(-count * ir.DataType(tensor.data_type).bitwidth // 8)
+    return -(-count * _BITS[tensor.data_type] // 8)
 
 
 def check_wiring(proto: onnx.ModelProto, name: str) -> None:
@@ -134,15 +135,14 @@ def check_wiring(proto: onnx.ModelProto, name: str) -> None:
         raise ModelError(f"{name} has sparse weights, which are not read: {sparse}. Store them as dense ones.")
     for value in graph.input:
         _check_input(value, name)
-    repeated = [key for key, count in Counter(value.name for value in graph.input).items() if count > 1]
-    repeated += [
-        key for key, count in Counter(out for node in graph.node for out in node.output if out).items() if count > 1
-    ]
-    if repeated:
-        raise ModelError(f"{name} makes the tensor {repeated[0]!r} twice.")
-    dangling = _dangling(graph, set())
+    made = [output for node in graph.node for output in node.output if output]
+    for names in ([value.name for value in graph.input], made):
+        if len(set(names)) < len(names):
+            repeated = next(key for key, count in Counter(names).items() if count > 1)
+            raise ModelError(f"{name} makes the tensor {repeated!r} twice.")
+    dangling = _dangling(graph, set(made))
     for function in proto.functions:
-        dangling |= _dangling(function, set(function.input))
+        dangling |= _dangling(function, _made(function) | set(function.input))
     if dangling:
         facts = "; ".join(f"{tensor!r} (used by {user})" for tensor, user in list(dangling.items())[:5])
         raise ModelError(f"{name} uses tensors that nothing produces: {facts}.")
@@ -159,9 +159,16 @@ def _check_input(value: onnx.ValueInfoProto, name: str) -> None:
         raise ModelError(f"The input {value.name!r} of {name} has the shape {shape}: no memory holds one sample.")
 
 
-def _dangling(graph: onnx.GraphProto | onnx.FunctionProto, outer: set[str]) -> dict[str, str]:
-    """Tensors that are used and made nowhere, with who uses them first."""
-    known = outer | {output for node in graph.node for output in node.output}
+def _made(graph: onnx.GraphProto | onnx.FunctionProto) -> set[str]:
+    return {output for node in graph.node for output in node.output}
+
+
+def _dangling(
+    graph: onnx.GraphProto | onnx.FunctionProto, made: set[str], outer: Sequence[set[str]] = ()
+) -> dict[str, str]:
+    """Tensors that are used and neither `made` by the nodes of the graph nor known around it, with who uses them
+    first."""
+    known = set(made)
     outputs: Sequence[str]
     if isinstance(graph, onnx.GraphProto):
         known |= {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
@@ -172,12 +179,12 @@ def _dangling(graph: onnx.GraphProto | onnx.FunctionProto, outer: set[str]) -> d
     found: dict[str, str] = {}
     for node in graph.node:
         for tensor in node.input:
-            if tensor and tensor not in known:
+            if tensor not in known and tensor and not any(tensor in names for names in outer):
                 found.setdefault(tensor, f"node {node.name or node.op_type!r}")
         for inner in _subgraphs(node):
-            found |= _dangling(inner, known)
+            found |= _dangling(inner, _made(inner), (known, *outer))
     for tensor in outputs:
-        if tensor not in known:
+        if tensor not in known and not any(tensor in names for names in outer):
             found.setdefault(tensor, "the output list")
     return found
 

@@ -311,3 +311,6 @@ _FUSED: dict[str, Callable[[Row], Made]] = {
     "SkipLayerNormalization": _skip_layer_norm,
     "SkipSimplifiedLayerNormalization": _skip_root_mean_square,
 }
+
+MAY_BE_FUSED = frozenset(_FUSED)
+"""Names of operators of which `unfuse` rewrites some nodes, by domain and opset."""

@@ -109,7 +109,7 @@ def hold_indices(model: ir.Model) -> None:
     graph = model.graph
     if model.opset_imports.get("", 0) < OLDEST:
         return
-    computed: set[ir.Value] = set()
+    computed: set[ir.Value | None] = set()
     for node in list(graph):
         if node.domain not in {"", "ai.onnx"}:
             continue
@@ -118,7 +118,7 @@ def hold_indices(model: ir.Model) -> None:
             hold(graph, node, place)
         source = node.inputs[0] if node.inputs else None
         cast = node.op_type == "Cast" and source is not None and source.dtype in _NUMBERS
-        if cast or (node.op_type not in _LOOK_ALIKE and any(value in computed for value in node.inputs)):
+        if cast or (node.op_type not in _LOOK_ALIKE and not computed.isdisjoint(node.inputs)):
             computed.update(output for output in node.outputs if output.dtype in _WHOLE)
 
 

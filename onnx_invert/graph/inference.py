@@ -110,7 +110,7 @@ def _question(model: ir.Model) -> onnx.ModelProto:
     for name, value in model.graph.initializers.items():
         tensor = value.const_value
         assert tensor is not None
-        if value.shape != tensor.shape or value.dtype != tensor.dtype:
+        if (value.shape is not tensor.shape and value.shape != tensor.shape) or value.dtype != tensor.dtype:
             value.shape, value.dtype = ir.Shape(tensor.shape.numpy()), tensor.dtype
         if tensor.size > SMALLEST:
             kind = onnx.helper.make_tensor_type_proto(int(tensor.dtype), tensor.shape.numpy())

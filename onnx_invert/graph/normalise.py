@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx_invert.bodies import has_bodies
 from onnx_invert.errors import ModelError
 from onnx_invert.graph.checks import first_line
-from onnx_invert.graph.fused import unfuse
+from onnx_invert.graph.fused import MAY_BE_FUSED, unfuse
 from onnx_invert.graph.inference import SMALLEST, infer_shapes
 from onnx_invert.graph.open_sizes import fix_sizes
 from onnx_invert.graph.read import Source
@@ -49,22 +49,30 @@ def normalise(source: Source) -> None:
             passes.InlinePass()(model)
         except Exception as error:  # functions that call themselves, among others
             raise ModelError(f"The functions of {source.name} cannot be inlined: {first_line(error)}") from error
-    passes.RemoveInitializersFromInputsPass()(model)
-    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    remove_unused(model.graph)
-    name_nodes(model.graph)
-    _name_sizes(model.graph)
-    if unfuse(model, partial(infer_shapes, model, source.name)):
-        name_nodes(model.graph)
+    graph = model.graph
+    # Each pass goes through all nodes, so that of a model of thousands only those are begun that may find something.
+    bodied = any(map(has_bodies, graph))
+    operators = {node.op_type for node in graph}
+    if bodied or any(value.name in graph.initializers for value in graph.inputs):
+        passes.RemoveInitializersFromInputsPass()(model)
+    if bodied or "Constant" in operators:
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    remove_unused(graph)
+    name_nodes(graph)
+    _name_sizes(graph)
+    if not operators.isdisjoint(MAY_BE_FUSED) and unfuse(model, partial(infer_shapes, model, source.name)):
+        name_nodes(graph)
+        operators = {node.op_type for node in graph}
     fold(model)
     infer_shapes(model, source.name)
-    while fix_sizes(model.graph):
+    while fix_sizes(graph):
         infer_shapes(model, source.name)
-    _gather_features(model.graph)
-    if shapes_to_constants(model.graph):
+    if "ArrayFeatureExtractor" in operators:
+        _gather_features(graph)
+    if not operators.isdisjoint({"Shape", "Size"}) and shapes_to_constants(graph):
         fold(model)
         infer_shapes(model, source.name)
-    remove_unused(model.graph)
+    remove_unused(graph)
 
 
 def remove_unused(graph: ir.Graph) -> None:
@@ -74,11 +82,15 @@ def remove_unused(graph: ir.Graph) -> None:
     them, and what is left then normalises otherwise than the model does.
     """
     for node in reversed(list(graph)):
-        if not any(value.uses() or value.is_graph_output() for value in node.outputs):
+        if not _is_used(node):
             graph.remove(node, safe=True)
     for name, value in list(graph.initializers.items()):
         if not value.uses() and not value.is_graph_output():
             del graph.initializers[name]
+
+
+def _is_used(node: ir.Node) -> bool:
+    return any(value.is_graph_output() or value.uses() for value in node.outputs)
 
 
 def name_nodes(graph: ir.Graph) -> None:
@@ -191,13 +203,13 @@ def shapes_to_constants(graph: ir.Graph) -> bool:
 def fold(model: ir.Model) -> None:
     """Compute every node that depends on constants alone, all in one run of onnx's reference evaluator."""
     graph = model.graph
-    known: set[ir.Value] = set(graph.initializers.values())
+    known: set[ir.Value | None] = {None, *graph.initializers.values()}
     constant: list[ir.Node] = []
     for node in graph:
         if (
-            node.domain in {"", "ai.onnx"}
+            known.issuperset(node.inputs)
+            and node.domain in {"", "ai.onnx"}
             and node.op_type not in NOT_FOLDED
-            and all(value is None or value in known for value in node.inputs)
             and not has_bodies(node)
         ):
             constant.append(node)
@@ -220,7 +232,7 @@ def fold(model: ir.Model) -> None:
     for value, array in zip(needed, _evaluate(model, constant, needed, feeds), strict=True):
         replace(graph, value, array)
     for node in reversed(constant):
-        if not any(value.uses() or value.is_graph_output() for value in node.outputs):
+        if not _is_used(node):
             graph.remove(node, safe=True)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import onnx
@@ -31,7 +31,7 @@ def check_operators(model: ir.Model, name: str) -> None:
     unknown: dict[str, None] = {}
     laid_out: dict[str, None] = {}
     wrong: list[str] = []
-    defined: dict[tuple[str, str, int], bool] = {}
+    defined: dict[tuple[str, str, int], dict[str, ir.AttributeType] | None] = {}
     graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
     for body in graphs:
         for node in _all_nodes(body):
@@ -51,9 +51,11 @@ def check_operators(model: ir.Model, name: str) -> None:
             elif domain in ("", "ai.onnx.ml"):
                 key = (node.op_type, domain, version)
                 if key not in defined:
-                    defined[key] = onnx.defs.has(node.op_type, max_inclusive_version=version, domain=domain)
-                if defined[key]:
-                    wrong += _wrong_attributes(node, label, version, domain)
+                    defined[key] = _attributes(*key)
+                attributes = defined[key]
+                if attributes is not None:
+                    if node.attributes:
+                        wrong += _wrong_attributes(node, label, attributes)
                 elif domain or node.op_type not in OWN:
                     unknown[f"node {label!r}: {node.op_type} (not an operator of opset {version})"] = None
     if wrong:
@@ -68,17 +70,20 @@ def check_operators(model: ir.Model, name: str) -> None:
         raise ModelError("\n".join([head, *(f"  {line}" for line in laid_out), last]))
 
 
-def _wrong_attributes(node: ir.Node, label: str, version: int, domain: str) -> list[str]:
+def _attributes(op_type: str, domain: str, version: int) -> dict[str, ir.AttributeType] | None:
+    """The types of an operator's attributes; None if it is not defined at a version."""
+    if not onnx.defs.has(op_type, max_inclusive_version=version, domain=domain):
+        return None
+    known: dict[str, Any] = dict(onnx.defs.get_schema(op_type, version, domain).attributes)
+    return {name: ir.AttributeType(int(attribute.type)) for name, attribute in known.items()}
+
+
+def _wrong_attributes(node: ir.Node, label: str, known: Mapping[str, ir.AttributeType]) -> list[str]:
     """The attributes whose type is not what ONNX defines for them."""
-    if not node.attributes:
-        return []
-    known: dict[str, Any] = dict(onnx.defs.get_schema(node.op_type, version, domain).attributes)
     wrong = []
     for attribute in node.attributes.values():
-        if attribute.name not in known or attribute.is_ref():
-            continue
-        expected = ir.AttributeType(int(known[attribute.name].type))
-        if expected != attribute.type:
+        expected = known.get(attribute.name)
+        if expected is not None and expected != attribute.type and not attribute.is_ref():
             found = f"{attribute.name!r} is {attribute.type.name}, not {expected.name}"
             wrong.append(f"node {label!r} ({node.op_type}): {found}")
     return wrong

@@ -191,5 +191,7 @@ def _own_weights(model: ir.Model) -> None:
     """Take the weights out of the parsed file, so that they are held once and it can be freed."""
     for value in model.graph.initializers.values():
         tensor = value.const_value
-        if isinstance(tensor, ir.TensorProtoTensor) and tensor.dtype != ir.DataType.STRING:
-            value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=value.name)
+        if isinstance(tensor, ir.TensorProtoTensor) and (dtype := tensor.dtype) != ir.DataType.STRING:
+            array = tensor.numpy()
+            same = value.shape is not None and value.shape.dims == array.shape
+            value.const_value = ir.Tensor(array, dtype=dtype, shape=value.shape if same else None, name=value.name)

@@ -63,7 +63,7 @@ def choose(
             found, judged = refused.blockers, isinstance(refused, NoPromiseError)
     try:
         if not judged:
-            return make_system_plan(small, problem, rules, tried=method == "auto")
+            return make_system_plan(small, problem, rules, tried=method == "auto", ordering=ordering)
     except NotInvertibleError as refused:
         others = refused.blockers
     except ModelError:

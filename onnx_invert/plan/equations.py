@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import onnx_ir as ir
 
@@ -18,16 +19,14 @@ from onnx_invert.errors import Blocker
 from onnx_invert.plan.problem import Problem
 
 
-@dataclass(frozen=True)
-class Solve:
+class Solve(NamedTuple):
     """`node` determines its operand number `operand` from its output."""
 
     node: ir.Node
     operand: int
 
 
-@dataclass(frozen=True)
-class Equation:
+class Equation(NamedTuple):
     """A node between unknown tensors: the places of its operands that depend on a recovered input."""
 
     node: ir.Node
@@ -36,20 +35,15 @@ class Equation:
 
 @dataclass
 class Ordering:
-    """What can be solved, in order from the outputs to the inputs, of the equations of `problem` (`system`).
-
-    `known` are the tensors that are then.
-    """
+    """What can be solved, in order from the outputs to the inputs, of the equations of `problem` (`system`)."""
 
     problem: Problem
     system: dict[ir.Node, Equation]
-    solved: dict[ir.Node, Solve]
-    known: set[ir.Value]
 
     @property
     def solves(self) -> tuple[Solve, ...]:
         """Which equation determines what, from the outputs to the inputs."""
-        return tuple(self.solved.values())
+        return tuple(self._spread[0].values())
 
     @property
     def is_complete(self) -> bool:
@@ -59,53 +53,60 @@ class Ordering:
     @cached_property
     def blockers(self) -> tuple[Blocker, ...]:
         """What stands in the way; looked for when it is asked for, which only a refusal does."""
-        return tuple(_obstacles(self.problem, self.system, self.solved, self.known))
+        return tuple(_obstacles(self.problem, self.system, *self._spread))
+
+    @cached_property
+    def _spread(self) -> tuple[dict[ir.Node, Solve], set[ir.Value]]:
+        """How equations are solved, each once, and the tensors that are known then. Linear in nodes and tensors."""
+        known: set[ir.Value] = set()
+        solved: dict[ir.Node, Solve] = {}
+        ready: deque[ir.Value] = deque(self.problem.known)
+        while ready:
+            value = ready.popleft()
+            if value in known:
+                continue
+            known.add(value)
+            neighbours = [value.producer(), *[node for node, _ in value.uses()]]
+            for node in neighbours:
+                equation = self.system.get(node) if node is not None else None
+                if equation is None or equation.node in solved or equation.node in self.problem.capturing:
+                    continue
+                place = _one_unknown(equation, known)
+                if place is not None:
+                    solved[equation.node] = Solve(equation.node, place)
+                    operand = equation.node.inputs[place]
+                    assert operand is not None
+                    ready.append(operand)
+        return solved, known
 
 
 def equations(problem: Problem) -> dict[ir.Node, Equation]:
     """The nodes that connect the recovered inputs with the known outputs, each as an equation."""
     found: dict[ir.Node, Equation] = {}
+    dependent = problem.dependent
     waiting = [value.producer() for value in problem.known]
     while waiting:
         node = waiting.pop()
         if node is None or node in found:
             continue
-        places = tuple(i for i, v in enumerate(node.inputs) if v is not None and v in problem.dependent)
-        found[node] = Equation(node, places)
-        waiting.extend(value.producer() for i in places if (value := node.inputs[i]) is not None)
+        unknown = [(place, value) for place, value in enumerate(node.inputs) if value in dependent]
+        found[node] = Equation(node, tuple([place for place, _ in unknown]))
+        waiting += [value.producer() for _, value in unknown if value is not None]
     return found
 
 
 def order(problem: Problem) -> Ordering:
-    """Order the equations, each solved once. Linear in the number of nodes and tensors."""
-    system = equations(problem)
-    known: set[ir.Value] = set()
-    solved: dict[ir.Node, Solve] = {}
-    ready: deque[ir.Value] = deque(problem.known)
-    while ready:
-        value = ready.popleft()
-        if value in known:
-            continue
-        known.add(value)
-        neighbours = [value.producer(), *(node for node, _ in value.uses())]
-        for node in neighbours:
-            equation = system.get(node) if node is not None else None
-            if equation is None or equation.node in solved or equation.node in problem.capturing:
-                continue
-            place = _one_unknown(equation, known)
-            if place is not None:
-                solved[equation.node] = Solve(equation.node, place)
-                operand = equation.node.inputs[place]
-                assert operand is not None
-                ready.append(operand)
-    return Ordering(problem, system, solved, known)
+    """The equations, to be ordered as far as somebody asks."""
+    return Ordering(problem, equations(problem))
 
 
 def _one_unknown(equation: Equation, known: set[ir.Value]) -> int | None:
     """The place of the only unknown operand, if the output is known and there is just one."""
-    if not any(output in known for output in equation.node.outputs):
+    node, places = equation
+    if known.isdisjoint(node.outputs):
         return None
-    unknown = [place for place in equation.places if equation.node.inputs[place] not in known]
+    inputs = node.inputs
+    unknown = [place for place in places if inputs[place] not in known]
     return unknown[0] if len(unknown) == 1 else None
 
 

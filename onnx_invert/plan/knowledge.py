@@ -92,8 +92,9 @@ class Knowledge:
         found = self._around.get(value)
         if found is None:
             position = self.position
-            made = (value.producer(), *[user for user, _ in value.uses()])
-            places = [position[node] for node in made if node in position]
+            maker = value.producer()
+            places = [] if maker not in position else [position[maker]]
+            places += [position[user] for user, _ in value.uses() if user in position]
             found = self._around[value] = tuple(places if len(places) < 2 else dict.fromkeys(places))
         return found
 
@@ -255,27 +256,28 @@ class Knowledge:
 
     def _needed(self, node: ir.Node) -> tuple[int, ...]:
         """The operands without which nothing of a node's output is known."""
-        every = tuple(range(len(node.inputs)))
-        twin = self.concrete.bare(node) or node
-        op = node.op_type
+        op, every = node.op_type, tuple(range(len(node.inputs)))
         if self.zeros.get(node.outputs[0]) is not None or node.domain not in {"", "ai.onnx"}:
             return ()
+        if op in _JOINS:
+            return every
         if op in _CARRIES:
             return every[:1]
-        constants = [constant(twin, place) for place in every] if op in {"Mul", "MatMul", "Gemm"} else []
+        if op not in {"Mul", "MatMul", "Gemm"}:
+            return ()
+        twin = self.concrete.bare(node) or node
+        constants = [constant(twin, place) for place in every]
         if op == "Mul":
             zero = any(array is not None and np.count_nonzero(array) < array.size for array in constants)
             return () if zero else every
-        if op in {"MatMul", "Gemm"}:
-            # A row or a column of zeros leaves an element of the product that follows from nothing.
-            full = all(
-                array is None
-                or np.count_nonzero(array) == array.size
-                or (np.any(array, 0).all() and np.any(array, -1).all())
-                for array in constants[:2]
-            )
-            return every[:2] if full else ()
-        return every if op in _JOINS else ()
+        # A row or a column of zeros leaves an element of the product that follows from nothing.
+        full = all(
+            array is None
+            or np.count_nonzero(array) == array.size
+            or (np.any(array, 0).all() and np.any(array, -1).all())
+            for array in constants[:2]
+        )
+        return every[:2] if full else ()
 
     def _zero(self, node: ir.Node) -> Mask | None:
         """The elements of a product that a constant 0 makes 0, whatever the unknown is."""

@@ -55,17 +55,13 @@ class Relation:
     @staticmethod
     def of(node: ir.Node, concrete: Concrete, frozen: frozenset[tuple[ir.Node, int]]) -> Relation:
         """Read off a node; its `frozen` operands are taken for known."""
-        op, inputs = node.op_type, node.inputs
+        op, inputs, outputs = node.op_type, node.inputs, node.outputs
         twin = concrete.bare(node)
-        outputs = node.outputs
-        values = [value for value in inputs if value is not None and value.const_value is None]
-        free = tuple(
-            [
-                (place, value)
-                for place, value in enumerate(inputs)
-                if value is not None and value.const_value is None and (node, place) not in frozen
-            ]
-        )
+        placed = [
+            (place, value) for place, value in enumerate(inputs) if value is not None and value.const_value is None
+        ]
+        values = [value for _, value in placed]
+        free = tuple([entry for entry in placed if (node, entry[0]) not in frozen] if frozen else placed)
         elementwise = op in ELEMENTWISE
         apart = moves(node)
         moving = apart if twin is None or twin is node else moves(twin)

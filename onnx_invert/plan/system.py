@@ -8,11 +8,11 @@ known; one whose rule solves for an operand is undone where its output and its o
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from heapq import heappop, heappush
+from itertools import count
 
 import numpy as np
 import onnx_ir as ir
@@ -41,6 +41,7 @@ POOR = 10.0
 class System(Knowledge):
     """Equations, what is known so far, and the `steps` that found it.
 
+    `square` says that there are as many equations as unknowns: then all of them are needed, in whatever order.
     `told` are the symbolic sizes that the inverse reads from its inputs.
     `refused` says of operands why their node is not undone for them, `blocked` of known tensors why the block before
     them was not solved. Of those in `folded` it was found that several unknowns make one of them.
@@ -48,6 +49,7 @@ class System(Knowledge):
 
     rules: RuleSet
     opset: int
+    square: bool = False
     told: frozenset[str] = frozenset()
     steps: list[Step] = field(default_factory=list)
     refused: dict[Edge, NoInverse] = field(default_factory=dict)
@@ -78,8 +80,10 @@ class System(Knowledge):
         equations are looked at again. A matrix of poor condition waits until nothing else follows: what it would tell
         may be told better elsewhere.
 
-        Where there are more equations than unknowns, those that come first in this order find a tensor, and the others
-        are left over: the order decides which.
+        Behind it comes first what is nearest to the outputs, in a `square` system: what runs forwards from a half of a
+        tensor, and gives the other half, is done before the half is carried on towards the inputs. Where there are
+        more equations than unknowns, those that come first find a tensor, and the others are left over: the order
+        decides which, so that it is the order in which tensors grew, by which the fewest steps find a tensor.
         """
         if grown is None:
             self._late.clear()
@@ -87,7 +91,8 @@ class System(Knowledge):
             ahead = [index for index, node in enumerate(self.nodes) if self._promises(node)]
         else:
             ahead = sorted(self.around(grown))
-        behind = deque[int]()
+        behind: list[tuple[int, int]] = []
+        turn = count()
         queued = set(ahead)
         targets = list(wanted)
         while ahead or behind or self._late:
@@ -95,7 +100,7 @@ class System(Knowledge):
                 return
             passing = bool(ahead)
             if ahead or behind:
-                index = heappop(ahead) if passing else behind.popleft()
+                index = heappop(ahead) if passing else heappop(behind)[1]
                 queued.discard(index)
                 found = self._try(self.nodes[index])
             else:
@@ -108,7 +113,7 @@ class System(Knowledge):
                     if passing and neighbour > index:
                         heappush(ahead, neighbour)
                     else:
-                        behind.append(neighbour)
+                        heappush(behind, (-neighbour if self.square else next(turn), neighbour))
 
     def _undo_late(self) -> list[ir.Value]:
         """The matrix of the least condition among those that wait, undone; the operand that is known then."""
@@ -256,8 +261,10 @@ class System(Knowledge):
         others = [state for at, other in relation.open if at != place and (state := known.get(other)) is not None]
         if not relation.elementwise and (others or y is not None or not before.none):
             return False
+        if any(other.none for other in others):
+            return False
         stages = self._facts(node, place)
-        if stages is None or any(other.none for other in others):
+        if stages is None:
             return False
         new = self.pool.all(before.shape) - before
         if y is not None or others or any(isinstance(s.fact, Diagonal) and s.lost for s in stages):

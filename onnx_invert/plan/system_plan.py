@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -15,7 +15,7 @@ from onnx_invert.plan.blocks import solve, stuck
 from onnx_invert.plan.bounds import Ends, bounds_of
 from onnx_invert.plan.concrete import Concrete
 from onnx_invert.plan.conditions import is_bounded, is_tried, on_domain, said_of, strategy, what_is_tried
-from onnx_invert.plan.equations import equations
+from onnx_invert.plan.equations import Ordering, equations
 from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.plan.plan import Row
 from onnx_invert.plan.problem import Problem, describe
@@ -182,13 +182,18 @@ def _factor(stage: Stage) -> list[ir.Value]:
 
 
 def make_system_plan(
-    small: Callable[..., Sized], problem: Problem, rules: RuleSet, *, tried: bool = False
+    small: Callable[..., Sized],
+    problem: Problem,
+    rules: RuleSet,
+    *,
+    tried: bool = False,
+    ordering: Ordering | None = None,
 ) -> SystemPlan:
     """Spread what is known of the outputs through the equations; outputs that are not needed are left out.
 
     `small` gives the model's graph at sizes that are all known, `small(copies=…)` with more samples. With `tried` a
     block of as many equations as unknowns may be solved without a proof that it has one solution, if all equations
-    are used and every other step is onto.
+    are used and every other step is onto. `ordering` has the equations of `problem`, if they were looked at before.
 
     Raises:
         NotInvertibleError: with every place where nothing more follows.
@@ -200,12 +205,13 @@ def make_system_plan(
     refused: list[Blocker] = []
     for known in _choices(problem, concrete):
         chosen = replace(problem, known=known, unused=tuple(v for v in problem.graph.outputs if v not in known))
-        involved = equations(chosen)
+        involved = ordering.system if ordering is not None and known == problem.known else equations(chosen)
         nodes = [node for node in problem.graph if node in involved]
         if unfit := _unfit(chosen, nodes):
             raise NotInvertibleError(unfit)
         sizes = _sizes(chosen)
         system = System.between(concrete, rules, problem.opset, nodes, problem.recovered, frozenset(sizes))
+        system.square = _numbers(known, concrete) == _numbers(problem.recovered, concrete)
         for value in known:
             if value in system.known:
                 system.learn(value, system.pool.all(system.known[value].shape))
@@ -249,9 +255,9 @@ def _choices(problem: Problem, concrete: Concrete) -> list[tuple[ir.Value, ...]]
     """Sets of outputs to start from: the largest ones that together have as many numbers as x; then all."""
 
     def size(value: ir.Value) -> int:
-        return math.prod(concrete.shapes.get(value.name or "", (0,)))
+        return _numbers([value], concrete)
 
-    needed = sum(size(value) for value in problem.recovered)
+    needed = _numbers(problem.recovered, concrete)
     enough = [value.name or "" for value in problem.known if size(value) >= needed]
     if len(enough) > 1:
         reason = f"the outputs {', '.join(map(repr, enough))} each have as many numbers as what is recovered"
@@ -260,11 +266,16 @@ def _choices(problem: Problem, concrete: Concrete) -> list[tuple[ir.Value, ...]]
     floats = sorted(problem.known, key=size, reverse=True)
     chosen: list[ir.Value] = []
     for value in floats:
-        if sum(map(size, chosen)) >= needed:
+        if _numbers(chosen, concrete) >= needed:
             break
         chosen.append(value)
     order = [tuple(value for value in problem.known if value in chosen), problem.known]
     return list(dict.fromkeys(order))
+
+
+def _numbers(values: Iterable[ir.Value], concrete: Concrete) -> int:
+    """How many numbers tensors have together, at the sizes of the plan."""
+    return sum(math.prod(concrete.shapes.get(value.name or "", (0,))) for value in values)
 
 
 def _sizes(problem: Problem) -> dict[str, tuple[ir.Value, int]]:

@@ -32,7 +32,7 @@ def taken_together(steps: Sequence[Step]) -> list[Step]:
     first_reader: dict[ir.Value, Position] = {}
     for index in range(len(steps) - 1, -1, -1):
         step = steps[index]
-        needed = min([first_reader.get(value, end) for value in _written(step)], default=end)
+        needed = min([first_reader[value] for value in _written(step) if value in first_reader], default=end)
         key = _key(step)
         if key is not None:
             at = later.get(key)
