@@ -19,9 +19,6 @@ from onnx_invert.graph.normalise import fold, name_nodes, replace, shapes_to_con
 from onnx_invert.sized import Sized, shapes_at, sized
 from onnx_invert.sizes import product
 
-_ROUNDS = 8
-"""Shapes that follow from folded shapes that follow from shapes: each round settles one such step."""
-
 
 def numbered(graph: ir.Graph, second: bool = False) -> dict[str, int]:
     """A number for every symbolic size of the inputs: 2 (5) for the first, which counts samples; for the others
@@ -46,7 +43,8 @@ def concretise(model: ir.Model, sizes: Mapping[str, int]) -> ir.Model:
     _check_ranks(model)
     twin = _copy(model, sizes)
     told = _told(twin.graph)
-    for _ in range(_ROUNDS):
+    # Shapes follow from folded shapes, and branches from both: each round settles a step, and takes nodes away.
+    while True:
         if not told:
             infer_shapes(twin, "the model")
         changed = shapes_to_constants(twin.graph)
@@ -160,6 +158,7 @@ def settle(model: ir.Model, name: str) -> None:
         infer_shapes(model, name)
         fold(model)
     _names(model.graph, [_shapes(twin.graph) for twin in twins], {(first[s], second[s]): s for s in first})
+    _types(model.graph, twins[0].graph)
 
 
 def inline_decided(graph: ir.Graph) -> bool:
@@ -225,8 +224,11 @@ def _constants(model: ir.Model, one: ir.Model, other: ir.Model) -> bool:
     return found
 
 
-def _names(graph: ir.Graph, shapes: list[dict[str, tuple[int, ...]]], names: dict[tuple[int, int], str]) -> None:
-    """Rename the symbolic sizes of inner tensors by what they are in the two copies."""
+def _names(graph: ir.Graph, shapes: list[dict[str, _Dims]], names: dict[tuple[int, int], str]) -> None:
+    """Rename the symbolic sizes of inner tensors by what they are in the two copies.
+
+    A size that depends on values, as how many elements a mask selects, stays as it is called, in the midst of others.
+    """
     bases, others = dict(names), dict[tuple[int, int], str]()
     for node in graph:
         for value in node.outputs:
@@ -236,24 +238,42 @@ def _names(graph: ir.Graph, shapes: list[dict[str, tuple[int, ...]]], names: dic
             if value.shape is not None and (len(value.shape) != len(a) or value.shape.is_static()):
                 continue
             dims: list[int | str] = []
-            for axis, pair in enumerate(zip(a, b, strict=True)):
+            for axis, (size, rival) in enumerate(zip(a, b, strict=True)):
                 dim = None if value.shape is None else value.shape[axis]
-                if isinstance(dim, int) or pair[0] == pair[1]:
-                    dims.append(pair[0])
+                if size is None or rival is None:
+                    called = dim if isinstance(dim, int) or dim is None else dim.value
+                    dims.append(f"{value.name}.{axis}" if called is None else called)
+                    continue
+                pair = (size, rival)
+                if isinstance(dim, int) or size == rival:
+                    dims.append(size)
                 elif pair in names:
                     dims.append(names[pair])
                 else:
                     own = str(dim.value) if dim is not None else f"{value.name}.{axis}"
-                    size = product(pair, bases) or product(pair, others, 1)
-                    if size is None:
+                    told = product(pair, bases) or product(pair, others, 1)
+                    if told is None:
                         others[pair] = own
-                    dims.append(names.setdefault(pair, own if size is None else str(size)))
+                    dims.append(names.setdefault(pair, own if told is None else str(told)))
             value.shape = ir.Shape(dims)
 
 
-def _shapes(graph: ir.Graph) -> dict[str, tuple[int, ...]]:
+def _types(graph: ir.Graph, twin: ir.Graph) -> None:
+    """Give tensors the types that inference told of in a copy alone, where it knew of more shapes."""
+    told = {value.name: value.type for node in twin for value in node.outputs}
+    for node in graph:
+        for value in node.outputs:
+            if value.type is None:
+                value.type = told.get(value.name)
+
+
+_Dims = tuple[int | None, ...]
+
+
+def _shapes(graph: ir.Graph) -> dict[str, _Dims]:
+    """The sizes of the tensors whose rank is known, None for a size that is not."""
     return {
-        value.name or "": tuple(value.shape.numpy())
+        value.name or "": tuple(dim if isinstance(dim, int) else None for dim in value.shape)
         for value in (*graph.initializers.values(), *(output for node in graph for output in node.outputs))
-        if value.shape is not None and value.shape.is_static()
+        if value.shape is not None
     }

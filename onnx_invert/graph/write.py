@@ -147,6 +147,12 @@ def restate(path: Path, metadata: dict[str, str]) -> None:
 def to_proto(model: ir.Model) -> onnx.ModelProto:
     """The model as a protobuf message, weights included."""
     proto: onnx.ModelProto = ir.serde.serialize_model(model)
+    for tensor in proto.graph.initializer:
+        weight = model.graph.initializers[tensor.name].const_value
+        if isinstance(weight, ir.ExternalTensor):
+            # What would be written is where it lies, beside the file that it was read from.
+            tensor.CopyFrom(onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims))
+            tensor.raw_data = weight.tobytes()
     return proto
 
 
@@ -154,12 +160,14 @@ def _stream(model: ir.Model, file: BinaryIO) -> None:
     """Write the protobuf encoding with the weights straight from their arrays, none of them copied.
 
     A message is its fields one after another, in any order: the graph is written without its large
-    tensors first, then each of those as one more `initializer` field.
+    tensors first, then each of those as one more `initializer` field; and so is one of any size that lies beside the
+    file it was read from, of which the message would only say where.
     """
     large = [
         value
         for value in model.graph.initializers.values()
-        if value.const_value is not None and value.const_value.nbytes > _STREAMED
+        if value.const_value is not None
+        and (value.const_value.nbytes > _STREAMED or isinstance(value.const_value, ir.ExternalTensor))
     ]
     graph = model.graph
     for value in large:

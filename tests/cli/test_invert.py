@@ -9,6 +9,8 @@ import onnxruntime
 import pytest
 from small_models import affine, external, save, text
 
+import onnx_invert
+
 CALL = ["f.onnx", "-o", "g.onnx"]
 
 
@@ -277,6 +279,23 @@ def test_a_model_with_external_data(call, folder, files):
     x = np.ones((1, 4), np.float32)
     np.testing.assert_array_equal(run("g.onnx", y=x)[0], run("h.onnx", y=x)[0])
     assert files() == {"f.onnx", "model.onnx", "weights.bin", "g.onnx", "h.onnx"}
+
+
+def test_a_small_weight_of_a_network_that_runs_forwards_may_lie_in_another_file(call, folder):
+    """What the inverse takes over of the model is held by its own file, in the command line and in Python."""
+    body = """g (float[N,2] x) => (float[N,2] y) <float[1,1] w = {0.5}> {
+        a, b = Split<axis = 1>(x) h = MatMul(a, w) s = Exp(h) c = Mul(b, s) y = Concat<axis = 1>(a, c)
+    }"""
+    model = text(body)
+    onnx.save(model, folder / "model.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    save(model, Path("f.onnx"))
+    assert call("model.onnx", "-o", "g.onnx", "--log-det").code == 0
+    assert call("f.onnx", "-o", "h.onnx", "--log-det").code == 0
+    y = np.array([[1, 2], [-3, 4]], np.float32)
+    np.testing.assert_array_equal(run("g.onnx", y=y)[0], run("h.onnx", y=y)[0])
+    made = onnx_invert.invert(folder / "model.onnx", verify=False).model
+    session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    np.testing.assert_array_equal(session.run(None, {"y": y})[0], run("h.onnx", y=y)[0])
 
 
 def test_names_that_look_like_markup(call):

@@ -7,7 +7,7 @@ import pytest
 from small_models import affine, text
 
 from onnx_invert.errors import ModelError
-from onnx_invert.graph.concrete import concretise
+from onnx_invert.graph.concrete import concretise, settle
 from onnx_invert.graph.normalise import normalise
 from onnx_invert.graph.read import from_proto
 
@@ -59,3 +59,23 @@ def test_what_is_noted_of_a_node_is_kept():
     twin = concretise(model, {"N": 7})
     assert [bool(node.meta.get("held")) for node in twin.graph] == [True, False]
     assert isinstance(twin.graph, ir.Graph)
+
+
+def test_branches_that_shapes_decide_one_after_the_other():
+    """As older exporters write a squeeze: what a branch makes has a shape as soon as the branch before is decided."""
+    count = 12
+    body = "".join(
+        f"""
+        s{i} = Shape(a{i}) d{i} = Gather(s{i}, one) c{i} = Equal(d{i}, two)
+        a{i + 1} = If (c{i}) <then_branch = t () => (float[N,2] u{i}) {{ u{i} = Tanh(a{i}) }},
+                              else_branch = e () => (float[N] v{i}) {{ v{i} = ReduceSum<keepdims = 0>(a{i}, one) }}>
+        """
+        for i in range(count)
+    )
+    head = "g (float[N,2] x) => (float[N,2] y) <int64[1] one = {1}, int64[1] two = {2}>"
+    model = read(text(f"{head} {{ a0 = Neg(x) {body} y = Exp(a{count}) }}"))
+    twin = concretise(model, {"N": 7})
+    settle(model, "the model")
+    for graph in (twin.graph, model.graph):
+        asks = {"Shape", "Gather", "Equal"}  # nobody does any more
+        assert [n.op_type for n in graph if n.op_type not in asks] == ["Neg", *["Tanh"] * count, "Exp"]
