@@ -7,6 +7,7 @@ from both: the first node that makes one mixes samples.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -50,15 +51,19 @@ def mixing(problem: Problem, batch: Batch, unknowns: Sequence[ir.Value], wanted:
     session = Session(to_proto(_probe(problem, unknowns, wanted, watched)).SerializeToString(), "the model")
     ports = [*ports_of(unknowns), *(port for port in ports_of(problem.given) if port.name in session.names)]
     name = str(ports[0].shape[0])
+    rows: list[Blocker] = []
     for count in SAMPLES:
         for distribution in range(len(DISTRIBUTIONS)):
             try:
-                owners = _owners(session, ports, [port.name for port in ports[: len(unknowns)]], count, distribution)
+                found = _owners(session, ports, [port.name for port in ports[: len(unknowns)]], count, distribution)
             except ModelError:
                 break
-            if owners is not None:
-                return _judge(owners, watched, wanted, count, name)
-    return []
+            owners = dict(zip(watched, found, strict=True))
+            # Of what is not finite nothing is learned but how many rows it has.
+            rows = rows or _rows(batch, owners, wanted, count, name)
+            if all(owners[value].finite for value in wanted if value in owners):
+                return _judge(batch, owners, wanted, count, name)
+    return rows
 
 
 def _probe(
@@ -82,15 +87,20 @@ def _probe(
     return model
 
 
+@dataclass(frozen=True)
+class _Owners:
+    """Of one tensor which samples move each element, `moved` (samples, *shape), and whether all of it is `finite`."""
+
+    moved: NDArray[np.bool_]
+    finite: bool
+
+
 def _owners(
     session: Session, ports: Sequence[Port], moved: Sequence[str], count: int, distribution: int
-) -> list[Array] | None:
-    """Per output which samples move each element (samples, *shape), or None where the outputs are not finite."""
+) -> list[_Owners]:
     (one,) = draw(ports, count, distribution, moved[0])
     (other,) = draw(ports, count, distribution, moved[0], seed=1)
     base = list(session.run(one).values())
-    if not all(np.isfinite(array).all() for array in base):
-        return None
     rows = []
     for sample in range(count):
         changed = dict(one)
@@ -98,33 +108,48 @@ def _owners(
             changed[name] = one[name].copy()
             changed[name][sample] = other[name][sample]
         rows.append([_moves(a, b) for a, b in zip(session.run(changed).values(), base, strict=True)])
-    return [np.stack(parts) for parts in zip(*rows, strict=True)]
+    return [
+        _Owners(np.stack(parts), bool(np.isfinite(array).all())) for *parts, array in zip(*rows, base, strict=True)
+    ]
 
 
 def _moves(a: Array, b: Array) -> NDArray[np.bool_]:
     if a.shape != b.shape:  # sizes that follow from values
         return np.ones(b.shape, dtype=bool)
-    scale = float(np.max(np.abs(b), initial=0.0)) or 1.0
+    scale = float(np.max(np.abs(b), initial=0.0, where=np.isfinite(b))) or 1.0
     with np.errstate(all="ignore"):
-        return ~(np.abs(a.astype(np.float64) - b) <= NOISE * eps(b.dtype) * scale)
+        close = np.abs(a.astype(np.float64) - b) <= NOISE * eps(b.dtype) * scale
+    return np.asarray(~(close | (a == b) | (np.isnan(a) & np.isnan(b))))
+
+
+def _rows(
+    batch: Batch, owners: Mapping[ir.Value, _Owners], wanted: Sequence[ir.Value], count: int, name: str
+) -> list[Blocker]:
+    """The wanted tensors with another number of rows than they are taken to have."""
+    blockers = []
+    for value in wanted:
+        if value in owners:
+            shape = owners[value].moved.shape[1:]
+            rows = shape[0] if shape else 0
+            if rows != count * batch.rows(value):
+                blockers.append(misplaced(value, f"it has {rows} rows for {count} samples", name))
+    return blockers
 
 
 def _judge(
-    owners: Sequence[Array], watched: Sequence[ir.Value], wanted: Sequence[ir.Value], count: int, name: str
+    batch: Batch, owners: Mapping[ir.Value, _Owners], wanted: Sequence[ir.Value], count: int, name: str
 ) -> list[Blocker]:
-    by_value: Mapping[ir.Value, Array] = dict(zip(watched, owners, strict=True))
-    for value, moved in by_value.items():
+    for value, found in owners.items():
         node = value.producer()
-        if node is not None and np.any(moved.sum(axis=0) > 1):
+        if node is not None and np.any(found.moved.sum(axis=0) > 1):
             return [mixed(node, f"a change of one of {count} samples changes what it makes of another", name)]
-    blockers = []
+    if blockers := _rows(batch, owners, wanted, count, name):
+        return blockers
     for value in wanted:
-        if value not in by_value:
-            continue
-        moved = by_value[value]
-        rows = moved.shape[1] if moved.ndim > 1 else 0
-        if rows != count:
-            blockers.append(misplaced(value, f"it has {rows} rows for {count} samples", name))
-        elif any(moved[sample, row].any() for sample in range(count) for row in range(count) if row != sample):
-            blockers.append(misplaced(value, "a sample moves the rows of others", name))
+        if value in owners:
+            moved = owners[value].moved
+            # A sample's rows lie next to each other: (the one that changed, the one they belong to, their numbers).
+            by_sample = np.any(moved.reshape(count, count, -1), axis=2)
+            if np.any(by_sample & ~np.eye(count, dtype=bool)):
+                blockers.append(misplaced(value, "a sample moves the rows of others", name))
     return blockers

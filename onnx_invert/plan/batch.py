@@ -18,26 +18,29 @@ from onnx_invert.plan.batch_rules import FIRST, RULES, UNDECIDED, Mixes, Place, 
 from onnx_invert.plan.equations import upstream
 from onnx_invert.plan.layout import Layout
 from onnx_invert.rules.node import NodeView
+from onnx_invert.sizes import Size
 
 
 @dataclass
 class Batch:
     """Where samples lie: `places` of every tensor that depends on the unknown, `blockers` what mixes them for sure,
-    `undecided` those of the wanted tensors of which it is not known."""
+    `undecided` those of the wanted tensors of which it is not known. `size` is the name of that which counts them."""
 
     places: dict[ir.Value, State] = field(default_factory=dict)
     blockers: list[Blocker] = field(default_factory=list)
     undecided: list[ir.Value] = field(default_factory=list)
+    size: str = ""
 
     def rows(self, value: ir.Value) -> int:
         """How many entries of the tensor's first axis belong to each sample; 0 if that is not how they lie.
 
-        Of undecided tensors it is taken to be one, which has to be tried.
+        Of undecided tensors it is what the name of that axis says, 3 of 3*N, or else one; both have to be tried.
         """
         place = self.places.get(value)
         if isinstance(place, Place):
             return place.inner if place.axis == 0 and place.outer == 1 else 0
-        return 1
+        told = Size.read(_first_symbol(value) or "")
+        return told.times if isinstance(place, Undecided) and told == Size(told.times, (self.size,)) else 1
 
     def is_known(self, value: ir.Value) -> bool:
         """True if it is known to hold its samples along its first axis, or there is no batch."""
@@ -54,7 +57,7 @@ def follow(unknowns: Sequence[ir.Value], wanted: Sequence[ir.Value], opset: int)
     symbols = [_first_symbol(value) for value in unknowns]
     if any(symbol is None for symbol in symbols):
         return batch
-    name = symbols[0] or "the first axis"
+    name = batch.size = symbols[0] or "the first axis"
     places = batch.places
     places.update(dict.fromkeys(unknowns, FIRST))
     for node in upstream(wanted, set(unknowns)):

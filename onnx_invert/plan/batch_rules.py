@@ -198,9 +198,11 @@ def _off_axis(default: int) -> Follow:
 
 def _gather(node: NodeView, operands: list[State | None]) -> State:
     places, rank, indices = _dependent(operands), _rank(node, 0), _rank(node, 1)
-    if rank is None or indices is None or len(places) != 1 or places[0][0] != 0:
+    if rank is None or indices is None or len(places) != 1:
         return UNDECIDED
-    place, axis = places[0][1], node.integer("axis", 0) % rank
+    (operand, place), axis = places[0], node.integer("axis", 0) % rank
+    if operand == 1:  # every index picks for itself, from a table that is the same for all
+        return place.on(axis + place.axis)
     if place.axis == axis:
         return UNDECIDED
     return place if place.axis < axis else place.on(place.axis + indices - 1)

@@ -81,6 +81,54 @@ def test_a_sample_in_several_rows(last):
     assert residual.shape == (5,)
 
 
+# x float[N,3] → h float[N,3]: by a table that a number picks from, as scikit-learn's QuantileTransformer does with
+# all numbers in one row; and by an operator that is not followed, so that how h lies is tried.
+IN_ONE_ROW = """T = Constant<value = float[4] {0.0, 0.1, -0.2, 0.3}>() F = Flatten<axis = 0>(x) sh = Shape(x)
+    lo = Constant<value_float = 0.0>() hi = Constant<value_float = 3.0>() c = Clip(F, lo, hi) i = Cast<to = 7>(c)
+    t = Gather(T, i) b = Add(F, t) h = Reshape(b, sh)"""
+NOT_FOLLOWED = """p = Constant<value_ints = [0, 1, 0, 0]>() q = Pad(x, p) s = Constant<value_ints = [1]>()
+    e = Constant<value_ints = [4]>() h = Slice(q, s, e, s)"""
+# What is not finite is not taken: 0/0 here, of integers, which no derivative goes through.
+HALF_FINITE = (
+    "v = Sub(x, x) j = Cast<to = 7>(v) z = Cast<to = 1>(j) n = Div(z, z) l = LessOrEqual(x, x) k = Where(l, x, n)"
+)
+
+
+@pytest.mark.parametrize("first", [IN_ONE_ROW, NOT_FOLLOWED, f"{HALF_FINITE} {NOT_FOLLOWED.replace('(x', '(k')}"])
+def test_several_rows_behind(first):
+    body = f"{W} {first} m = MatMul(h, W) g = Tanh(m) u = Add(g, m) s2 = Constant<value_ints = [-1, 1]>() "
+    f = model(f"{body} y = Reshape(u, s2)", "float[M,1] y")
+    inversion = onnx_invert.invert(f, method="newton", residual=True)
+    assert inversion.round_trip.unsolved == 0
+    x = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
+    session = onnxruntime.InferenceSession(f.SerializeToString())
+    (y,) = session.run(None, {"x": x})
+    back, residual = onnxruntime.InferenceSession(inversion.model.SerializeToString()).run(None, {"y": y})
+    assert y.shape == (15, 1)
+    assert residual.shape == (5,)
+    np.testing.assert_allclose(session.run(None, {"x": back})[0], y, atol=1e-5)
+
+
+def test_what_is_not_finite_hides_no_mixing():
+    body = (
+        f"{HALF_FINITE} a = Constant<value_ints = [-1, 6]>() r = Reshape(k, a) w = ReduceMean<axes = [1]>(r) "
+        "d = Sub(r, w) b = Constant<value_ints = [-1, 3]>() y = Reshape(d, b)"
+    )
+    for attempt in (onnx_invert.jacobian, lambda f: onnx_invert.invert(f, method="newton")):
+        with pytest.raises(NotInvertibleError, match="changes what it makes of another"):
+            attempt(model(body))
+
+
+def test_rows_are_counted_of_what_is_never_finite():
+    """Of outputs without a value nothing but their shape is known."""
+    first = NOT_FOLLOWED.replace("(x", "(k")
+    body = (
+        f"o = Sub(x, x) k0 = Div(o, o) k = Add(k0, x) {first} z = Constant<value_ints = [-1, 1]>() y = Reshape(h, z)"
+    )
+    with pytest.raises(NotInvertibleError, match="12 rows for 4 samples"):
+        onnx_invert.jacobian(model(body, "float[M,1] y"))
+
+
 def test_samples_that_alternate_are_refused():
     body = "s = Constant<value_ints = [-1, 1]>() t = Transpose(x) y = Reshape(t, s)"
     with pytest.raises(NotInvertibleError, match="3 entries for each"):
