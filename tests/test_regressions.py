@@ -103,6 +103,35 @@ def test_a_detour_through_half_precision_names_its_range():
     assert any("float16" in line for line in onnx_invert.invert(model).report["requirements"])
 
 
+HALF = text(
+    "g (float[N,4] x) => (float[N,4] y) { h = Cast<to = 10>(x) a, b = Split<axis = 1, num_outputs = 2>(h) "
+    "c = Sin(b) k = Add(a, c) d = Mul(k, k) f = Add(b, d) z = Concat<axis = 1>(k, f) s = Softsign(z) w = Add(s, z) "
+    "v = Cast<to = 1>(w) y = Mul(v, r) } ",
+    opset=18,
+)
+HALF.graph.initializer.append(numpy_helper.from_array(np.array([0.5, -2, 3, 1], np.float32), "r"))
+
+
+def test_a_block_in_half_precision_behind_casts():
+    """Every step rounds to float16, so that this is what its errors are measured by, not the float32 of both ends."""
+    inversion = onnx_invert.invert(HALF, samples=64)
+    assert inversion.report["method"] == "equations"
+    assert any("float16" in line for line in inversion.report["requirements"])
+    assert 1e-5 < inversion.report["round_trip"]["x_error"]["max"] < 1e-2
+
+
+def test_the_log_determinant_through_half_precision():
+    """y = r (z + z / (1 + |z|)), and z is a shear of x: log|det ∂y/∂x| = Σ log|r (1 + (1 + |z|)⁻²)|."""
+    inversion = onnx_invert.invert(HALF, samples=64, log_det=True)
+    y = np.array([[0.4, -1, 2, 0.3], [-0.2, 0.6, -3, 1.5]], np.float32)
+    found = ort.InferenceSession(inversion.model.SerializeToString()).run(["log_det"], {"y": y})[0]
+    w = np.abs(y / [0.5, -2, 3, 1])
+    z = (w - 2 + np.sqrt((w - 2) ** 2 + 4 * w)) / 2  # w = z + z / (1 + z)
+    wanted = -np.log(np.abs([0.5, -2, 3, 1]) * (1 + (1 + z) ** -2.0)).sum(1)
+    assert found.dtype == np.float32
+    assert np.abs(found - wanted).max() < 2e-3
+
+
 def test_an_attribute_of_the_wrong_type():
     ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 3]) for name in "xy"]
     graph = helper.make_graph([helper.make_node("LeakyRelu", ["x"], ["y"], alpha=1)], "g", ports[:1], ports[1:])

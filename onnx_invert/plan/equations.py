@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from onnx_invert.errors import Blocker
 from onnx_invert.plan.problem import Problem
+from onnx_invert.rules.node import FLOATS
 
 
 class Solve(NamedTuple):
@@ -190,3 +191,14 @@ def upstream(values: Iterable[ir.Value], known: Container[ir.Value] = ()) -> lis
             stack.append((node, True))
             stack.extend(makers(node.inputs))
     return list(found)
+
+
+def float_types(problem: Problem, ends: Iterable[ir.Value]) -> list[ir.DataType]:
+    """The floating-point types that tensors have between the recovered inputs and the known outputs, each once.
+
+    Those of `ends` come first. What rounds more coarsely than both ends, a network in half precision behind casts,
+    is among them.
+    """
+    made = (value for node in upstream(problem.known) for value in node.outputs if value in problem.dependent)
+    found = dict.fromkeys(value.dtype for value in (*ends, *made))
+    return [dtype for dtype in found if dtype in FLOATS]

@@ -18,7 +18,7 @@ from onnx_invert.errors import Blocker, ModelError, NotInvertibleError
 from onnx_invert.plan.batch import Batch, follow, joined
 from onnx_invert.plan.bottleneck import WIDE_TYPES, bottleneck, onto_end
 from onnx_invert.plan.decoder import Decoder
-from onnx_invert.plan.equations import Solve
+from onnx_invert.plan.equations import Solve, float_types
 from onnx_invert.plan.front import Front, find_front
 from onnx_invert.plan.guarantee import Guarantee, judge
 from onnx_invert.plan.layout import Layout
@@ -178,9 +178,8 @@ class NewtonPlan:
 
     @property
     def dtypes(self) -> list[ir.DataType]:
-        """The types that the equations run through."""
-        values = (*self.problem.known, *self.problem.recovered)
-        return list(dict.fromkeys(value.dtype for value in values if value.dtype is not None))
+        """Every floating-point type that the equations run through, y's first."""
+        return float_types(self.problem, (*self.problem.known, *self.problem.recovered))
 
     def release(self) -> None:
         """Let go of the weights; what is needed to describe the plan stays."""

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_invert.errors import Blocker, NotInvertibleError
-from onnx_invert.plan.equations import Ordering, order
+from onnx_invert.plan.equations import Ordering, float_types, order
 from onnx_invert.plan.guarantee import Guarantee, Verdict, judge
 from onnx_invert.plan.problem import Problem, describe
 from onnx_invert.plan.stages import Path, Stage, join_widened, measure, refusals, state_facts, trace
@@ -84,13 +84,8 @@ class Plan:
 
     @property
     def dtypes(self) -> list[ir.DataType]:
-        """Every floating-point type that the paths run through."""
-        found = {path.x.dtype: None for path in self.paths} | {path.y.dtype: None for path in self.paths}
-        for path in self.paths:
-            for stage in path.stages:
-                if isinstance(stage.fact, Convert):
-                    found |= {stage.fact.source: None, stage.fact.target: None}
-        return [dtype for dtype in found if dtype is not None]
+        """Every floating-point type that the paths and what they need run through, x's first."""
+        return float_types(self.problem, [value for path in self.paths for value in (path.x, path.y)])
 
     @property
     def rows(self) -> list[Row]:

@@ -15,7 +15,7 @@ from onnx_invert.plan.blocks import solve, stuck
 from onnx_invert.plan.bounds import Ends, bounds_of
 from onnx_invert.plan.concrete import Concrete
 from onnx_invert.plan.conditions import is_bounded, is_tried, on_domain, said_of, strategy, what_is_tried
-from onnx_invert.plan.equations import Ordering, equations
+from onnx_invert.plan.equations import Ordering, equations, float_types
 from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.plan.plan import Row
 from onnx_invert.plan.problem import Problem, describe
@@ -24,7 +24,7 @@ from onnx_invert.plan.steps import Affine, Coupled, Forward, Place, Root, Scale,
 from onnx_invert.plan.system import System
 from onnx_invert.plan.together import taken_together
 from onnx_invert.rules import RuleSet
-from onnx_invert.rules.facts import Paired
+from onnx_invert.rules.facts import Paired, requirement
 from onnx_invert.rules.interval import REALS, Interval
 from onnx_invert.sized import Sized
 
@@ -126,18 +126,13 @@ class SystemPlan:
 
     @property
     def dtypes(self) -> list[ir.DataType]:
-        """The floating-point types of both ends."""
-        found = dict.fromkeys(value.dtype for value in (*self.problem.recovered, *self.problem.known))
-        return [dtype for dtype in found if dtype is not None]
+        """Every floating-point type that the equations run through, x's first."""
+        return float_types(self.problem, (*self.problem.recovered, *self.problem.known))
 
     @property
     def requirements(self) -> list[str]:
         """Conditions under which the guarantee holds."""
-        found = [
-            f"{stage.name}: {stage.fact.requires}"
-            for stage in self.stages
-            if isinstance(stage.fact, Paired) and stage.fact.requires
-        ]
+        found = [f"{stage.name}: {text}" for stage in self.stages if (text := requirement(stage.fact))]
         sweeps = (step for step in self.flat if isinstance(step, Sweep))
         found += [f"{step.name}: {name!r} lies within [−1, 1]" for step in sweeps for name in step.within]
         found += self.tried

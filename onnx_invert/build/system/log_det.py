@@ -46,9 +46,11 @@ class LogDet:
     def __init__(self, rules: RuleSet, opset: int, samples: Samples, live: Live | None = None) -> None:
         self._rules, self._opset, self._samples, self._live = rules, opset, samples, live
         self._terms: list[ir.Value] = []
+        self._dtype = ir.DataType.FLOAT
 
     def start(self, r: Realisation, known: Sequence[ir.Value]) -> None:
         """Before the first step; `known` are the outputs that the inverse takes."""
+        self._dtype = r.e.dtype
         if self._live is not None:
             self._live.start(r, known)
 
@@ -193,7 +195,7 @@ class LogDet:
         with e.scope(f"log_det/{step.name}", step.x.dtype or e.dtype):
             slope = torn.slope(e, r.read(step.x), s, self._counted(r, step))
             logs = log_det_by_pivots(e, slope, torn.outputs, unroll=r.unroll is not None)
-            self._terms.append(e.op("Squeeze", logs, e.ints([1])))
+            self._terms.append(self._summed(e, e.op("Squeeze", logs, e.ints([1]))))
         r.root.copied.extend(step.nodes)
 
     def total(self, r: Realisation, like: ir.Value) -> ir.Value:
@@ -248,14 +250,20 @@ class LogDet:
         e = r.e
         along = self._along(like)
         others = [a for a in range(len(like.shape or ())) if a != along.axis]
-        term = e.op("ReduceSum", logs, e.ints(others), keepdims=0) if others else logs
-        if along.count > 1:
-            if along.fixed:
-                parts = e.op("Reshape", term, e.ints([along.count, -1] if along.strided else [-1, along.count]))
-            else:
-                parts = _rows(e, term, size(r, self._samples.batch, like), strided=along.strided)
-            term = e.op("ReduceSum", parts, e.ints([0 if along.strided else 1]), keepdims=0)
+        with e.scope(e.scope_name, self._dtype):
+            logs = self._summed(e, logs)
+            term = e.op("ReduceSum", logs, e.ints(others), keepdims=0) if others else logs
+            if along.count > 1:
+                if along.fixed:
+                    parts = e.op("Reshape", term, e.ints([along.count, -1] if along.strided else [-1, along.count]))
+                else:
+                    parts = _rows(e, term, size(r, self._samples.batch, like), strided=along.strided)
+                term = e.op("ReduceSum", parts, e.ints([0 if along.strided else 1]), keepdims=0)
         self._terms.append(term)
+
+    def _summed(self, e: Emitter, logs: ir.Value) -> ir.Value:
+        """In the type that everything is summed in: a part of the model may be in another one, behind casts."""
+        return logs if logs.dtype == self._dtype else e.op("Cast", logs, to=int(self._dtype))
 
     def _on_groups(self, stage: Stage, like: ir.Value) -> bool:
         """Whether a matrix acts on elements that are all there, or all not."""
