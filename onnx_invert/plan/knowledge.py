@@ -15,7 +15,8 @@ from onnx_invert.plan.lines import Lines
 from onnx_invert.plan.placing import carried
 from onnx_invert.plan.relation import Relation
 from onnx_invert.plan.steps import Edge
-from onnx_invert.rules.dependence import ELEMENTWISE, SEVERAL, flow, places, switched_off
+from onnx_invert.rules.dependence import ELEMENTWISE, flow, places, switched_off
+from onnx_invert.rules.joining import SEVERAL
 from onnx_invert.rules.moving import Labels
 from onnx_invert.rules.static import UnsizedError, constant
 

@@ -21,7 +21,7 @@ from onnx_invert.plan.lipschitz import SLOPES
 from onnx_invert.plan.steps import Edge
 from onnx_invert.plan.system import System
 from onnx_invert.plan.trial import Array, Trial
-from onnx_invert.rules.dependence import SEVERAL
+from onnx_invert.rules.joining import SEVERAL
 from onnx_invert.rules.static import UnsizedError
 
 MOST_PROVEN = 512

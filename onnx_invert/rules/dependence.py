@@ -15,10 +15,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnx_invert.rules.joining import convolved, join, joined, through_matrix
 from onnx_invert.rules.moving import Labels, carry, data_operands, moves
 from onnx_invert.rules.static import constant, integer, integers, opset_of, shape_of, shape_of_operand
-
-SEVERAL = -1
 
 ELEMENTWISE = frozenset(
     {
@@ -90,39 +89,6 @@ def places(node: ir.Node, operand: int, shape: Sequence[int]) -> list[Labels] | 
     labels: list[Labels | None] = [None] * len(node.inputs)
     labels[operand] = np.arange(1, count + 1, dtype=np.int64).reshape(shape)
     return flow(node, labels)
-
-
-def join(parts: Sequence[Labels]) -> Labels:
-    """What follows from all of `parts` together, broadcast."""
-    result = parts[0]
-    for part in parts[1:]:
-        result = np.where(result == 0, part, np.where((part == 0) | (part == result), result, SEVERAL))
-    return np.asarray(result)
-
-
-def joined(labels: Labels, axes: Sequence[int] | None = None) -> Labels:
-    """The join along `axes` (all by default), which stay with size 1."""
-    where = tuple(range(labels.ndim)) if axes is None else tuple(axes)
-    if labels.size == 0:
-        return np.zeros([1 if a in where else n for a, n in enumerate(labels.shape)], np.int64)
-    top = labels.max(axis=where, keepdims=True)
-    if not np.count_nonzero(top > 0):
-        return np.asarray(labels.min(axis=where, keepdims=True))  # 0 and SEVERAL alone
-    least = np.where(labels > 0, labels, np.iinfo(np.int64).max).min(axis=where, keepdims=True)
-    several = (labels == SEVERAL).any(axis=where, keepdims=True) | ((top > 0) & (top != least))
-    return np.where(several, SEVERAL, np.maximum(top, 0))
-
-
-def through_matrix(labels: Labels, weight: NDArray[np.generic]) -> Labels:
-    """Labels (…, K) through x @ weight, (K, M): joined where the weight is not 0."""
-    if np.count_nonzero(weight) == weight.size:
-        return np.broadcast_to(joined(labels, [labels.ndim - 1]), (*labels.shape[:-1], weight.shape[1]))
-    nonzero = weight != 0
-    rows, back = np.unique(labels.reshape(-1, labels.shape[-1]), axis=0, return_inverse=True)
-    made = np.empty((len(rows), weight.shape[1]), np.int64)
-    for index, row in enumerate(rows):
-        made[index] = joined(np.where(nonzero, row[:, None], 0), [0])[0]
-    return made[np.asarray(back).reshape(-1)].reshape(*labels.shape[:-1], weight.shape[1])
 
 
 def _special(node: ir.Node, labels: Sequence[Labels | None], shapes: Sequence[tuple[int, ...]]) -> list[Labels] | None:
@@ -287,11 +253,26 @@ def _rank(letter: str, right: str, kept: Sequence[str]) -> int:
 
 def _per_sample(node: ir.Node, x: Labels, shapes: Sequence[tuple[int, ...]]) -> list[Labels]:
     weight = constant(node, 1)
-    if node.op_type == "Conv" and weight is not None and pointwise(node, weight):
-        lines = np.moveaxis(through_matrix(np.moveaxis(x, 1, -1), weight.reshape(weight.shape[:2]).T), -1, 1)
-        return [lines]
+    if node.op_type == "Conv" and weight is not None:
+        if pointwise(node, weight):
+            return [np.moveaxis(through_matrix(np.moveaxis(x, 1, -1), weight.reshape(weight.shape[:2]).T), -1, 1)]
+        if (windows := _windows(node, weight, x.shape[2:])) is not None:
+            return [convolved(x, weight, integer(node, "group", 1), *windows)]
     line = joined(x, range(1, x.ndim))
     return [np.broadcast_to(line.reshape(-1, *[1] * (len(shape) - 1)), shape) for shape in shapes]
+
+
+def _windows(
+    node: ir.Node, weight: NDArray[np.generic], sizes: Sequence[int]
+) -> tuple[list[tuple[int, int]], list[int], list[int]] | None:
+    """Padding before and after, strides and dilations of a Conv, one for each spatial axis."""
+    count = len(sizes)
+    if node.attributes.get_string("auto_pad", "NOTSET") not in {"NOTSET", "VALID"}:
+        return None
+    pads = list(integers(node, "pads")) or [0] * 2 * count
+    strides = list(integers(node, "strides")) or [1] * count
+    dilations = list(integers(node, "dilations")) or [1] * count
+    return [(pads[axis], pads[axis + count]) for axis in range(count)], strides, dilations
 
 
 def pointwise(node: ir.Node, weight: NDArray[np.generic]) -> bool:
