@@ -158,7 +158,6 @@ def settle(model: ir.Model, name: str) -> None:
         infer_shapes(model, name)
         fold(model)
     _names(model.graph, [_shapes(twin.graph) for twin in twins], {(first[s], second[s]): s for s in first})
-    _types(model.graph, twins[0].graph)
 
 
 def inline_decided(graph: ir.Graph) -> bool:
@@ -256,15 +255,6 @@ def _names(graph: ir.Graph, shapes: list[dict[str, _Dims]], names: dict[tuple[in
                         others[pair] = own
                     dims.append(names.setdefault(pair, own if told is None else str(told)))
             value.shape = ir.Shape(dims)
-
-
-def _types(graph: ir.Graph, twin: ir.Graph) -> None:
-    """Give tensors the types that inference told of in a copy alone, where it knew of more shapes."""
-    told = {value.name: value.type for node in twin for value in node.outputs}
-    for node in graph:
-        for value in node.outputs:
-            if value.type is None:
-                value.type = told.get(value.name)
 
 
 _Dims = tuple[int | None, ...]
