@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import onnx_ir as ir
 
@@ -29,6 +30,29 @@ class Problem:
     unused: tuple[ir.Value, ...]
     dependent: frozenset[ir.Value]
     capturing: frozenset[ir.Node]
+
+    @cached_property
+    def dtypes(self) -> tuple[ir.DataType, ...]:
+        """The floating-point types of both ends, first, and of what leads from the recovered inputs to a known output.
+
+        Each is rounded to on the way, however wide the ends are: networks of halves take float32 as often as not.
+        """
+        found = dict.fromkeys(value.dtype for value in (*self.recovered, *self.known))
+        found |= dict.fromkeys(value.dtype for value in self._between() if value.dtype in FLOATS)
+        return tuple(dtype for dtype in found if dtype is not None)
+
+    def _between(self) -> Iterable[ir.Value]:
+        """The dependent tensors that a known output follows from; all of them where a body may use one."""
+        if self.capturing:
+            return self.dependent
+        found, waiting = set(self.known), list(self.known)
+        while waiting:
+            node = waiting.pop().producer()
+            for value in node.inputs if node is not None else ():
+                if value is not None and value in self.dependent and value not in found:
+                    found.add(value)
+                    waiting.append(value)
+        return found
 
 
 def pose(model: ir.Model, recover: Sequence[str] = (), known: Sequence[str] = ()) -> Problem:

@@ -126,9 +126,8 @@ class SystemPlan:
 
     @property
     def dtypes(self) -> list[ir.DataType]:
-        """The floating-point types of both ends."""
-        found = dict.fromkeys(value.dtype for value in (*self.problem.recovered, *self.problem.known))
-        return [dtype for dtype in found if dtype is not None]
+        """The floating-point types of both ends, first, and of everything between them."""
+        return list(self.problem.dtypes)
 
     @property
     def requirements(self) -> list[str]:
