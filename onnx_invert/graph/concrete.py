@@ -130,7 +130,11 @@ def small(model: ir.Model, copies: int = 1) -> Sized:
     found = sized(model.graph, sizes)
     if found is not None:
         return found
-    graph = concretise(model, sizes).graph
+    try:
+        graph = concretise(model, sizes).graph
+    except ModelError as error:
+        taken = ", ".join(f"{name} = {size}" for name, size in sizes.items())
+        raise ModelError(f"It does not run with {taken}. {error}" if taken else str(error)) from error
     nodes = {node.name or "": node for node in graph}
     return Sized(graph.inputs, nodes, shapes_at(graph, {}, whole=False) or {}, nodes)
 
