@@ -130,7 +130,11 @@ def small(model: ir.Model, copies: int = 1) -> Sized:
     found = sized(model.graph, sizes)
     if found is not None:
         return found
-    graph = concretise(model, sizes).graph
+    try:
+        graph = concretise(model, sizes).graph
+    except ModelError as error:
+        taken = ", ".join(f"{name} = {size}" for name, size in sizes.items())
+        raise ModelError(f"It does not run with {taken}. {error}" if taken else str(error)) from error
     nodes = {node.name or "": node for node in graph}
     return Sized(graph.inputs, nodes, shapes_at(graph, {}, whole=False) or {}, nodes)
 
@@ -158,7 +162,6 @@ def settle(model: ir.Model, name: str) -> None:
         infer_shapes(model, name)
         fold(model)
     _names(model.graph, [_shapes(twin.graph) for twin in twins], {(first[s], second[s]): s for s in first})
-    _types(model.graph, twins[0].graph)
 
 
 def inline_decided(graph: ir.Graph) -> bool:
@@ -256,15 +259,6 @@ def _names(graph: ir.Graph, shapes: list[dict[str, _Dims]], names: dict[tuple[in
                         others[pair] = own
                     dims.append(names.setdefault(pair, own if told is None else str(told)))
             value.shape = ir.Shape(dims)
-
-
-def _types(graph: ir.Graph, twin: ir.Graph) -> None:
-    """Give tensors the types that inference told of in a copy alone, where it knew of more shapes."""
-    told = {value.name: value.type for node in twin for value in node.outputs}
-    for node in graph:
-        for value in node.outputs:
-            if value.type is None:
-                value.type = told.get(value.name)
 
 
 _Dims = tuple[int | None, ...]

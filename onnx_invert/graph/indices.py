@@ -124,28 +124,26 @@ def hold_indices(model: ir.Model) -> None:
 
 def can_hold(node: ir.Node, opset: int) -> bool:
     """Whether the indices of an operation that takes some can be held."""
-    data = node.inputs[0]
-    return opset >= OLDEST and data is not None and data.shape is not None and bool(_axes(node))
+    return opset >= OLDEST and node.inputs[0] is not None and bool(_axes(node))
 
 
 def hold(graph: ir.Graph, node: ir.Node, place: int) -> None:
     """Put indices within their axes into a node's operand `place`; those that lie there stay."""
     data, index, axes = node.inputs[0], node.inputs[place], _axes(node)
-    if not axes or data is None or data.shape is None or index is None:
+    if not axes or data is None or index is None:
         return
     maker = index.producer()
     if maker is not None and maker.meta.get(HELD):
         return
     dtype = (index.dtype or ir.DataType.INT64).numpy()
-    dims = [data.shape[axis] for axis in axes]
+    dims = [data.shape[axis] if data.shape is not None else None for axis in axes]
     known = [dim for dim in dims if isinstance(dim, int)]
     with Before(graph, node, "held") as b:
         if len(known) == len(dims):
             sizes = np.asarray(known if len(known) > 1 else known[0], dtype)
             top, bottom = b.constant(sizes - 1), b.constant(-sizes)
         else:
-            rank = len(data.shape)
-            size = b.op("Gather", b.op("Shape", data), b.ints([axis % rank for axis in axes]))
+            size = b.op("Gather", b.op("Shape", data), b.ints(axes))
             size = b.op("Squeeze", size) if len(dims) == 1 else size
             size = size if dtype == np.int64 else b.op("Cast", size, to=int(index.dtype or 0))
             top, bottom = b.op("Sub", size, b.constant(np.ones((), dtype))), b.op("Neg", size)

@@ -64,16 +64,16 @@ def _pass_shapes_on(graph: ir.Graph) -> bool:
     return changed
 
 
-def _c_api_infer(model: ir.Model) -> dict[ir.Value, tuple[ir.Shape, ir.TypeProtocol | None]]:
-    """Shape and type of every value of which onnx's shape inference tells a shape; the weights stay out of the call.
+def _c_api_infer(model: ir.Model) -> dict[ir.Value, tuple[ir.Shape | None, ir.TypeProtocol | None]]:
+    """Shape and type of every value of which onnx's shape inference tells either; the weights stay out of the call.
 
     The question holds what bears on shapes alone, and the answer is read off its messages: serialising all of the
     model, or making a second graph of the answer, would take longer than the inference.
     """
     result = onnx.shape_inference.infer_shapes(_question(model), check_type=True, strict_mode=True, data_prop=True)
     found = {info.name: info.type for info in (*result.graph.value_info, *result.graph.output)}
-    told: dict[bytes, tuple[ir.Shape, ir.DataType] | None] = {}  # many tensors have one shape
-    read: dict[ir.Value, tuple[ir.Shape, ir.TypeProtocol | None]] = {}
+    told: dict[bytes, tuple[ir.Shape | None, ir.DataType]] = {}  # many tensors have one shape
+    read: dict[ir.Value, tuple[ir.Shape | None, ir.TypeProtocol | None]] = {}
     for node in model.graph:
         for value in node.outputs:
             inferred = found.get(value.name or "")
@@ -83,19 +83,20 @@ def _c_api_infer(model: ir.Model) -> dict[ir.Value, tuple[ir.Shape, ir.TypeProto
                 key = inferred.SerializeToString()
                 if key not in told:
                     told[key] = _tensor(inferred.tensor_type)
-                if (tensor := told[key]) is not None:
-                    read[value] = tensor[0], ir.TensorType(tensor[1])
+                shape, dtype = told[key]
+                read[value] = shape, ir.TensorType(dtype) if dtype else None
             elif (shape := ir.serde.deserialize_type_proto_for_shape(inferred)) is not None:
                 read[value] = shape, ir.serde.deserialize_type_proto_for_type(inferred)
     return read
 
 
-def _tensor(told: onnx.TypeProto.Tensor) -> tuple[ir.Shape, ir.DataType] | None:
-    """The shape, which tensors may share, and the type of an element; None if the rank is unknown."""
+def _tensor(told: onnx.TypeProto.Tensor) -> tuple[ir.Shape | None, ir.DataType]:
+    """The shape, which tensors may share, None if the rank is unknown; and the type of an element."""
+    dtype = ir.DataType(told.elem_type)
     if not told.HasField("shape"):
-        return None
+        return None, dtype
     dims = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in told.shape.dim]
-    return ir.Shape(dims, frozen=True), ir.DataType(told.elem_type)
+    return ir.Shape(dims, frozen=True), dtype
 
 
 def _question(model: ir.Model) -> onnx.ModelProto:

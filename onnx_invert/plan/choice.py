@@ -54,6 +54,7 @@ def choose(
     ordering = order(problem)
     found: Sequence[Blocker] = ()
     others: Sequence[Blocker] = ()
+    unsized: Sequence[Blocker] = ()
     judged = False
     if ordering.is_complete:
         try:
@@ -66,10 +67,12 @@ def choose(
             return make_system_plan(small, problem, rules, tried=method == "auto", ordering=ordering)
     except NotInvertibleError as refused:
         others = refused.blockers
-    except ModelError:
-        pass  # it does not run at the sizes that its equations are looked at: the paths' reasons stand
+    except ModelError as error:
+        # No shape that follows from those sizes is known, which is what stands in the way of its nodes.
+        remedy = "give its inputs the sizes that it was exported for: it may hold them as constants"
+        unsized = [Blocker("the model", "sizes", str(error), remedy)]
     found = found or in_the_way(ordering, rules)
-    blockers = tuple(dict.fromkeys([*found, *_elsewhere(others, found)]))
+    blockers = tuple(dict.fromkeys([*unsized, *found, *_elsewhere(others, found)]))
     if method == "closed-form":
         raise NotInvertibleError(blockers)
     try:

@@ -171,7 +171,15 @@ def _concatenated(node: ir.Node, arrays: Sequence[Any]) -> list[Labels]:
 def _expanded(node: ir.Node, arrays: Sequence[Any]) -> list[Labels]:
     x = arrays[0]
     assert x is not None
-    return [np.broadcast_to(x, shape_of(node.outputs[0]))]
+    wanted = shape_of(node.outputs[0])
+    try:
+        return [np.broadcast_to(x, wanted)]
+    except ValueError as error:
+        # Shape inference takes an open size for one that fits.
+        raise ModelError(
+            f"It does not run at other sizes than it was exported for: node {node.name!r} (Expand) makes {wanted} of "
+            f"{np.shape(x)}."
+        ) from error
 
 
 CARRIED: dict[str, Callable[[ir.Node, Sequence[Any]], list[Labels]]] = {

@@ -6,7 +6,8 @@ import onnx_ir as ir
 import pytest
 from small_models import affine, text
 
-from onnx_invert.errors import ModelError
+import onnx_invert
+from onnx_invert.errors import ModelError, NotInvertibleError
 from onnx_invert.graph.concrete import concretise, settle
 from onnx_invert.graph.normalise import normalise
 from onnx_invert.graph.read import from_proto
@@ -79,3 +80,16 @@ def test_branches_that_shapes_decide_one_after_the_other():
     for graph in (twin.graph, model.graph):
         asks = {"Shape", "Gather", "Equal"}  # nobody does any more
         assert [n.op_type for n in graph if n.op_type not in asks] == ["Neg", *["Tanh"] * count, "Exp"]
+
+
+def test_a_size_that_the_exporter_fixed_inside_is_named_before_the_nodes_that_suffer_from_it():
+    """The input says N, and the model holds 64: no other shape is known anywhere."""
+    proto = text(
+        """g (float[N,4] x) => (float[N,4] y) <int64[3] three = {64, 4, 1}, int64[1] last = {2}>
+        { u = Unsqueeze(x, last) e = Expand(u, three) s = Squeeze(e, last) t = Tanh(s) m = Mul(t, x) y = Sinh(m) }"""
+    )
+    with pytest.raises(NotInvertibleError) as caught:
+        onnx_invert.invert(proto, method="closed-form")
+    assert caught.value.blockers[0].op == "sizes"
+    assert "does not run" in caught.value.blockers[0].reason
+    assert "Expand" in caught.value.blockers[0].reason

@@ -190,3 +190,23 @@ def test_nothing_infinite_leaks_into_a_derivative(name: str, mode: str) -> None:
         ends = [_outputs(model, x + side * step * np.eye(4)[place])[0] for side in (1, -1)]
         columns.append((ends[0] - ends[1]) / (2 * step))
     np.testing.assert_allclose(found, np.stack(columns, axis=-1), rtol=1e-6, atol=1e-8)
+
+
+def test_an_index_is_held_where_no_rank_is_known() -> None:
+    """`sizes` is an input of unknown length: neither the table's rank nor the index's follows, but their types do."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 18]> g (float[N,4] x, float[N,3] t, int64[R] at, int64[R] of)
+        => (float[a,b] y) { r = Reshape(x, at) floor = Floor(r) i = Cast<to=7>(floor) table = Reshape(t, of)
+            y = GatherElements<axis=-1>(table, i) }"""
+    )
+    source = from_proto(model)
+    normalise(source)
+    assert all(value.type is not None for node in source.model.graph for value in node.outputs)
+    hold_indices(source.model)
+    made = ort.InferenceSession(to_proto(source.model).SerializeToString(), providers=["CPUExecutionProvider"])
+    t = np.array([[1, 2, 3]], np.float32)
+    feeds = {"t": t, "at": np.array([1, 4]), "of": np.array([1, 3])}
+    (y,) = made.run(None, feeds | {"x": np.array([[0.5, -0.5, 2.5, 1e6]], np.float32)})
+    assert np.array_equal(y, [[1, 3, 3, 3]])  # −1 is the last; what lies beyond is held
+    (y,) = made.run(None, feeds | {"x": np.array([[1.5, -3.0, -9.0, 0.0]], np.float32)})
+    assert np.array_equal(y, [[2, 1, 1, 1]])

@@ -34,6 +34,11 @@ _ALONE = frozenset({"Cast", "Identity", "Not"})
 """Functions of one element: what is 0 together stays so."""
 
 
+def converted(e: Emitter, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+    """A tensor that was emitted, in a type."""
+    return value if value.dtype in {dtype, None} else e.op("Cast", value, to=int(dtype))
+
+
 def _any(e: Emitter, truths: ir.Value, axes: Sequence[int]) -> ir.Value:
     """Whether one is true along `axes`, which stay with size 1."""
     if not axes:
@@ -63,7 +68,8 @@ class Live:
         self.shadow = r.inside(r.e, "live", {})
         for value in known:
             self._marks[value] = np.zeros(self.concrete.shapes.get(value.name or "", ()), np.int64)
-            ones = r.e.op("Expand", r.e.scalar(1.0), r.e.op("Shape", r.ports[value]))
+            with r.typed(value):
+                ones = r.e.op("Expand", r.e.scalar(1.0), r.e.op("Shape", r.ports[value]))
             self.shadow.put(value, Piece(ones))
 
     def of(self, value: ir.Value, mask: Mask) -> ir.Value | None:
@@ -107,13 +113,22 @@ class Live:
         before = self._marks[y]
         if before.shape != shape or np.any(before[step.mask] == _UNKNOWN):
             return
-        value = self.shadow.read(y)
+        with self.shadow.typed(x):
+            value, marks = self._undone(step, x, y, before)
+        known = self._marks.setdefault(x, np.full(shape, _UNKNOWN, np.int64))
+        known[step.mask] = marks[step.mask]
+        self.shadow.put(x, Piece(value) if step.mask.all() else Piece(value, mask=step.mask))
+
+    def _undone(self, step: Undo, x: ir.Value, y: ir.Value, before: Labels) -> tuple[ir.Value, Labels]:
+        """What counts of x, and the marks of its elements, in the emitter's type; `before` are the marks of y."""
+        assert self.shadow is not None
+        e = self.shadow.e
+        value = converted(e, self.shadow.read(y), e.dtype)
         marks = np.where(step.mask, before, _UNKNOWN)
         for fact in (stage.fact for stage in step.stages):
             other = step.node.inputs[fact.other] if isinstance(fact, Paired) and step.node.op_type == "Mul" else None
             if other is None or other in self.shadow.dependent:
                 continue
-            e = self.shadow.e
             factor = self.shadow.read(other)
             none = e.op("Equal", factor, e.scalar(0.0))
             counts = e.op("Not", none)
@@ -125,10 +140,8 @@ class Live:
                 counts = e.op("Or", counts, lost)
                 self.lost.append((x, e.op("Where", lost, e.scalar(-np.inf), e.scalar(0.0)), step.mask))
             value = e.op("Mul", value, e.op("Cast", counts, to=int(e.dtype)))
-            marks = np.where(step.mask, self._both(before, self._of_given(other, shape)), _UNKNOWN)
-        known = self._marks.setdefault(x, np.full(shape, _UNKNOWN, np.int64))
-        known[step.mask] = marks[step.mask]
-        self.shadow.put(x, Piece(value) if step.mask.all() else Piece(value, mask=step.mask))
+            marks = np.where(step.mask, self._both(before, self._of_given(other, before.shape)), _UNKNOWN)
+        return value, marks
 
     def _apart(self, x: ir.Value, factor: ir.Value) -> list[int]:
         """The axes of a factor of x along which samples do not lie."""
@@ -153,6 +166,8 @@ class Live:
         known = self._marks.setdefault(step.x, np.full(before.shape, _UNKNOWN, np.int64))
         known[step.mask] = before[step.mask]
         value = self.shadow.read(step.y)
+        if step.x.dtype is not None:
+            value = converted(self.shadow.e, value, step.x.dtype)
         self.shadow.put(step.x, Piece(value) if step.mask.all() else Piece(value, mask=step.mask))
 
     def _both(self, one: Labels, other: Labels) -> Labels:

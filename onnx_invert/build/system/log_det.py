@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from onnx_invert.build.system.coupled import Rows, Torn, identity, jacobian, outside
 from onnx_invert.build.system.determinant import LARGEST, log_det, log_det_by_pivots
-from onnx_invert.build.system.live import Live
+from onnx_invert.build.system.live import Live, converted
 from onnx_invert.build.system.pieces import Mask
 from onnx_invert.build.system.shapes import size
 from onnx_invert.build.tape import Tape
@@ -49,7 +49,7 @@ class LogDet:
         self._dtype = ir.DataType.FLOAT
 
     def start(self, r: Realisation, known: Sequence[ir.Value]) -> None:
-        """Before the first step; `known` are the outputs that the inverse takes."""
+        """Before the first step; `known` are the outputs that the inverse takes. The sum is of the emitter's type."""
         self._dtype = r.e.dtype
         if self._live is not None:
             self._live.start(r, known)
@@ -67,7 +67,8 @@ class LogDet:
     def lost(self, r: Realisation) -> None:
         """What was undone last may have lost elements: the determinant is infinite then."""
         for x, logs, mask in self._live.lost if self._live is not None else ():
-            self._sum(r, r.e.op("Expand", logs, r.e.op("Shape", r.read(x))), x, mask, None)
+            with r.typed(x):
+                self._sum(r, r.e.op("Expand", logs, r.e.op("Shape", r.read(x))), x, mask, None)
         if self._live is not None:
             self._live.lost.clear()
 
@@ -195,7 +196,7 @@ class LogDet:
         with e.scope(f"log_det/{step.name}", step.x.dtype or e.dtype):
             slope = torn.slope(e, r.read(step.x), s, self._counted(r, step))
             logs = log_det_by_pivots(e, slope, torn.outputs, unroll=r.unroll is not None)
-            self._terms.append(self._summed(e, e.op("Squeeze", logs, e.ints([1]))))
+            self._terms.append(converted(e, e.op("Squeeze", logs, e.ints([1])), self._dtype))
         r.root.copied.extend(step.nodes)
 
     def total(self, r: Realisation, like: ir.Value) -> ir.Value:
@@ -248,22 +249,22 @@ class LogDet:
     def _reduce(self, r: Realisation, logs: ir.Value, like: ir.Value) -> None:
         """Add the sum over every sample of a tensor."""
         e = r.e
-        along = self._along(like)
-        others = [a for a in range(len(like.shape or ())) if a != along.axis]
+        # Steps of halves and of float32 may stand in one inverse.
+        logs = converted(e, logs, self._dtype)
         with e.scope(e.scope_name, self._dtype):
-            logs = self._summed(e, logs)
-            term = e.op("ReduceSum", logs, e.ints(others), keepdims=0) if others else logs
-            if along.count > 1:
-                if along.fixed:
-                    parts = e.op("Reshape", term, e.ints([along.count, -1] if along.strided else [-1, along.count]))
-                else:
-                    parts = _rows(e, term, size(r, self._samples.batch, like), strided=along.strided)
-                term = e.op("ReduceSum", parts, e.ints([0 if along.strided else 1]), keepdims=0)
-        self._terms.append(term)
+            self._terms.append(self._summed(r, logs, like))
 
-    def _summed(self, e: Emitter, logs: ir.Value) -> ir.Value:
-        """In the type that everything is summed in: a part of the model may be in another one, behind casts."""
-        return logs if logs.dtype == self._dtype else e.op("Cast", logs, to=int(self._dtype))
+    def _summed(self, r: Realisation, logs: ir.Value, like: ir.Value) -> ir.Value:
+        e, along = r.e, self._along(like)
+        others = [a for a in range(len(like.shape or ())) if a != along.axis]
+        term = e.op("ReduceSum", logs, e.ints(others), keepdims=0) if others else logs
+        if along.count == 1:
+            return term
+        if along.fixed:
+            parts = e.op("Reshape", term, e.ints([along.count, -1] if along.strided else [-1, along.count]))
+        else:
+            parts = _rows(e, term, size(r, self._samples.batch, like), strided=along.strided)
+        return e.op("ReduceSum", parts, e.ints([0 if along.strided else 1]), keepdims=0)
 
     def _on_groups(self, stage: Stage, like: ir.Value) -> bool:
         """Whether a matrix acts on elements that are all there, or all not."""
