@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from onnx_invert.bounding import box
 from onnx_invert.build.newton.inverse import Options, build_newton, build_probe
 from onnx_invert.build.newton.reversed import Reversed, build_conditions, reverse
+from onnx_invert.build.newton.solver import RESCUE_ITERATIONS
 from onnx_invert.graph.write import to_proto
 from onnx_invert.numerics.prior import fit
 from onnx_invert.numerics.start import Start
@@ -42,6 +43,10 @@ MOST_NUMBERS = 1 << 22
 
 TRIED, TRIED_AGAIN = SAMPLES, 16
 """Samples that the plain iteration is tried on, and how many of those that it leaves are tried with starts."""
+
+SHORTLY = RESCUE_ITERATIONS // 2
+"""Iterations of the second loop where it is tried: which starts are the better ones shows before the last of them,
+and samples that none helps take all."""
 
 MOVED = 1e-3
 """By how much of themselves inputs are moved to try them again."""
@@ -78,7 +83,7 @@ def with_starts(
     batches = _to_fit(plan, data, prior, options)
     fewest, best = _count(plan, left), options
     for way in _ways(plan, options, batches):
-        count = _count(plan, _unsolved(plan, way, left))
+        count = _count(plan, _unsolved(plan, replace(way, again=SHORTLY), left))
         # Of two that leave as many, the one without equations of its own, which comes first.
         if count < fewest:
             fewest, best = count, way

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx_invert.build.forwards import Forwards
 from onnx_invert.build.inverse import Inverse, Walk, assemble, port_of
 from onnx_invert.build.newton.reversed import Reversed, retry
-from onnx_invert.build.newton.solver import Solver
+from onnx_invert.build.newton.solver import RESCUE_ITERATIONS, Solver
 from onnx_invert.build.newton.unknowns import Unknowns, boxed, unknowns_of
 from onnx_invert.build.residual import name_of, relative
 from onnx_invert.build.rows import joined, rows, split, tensor
@@ -43,7 +43,7 @@ class Options:
     `starts` says, per system and at last for all of them joined, where samples that are not solved start again: what
     is plausible for the system's unknowns (n) given its known numbers, None where that is not known. Without it they
     start anywhere, and the systems are not joined. `kinks` are the spreads of tensors of the model that a function has
-    a kink of, in whose units the kink is rounded off for those samples.
+    a kink of, in whose units the kink is rounded off for those samples. They are iterated up to `again` times.
     """
 
     iterations: int = ITERATIONS
@@ -57,6 +57,7 @@ class Options:
     starts: Sequence[Start | None] = ()
     reversed: Sequence[Reversed | None] = ()
     kinks: Mapping[ir.Value, float] = field(default_factory=dict)
+    again: int = RESCUE_ITERATIONS
 
     def solved(self, dtype: ir.DataType) -> float:
         """The relative residual of a solution."""
@@ -199,7 +200,16 @@ class _Build:
         assert self._unknowns is not None
         solved = options.solved(e.dtype)
         return Solver(
-            e, system, self._plan.batch, self._values, self._unknowns, scale, solved, self._batch, kinks=options.kinks
+            e,
+            system,
+            self._plan.batch,
+            self._values,
+            self._unknowns,
+            scale,
+            solved,
+            self._batch,
+            kinks=options.kinks,
+            again=options.again,
         )
 
     @property

@@ -58,7 +58,8 @@ class Solver:
     """What solves one system, for `unknowns`. `values` maps the model's tensors to the graph's; `scale` (m) is one
     over the units of the known numbers; `samples` is the size of the axis of samples, a symbol or 1. With `own` a
     sample counts as left by what is left of it in the known numbers' own units, too. `kinks` are
-    spreads of tensors, in whose units a kink of a function of them is rounded off."""
+    spreads of tensors, in whose units a kink of a function of them is rounded off. The second Loop runs up to `again`
+    times."""
 
     e: Emitter
     system: System
@@ -70,6 +71,7 @@ class Solver:
     samples: int | str
     own: bool = True
     kinks: Mapping[ir.Value, float] = field(default_factory=dict)
+    again: int = RESCUE_ITERATIONS
 
     def solve(self, known: ir.Value, iterations: int, *, unroll: bool, apart: bool) -> tuple[ir.Value, ir.Value]:
         """x (N, n) for known numbers (N, m) by the plain iteration, and ‖t − F‖ (N, 1) there.
@@ -143,10 +145,8 @@ class Solver:
     def _again(
         self, known: ir.Value, x: ir.Value, error: ir.Value, norm: ir.Value, start: Start | None, *, apart: bool
     ) -> ir.Value:
-        restarts = self.unknowns.rescues(
-            self.e, known, self.scale, RESCUE_ITERATIONS, start, rounding=self._objective.rounds
-        )
-        plain = self._settings(RESCUE_ITERATIONS, LONG_PATIENCE, restarts)
+        restarts = self.unknowns.rescues(self.e, known, self.scale, self.again, start, rounding=self._objective.rounds)
+        plain = self._settings(self.again, LONG_PATIENCE, restarts)
         settings = replace(plain, solved=self.solved * MARGIN, near=plain.floor, fade=SLOWLY, fall=EASE, rise=TIGHTEN)
         target, begin = self._target(known), (self.unknowns.encode(self.e, x), error)
         first = initial(self.e, target, self.unknowns.coordinates.size, settings, begin)
