@@ -205,9 +205,22 @@ def _check_shape(array: Array, port: Port, main: Port, total: int, *, stacked: b
     rows = port.shape[1:] if port.has_batch or (stacked and port.shape and array.ndim == port.rank) else port.shape
     if array.ndim != len(rows) + 1 or not _fits(array.shape[1:], rows):
         dims = _dims(("N", *rows))
-        raise UsageError(f"The data for {port.name!r} has shape {array.shape}; the model takes {dims}.")
+        told = f"The data for {port.name!r} has shape {array.shape}; the model takes {dims}."
+        raise UsageError(told + _remedy(array.shape, rows))
     if len(array) != total:
         raise UsageError(f"The data for {port.name!r} has {len(array)} samples, {main.name!r} {total}.")
+
+
+def _remedy(have: Sequence[int], rows: Sequence[int | str]) -> str:
+    """What makes data of shape `have` samples of the sizes `rows`; nothing where another shape is not enough."""
+    sizes = [size for size in rows if not isinstance(size, str)]
+    if len(sizes) < len(rows) or not have:
+        return ""
+    if tuple(have) == tuple(sizes):
+        return f" It looks like one sample: give it a first axis, {(1, *sizes)}."
+    if math.prod(have[1:]) == math.prod(sizes):
+        return f" Its samples have as many numbers: reshape it to {(-1, *sizes)}."
+    return ""
 
 
 def _dims(shape: Sequence[int | str]) -> str:

@@ -102,8 +102,12 @@ BAD = {
     "records": (saved(np.zeros(4, [("a", "f4")])), "the model takes float32."),
     "no samples": (saved(X[:0]), "The data has no samples."),
     "a number": (saved(np.float32(1)), "The data for 'x' has shape (); the model takes (N, 4)."),
-    "one row": (saved(X[0]), "The data for 'x' has shape (4,); the model takes (N, 4)."),
+    "one row": (
+        saved(X[0]),
+        "the model takes (N, 4). It looks like one sample: give it a first axis, (1, 4).",
+    ),
     "another width": (saved(X[:, :3]), "The data for 'x' has shape (20, 3); the model takes (N, 4)."),
+    "a square": (saved(X.reshape(-1, 2, 2)), "Its samples have as many numbers: reshape it to (-1, 4)."),
     "another rank": (saved(X[None]), "The data for 'x' has shape (1, 20, 4); the model takes (N, 4)."),
     "only NaN": (saved(X * np.nan), "NaN or infinity on all 20 samples (given data)"),
 }
