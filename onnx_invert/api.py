@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from onnx_invert.collection import seldom_collected
 from onnx_invert.errors import NotInvertibleError
+from onnx_invert.graph.given_sizes import GivenShapes
 from onnx_invert.inversion import Inversion
 from onnx_invert.inverting.pair import pair_with
 from onnx_invert.inverting.request import Request
@@ -35,6 +36,7 @@ def invert(
     *,
     recover: Sequence[str] = (),
     known: Sequence[str] = (),
+    shapes: GivenShapes | None = None,
     method: str = "auto",
     iterations: int | None = None,
     tolerance: float | None = None,
@@ -63,6 +65,8 @@ def invert(
         recover: names of the inputs to recover; may be left out if one input is floating-point. The
             others stay inputs of the inverse.
         known: names of the outputs to recover them from; all by default.
+        shapes: sizes of inputs to fix, by name: {"image": ("N", 3, 224, 224)}. A number fixes a size that the model
+            leaves open, anything else leaves it open. The inverse is for these sizes.
         method: "closed-form", "newton" (solves f(x) = y inside the graph), or "auto": closed form where one keeps
             a promise, Newton where none does.
         iterations: Newton's at most, 100 by default.
@@ -111,6 +115,7 @@ def invert(
             model=model,
             recover=recover,
             known=known,
+            shapes=shapes,
             target=None if output is None else Path(output),
             beside=None if isinstance(lossless, bool) else Path(lossless),
             lossless=lossless is not False,
@@ -136,6 +141,7 @@ def explain(
     *,
     recover: Sequence[str] = (),
     known: Sequence[str] = (),
+    shapes: GivenShapes | None = None,
     method: str = "auto",
     prior: Data | ModelLike | None = None,
     rules: RuleSet | None = None,
@@ -148,7 +154,7 @@ def explain(
     Choices(prior=None if prior is None or is_decoder(prior) else {}, decoder=is_decoder(prior)).check(method)
     with ExitStack() as stack:
         stack.enter_context(seldom_collected())
-        source = open_model(model, stack)
+        source = open_model(model, stack, shapes)
         decoder = open_model(prior, stack) if is_decoder(prior) else None
         method = method if prior is None else "newton"
         return make_plan(source, recover, known, rules or default_rules(), method, progress, decoder, False)
@@ -159,6 +165,7 @@ def explain_lossless(
     *,
     recover: Sequence[str] = (),
     known: Sequence[str] = (),
+    shapes: GivenShapes | None = None,
     data: Data | None = None,
     samples: int | None = None,
     rules: RuleSet | None = None,
@@ -168,7 +175,9 @@ def explain_lossless(
     The pair is built and tried. The inverse from y alone is planned only: `given` of the result says why there is
     none, and is empty where there is a plan, which `invert` then tries. Arguments and errors as for `invert`.
     """
-    request = Request(model, recover, known, lossless=True, data=data, samples=samples, rules=rules or default_rules())
+    request = Request(
+        model, shapes, recover, known, lossless=True, data=data, samples=samples, rules=rules or default_rules()
+    )
     with ExitStack() as stack:
         source, _ = request.open(stack)
         why = ""

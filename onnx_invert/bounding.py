@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_invert.describe import describe
 from onnx_invert.errors import UsageError
 from onnx_invert.plan.bounds import Ends
 from onnx_invert.plan.layout import Layout
 from onnx_invert.plan.newton import NewtonPlan
-from onnx_invert.plan.problem import describe
 
 Bound = Any
 """A number or an array for every recovered input, or a mapping from their names to such."""

@@ -79,7 +79,8 @@ def check(
         )
     known, recovered = _matched(f, g)
     given = [value.name for value in f.inputs if value.name not in recovered]
-    inputs_of_f = ports(f)
+    theirs = {name: value for value in g.output_ports for name, other in recovered.items() if other == value.name}
+    inputs_of_f = _sized(ports(f), {**{value.name: value for value in g.inputs if value.name in given}, **theirs})
     outputs = {value.name: value for value in f.output_ports}
     inputs = {**known, **{name: name for name in given if name in g.names}}
     if missing := g.names - set(inputs.values()):
@@ -181,6 +182,22 @@ def made_for(metadata: dict[str, str], model: Path) -> bool:
 def ports(session: Session) -> list[Port]:
     """The inputs of a model that onnxruntime has loaded."""
     return [Port(value.name, _shape(value.shape), numpy_type(value)) for value in session.inputs]
+
+
+def _sized(of_f: list[Port], of_g: dict[str, Any]) -> list[Port]:
+    """The inputs of f at the sizes that g is for, where f leaves them open."""
+    return [
+        port
+        if port.name not in of_g
+        else replace(
+            port,
+            shape=tuple(
+                other if isinstance(size, str) and isinstance(other, int) else size
+                for size, other in zip(port.shape, of_g[port.name].shape, strict=True)
+            ),
+        )
+        for port in of_f
+    ]
 
 
 def _claim(metadata: dict[str, str], model: Path) -> tuple[Guarantee | None, str]:

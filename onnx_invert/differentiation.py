@@ -14,6 +14,7 @@ from onnx_invert.build.tape import Tape, copy, place
 from onnx_invert.build.versions import domains_of, ir_version_for, opset_for
 from onnx_invert.errors import NotInvertibleError, UsageError
 from onnx_invert.graph.emit import Emitter
+from onnx_invert.graph.given_sizes import GivenShapes
 from onnx_invert.graph.normalise import normalise
 from onnx_invert.graph.unpack import unpack
 from onnx_invert.graph.write import to_proto
@@ -32,6 +33,7 @@ def jacobian(
     wrt: Sequence[str] = (),
     of: Sequence[str] = (),
     mode: str = "auto",
+    shapes: GivenShapes | None = None,
     rules: RuleSet | None = None,
 ) -> onnx.ModelProto:
     """A model that computes the Jacobian of `model`, sample by sample.
@@ -46,6 +48,7 @@ def jacobian(
         wrt: inputs to differentiate by; may be left out if one input is floating-point.
         of: outputs to differentiate; all that depend on those inputs by default.
         mode: "forward" accumulates n tangents, "reverse" m cotangents, "auto" the smaller of both.
+        shapes: as for `invert`.
         rules: the registry; `default_rules()` by default.
 
     Raises:
@@ -55,7 +58,7 @@ def jacobian(
     if mode not in {"auto", "forward", "reverse"}:
         raise UsageError(f"mode is 'auto', 'forward' or 'reverse', not {mode!r}.")
     with ExitStack() as stack:
-        source = open_model(model, stack)
+        source = open_model(model, stack, shapes)
         normalise(source)
         unpack(source.model, source.name, row_by_row)
         problem = pose(source.model, wrt, of)

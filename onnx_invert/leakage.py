@@ -23,6 +23,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_invert.errors import UsageError
+from onnx_invert.graph.given_sizes import GivenShapes
 from onnx_invert.graph.normalise import normalise
 from onnx_invert.graph.write import save
 from onnx_invert.numerics.ridge import Estimate, Moments, Sketch
@@ -75,6 +76,7 @@ def leaks(
     *,
     recover: Sequence[str] = (),
     known: Sequence[str] = (),
+    shapes: GivenShapes | None = None,
     samples: int | None = None,
     progress: Progress | None = None,
 ) -> Leaks:
@@ -87,6 +89,7 @@ def leaks(
         data: inputs of the model, samples along the first axis; an .npy file is read in chunks.
         recover: names of the inputs that count as x; may be left out if one input is floating-point.
         known: outputs whose layers are looked at; all by default.
+        shapes: as for `invert`.
         samples: use the first of the data only.
         progress: called with (what, done, total) as the work goes on.
 
@@ -95,7 +98,7 @@ def leaks(
         NotInvertibleError: the input that was named is no floating-point tensor.
     """
     with ExitStack() as stack:
-        source = open_model(model, stack)
+        source = open_model(model, stack, shapes)
         normalise(source)
         problem = pose(source.model, recover, known)
         arrays = arrays_of(data, problem, stack)

@@ -18,6 +18,7 @@ from onnx_invert.cli.options import (
     Report,
     Rtol,
     Samples,
+    Shape,
     check_graph,
     check_targets,
     finite,
@@ -58,6 +59,7 @@ def invert(
     ] = None,
     recover: Recover = None,
     known: Known = None,
+    shape: Shape = None,
     method: Method = "auto",
     iterations: Annotated[
         int | None, typer.Option("--iterations", metavar="K", help="Newton iterations at most; 100 by default.")
@@ -156,6 +158,7 @@ def invert(
                 target,
                 recover=recover or (),
                 known=known or (),
+                shapes=inputs.shapes(shape),
                 method=method,
                 iterations=iterations,
                 tolerance=tolerance,
@@ -226,6 +229,7 @@ def explain(
     model: Model,
     recover: Recover = None,
     known: Known = None,
+    shape: Shape = None,
     method: Method = "auto",
     prior: Annotated[
         Path | None,
@@ -255,16 +259,19 @@ def explain(
 ) -> None:
     """Print the plan of an inversion, or what each layer holds of x on --data; writes no model."""
     from onnx_invert import api
-    from onnx_invert.cli import render
+    from onnx_invert.cli import inputs, render
     from onnx_invert.errors import FileError, UsageError
 
+    shapes = inputs.shapes(shape)
     if lossless:
         if chart or report or graph or prior is not None or method != "auto":
             raise UsageError(
                 "--lossless is about the network itself: leave --chart, --graph, --report, --prior and --method out."
             )
         render.lossless(
-            api.explain_lossless(model, recover=recover or (), known=known or (), data=data, samples=samples)
+            api.explain_lossless(
+                model, recover=recover or (), known=known or (), shapes=shapes, data=data, samples=samples
+            )
         )
         return
     if data is None and (chart or report or samples):
@@ -278,7 +285,14 @@ def explain(
             raise UsageError("--graph draws the plan, which --data does not make: leave one of them out.")
         check_targets(None, report, model, data, chart)
         leaks.show(
-            model, data, recover=recover or (), known=known or (), samples=samples, report=report, picture=chart
+            model,
+            data,
+            recover=recover or (),
+            known=known or (),
+            shapes=shapes,
+            samples=samples,
+            report=report,
+            picture=chart,
         )
         return
     if graph is not None:
@@ -287,7 +301,13 @@ def explain(
         raise FileError(f"There is no file {str(prior)!r}.")
     with render.progress(False) as progress:
         plan = api.explain(
-            model, recover=recover or (), known=known or (), method=method, prior=prior, progress=progress
+            model,
+            recover=recover or (),
+            known=known or (),
+            shapes=shapes,
+            method=method,
+            prior=prior,
+            progress=progress,
         )
     render.plan(plan)
     render.promise(plan)

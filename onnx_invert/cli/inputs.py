@@ -1,7 +1,8 @@
-"""Options that are numbers or files."""
+"""Options that are numbers, sizes or files."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,3 +32,21 @@ def bound(text: str) -> float | NDArray[Any] | dict[str, NDArray[Any]]:
 
     arrays = load(Path(text))
     return np.asarray(arrays[""]) if "" in arrays else arrays
+
+
+def shapes(texts: Sequence[str] | None) -> dict[str, tuple[int | str, ...]]:
+    """--shape, as often as it was given: sizes by input's name.
+
+    Raises:
+        UsageError: one is not of the form INPUT:SIZES, or two are of one input.
+    """
+    found: dict[str, tuple[int | str, ...]] = {}
+    for text in texts or ():
+        name, _, sizes = text.rpartition(":")
+        parts = [part.strip() for part in sizes.split(",")]
+        if not all(parts):
+            raise UsageError(f"--shape {text}: the form is INPUT:N,3,224,224, with a number for each size to fix.")
+        if name in found:
+            raise UsageError(f"--shape {text}: it is the second for this input.")
+        found[name] = tuple(int(part) if part.removeprefix("-").isdecimal() else part for part in parts)
+    return found

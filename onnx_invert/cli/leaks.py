@@ -11,6 +11,7 @@ from rich.text import Text
 from onnx_invert.cli import render
 from onnx_invert.cli.console import console, shown
 from onnx_invert.graph.atomic import check_target
+from onnx_invert.graph.given_sizes import GivenShapes
 from onnx_invert.leakage import leaks
 from onnx_invert.report import chart, document
 from onnx_invert.report.leaks import Leaks
@@ -24,6 +25,7 @@ def show(
     *,
     recover: Sequence[str],
     known: Sequence[str],
+    shapes: GivenShapes,
     samples: int | None,
     report: Path | None,
     picture: Path | None,
@@ -37,7 +39,7 @@ def show(
         check_target(picture, model, [data, *([] if report is None else [report])], what="chart")
         chart.check_chart(picture)
     with render.progress(False) as progress:
-        found = leaks(model, data, recover=recover, known=known, samples=samples, progress=progress)
+        found = leaks(model, data, recover=recover, known=known, shapes=shapes, samples=samples, progress=progress)
     if report is not None:
         document.write({**found.report, "model": str(model)}, report)
     if picture is not None:

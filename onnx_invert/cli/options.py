@@ -27,6 +27,15 @@ Known = Annotated[
     list[str] | None,
     typer.Option("--from", metavar="OUTPUT", help="Output to recover from; all by default. May be repeated."),
 ]
+Shape = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--shape",
+        metavar="INPUT:SIZES",
+        help="Fix sizes that the model leaves open: image:N,3,224,224. Repeatable; with one input its name may be "
+        "left out.",
+    ),
+]
 Data = Annotated[
     Path | None,
     typer.Option("--data", metavar="X.npy|X.npz", help="Inputs of the model to verify on; drawn by default."),

@@ -13,13 +13,13 @@ from rich.text import Text
 
 from onnx_invert.cli.console import console, shown
 from onnx_invert.comparison import Check
+from onnx_invert.describe import describe
 from onnx_invert.inversion import Inversion
 from onnx_invert.lossless import LosslessPair
 from onnx_invert.plan.choice import AnyPlan, stated
 from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.plan.newton import NewtonPlan
 from onnx_invert.plan.plan import Progress
-from onnx_invert.plan.problem import describe
 from onnx_invert.plan.system_plan import SystemPlan
 from onnx_invert.trips import RoundTrip, Trip, round_up
 

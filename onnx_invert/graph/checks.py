@@ -45,6 +45,22 @@ def check_header(proto: onnx.ModelProto, name: str) -> None:
         raise ModelError(f"{name} has opset {opset}; the installed onnx knows up to {newest}. Upgrade onnx.")
 
 
+def leave_open(proto: onnx.ModelProto) -> None:
+    """Take away what exporters write for a size that is open: -1 for a number, and names such as `?`.
+
+    Two axes that are both called `?` are not the same size for that.
+    """
+    for graph in _graphs(proto):
+        if isinstance(graph, onnx.GraphProto):
+            for value in (*graph.input, *graph.output, *graph.value_info):
+                for dim in value.type.tensor_type.shape.dim:
+                    if dim.dim_value == -1 or dim.dim_param in _NO_NAMES:
+                        dim.ClearField("value")
+
+
+_NO_NAMES = frozenset({"?", "-1", "None"})
+
+
 def check_outputs(proto: onnx.ModelProto, name: str) -> None:
     """No output of maps, as classifiers have by skl2onnx's default: their numbers are of no use to other nodes."""
     for node in proto.graph.node:
@@ -261,6 +277,9 @@ def check_weights(model: ir.Model, name: str) -> None:
 _STANDS_BY = {"Where": {1, 2}, "Pad": {2}, "Clip": {1, 2}, "IsNaN": {0}, "IsInf": {0}}
 """The operands that may be NaN or infinite and leave no trace: what is chosen from, padding, bounds."""
 
+_NEUTRAL = {"Max": -np.inf, "Min": np.inf}
+"""What changes nothing: a reduction that starts from it, as JAX writes one."""
+
 _PASSES_ON = frozenset({"Identity", "Expand", "Reshape", "Cast", "Unsqueeze", "Squeeze", "Tile"})
 
 
@@ -277,9 +296,16 @@ def _stands_by(value: ir.Value) -> bool:
         for node, place in one.uses():
             if node.op_type in _PASSES_ON and place == 0:
                 waiting.extend(node.outputs)
-            elif place not in _STANDS_BY.get(node.op_type, ()):
+            elif not is_neutral(node, value) and place not in _STANDS_BY.get(node.op_type, ()):
                 return False
     return True
+
+
+def is_neutral(node: ir.Node, value: ir.Value | None) -> bool:
+    """Whether an operand is a constant that changes nothing: of a maximum −∞ throughout."""
+    if node.op_type not in _NEUTRAL or value is None or value.const_value is None:
+        return False
+    return bool((value.const_value.numpy() == _NEUTRAL[node.op_type]).all())
 
 
 def _not_finite(array: np.ndarray) -> int:

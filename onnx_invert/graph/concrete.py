@@ -60,7 +60,7 @@ def concretise(model: ir.Model, sizes: Mapping[str, int]) -> ir.Model:
 def _check_ranks(model: ir.Model) -> None:
     for value in model.graph.inputs:
         if value.shape is None:
-            raise ModelError(f"The rank of {value.name!r} is unknown: give the model's inputs a shape.")
+            raise ModelError(f"The rank of {value.name!r} is unknown: give the model's inputs a shape with --shape.")
 
 
 def _copy(model: ir.Model, sizes: Mapping[str, int]) -> ir.Model:

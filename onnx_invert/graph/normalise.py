@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from onnx_invert.bodies import has_bodies
 from onnx_invert.errors import ModelError
-from onnx_invert.graph.checks import first_line
+from onnx_invert.graph.checks import first_line, is_neutral
 from onnx_invert.graph.fused import MAY_BE_FUSED, unfuse
 from onnx_invert.graph.inference import SMALLEST, infer_shapes
 from onnx_invert.graph.open_sizes import fix_sizes
@@ -67,6 +67,8 @@ def normalise(source: Source) -> None:
     infer_shapes(model, source.name)
     while fix_sizes(graph):
         infer_shapes(model, source.name)
+    if not operators.isdisjoint({"Max", "Min"}):
+        _leave_out_neutral(graph)
     if "ArrayFeatureExtractor" in operators:
         _gather_features(graph)
     if not operators.isdisjoint({"Shape", "Size"}) and shapes_to_constants(graph):
@@ -115,6 +117,18 @@ def _name_sizes(graph: ir.Graph) -> None:
                 for axis, dim in enumerate(value.shape)
             ]
         )
+
+
+def _leave_out_neutral(graph: ir.Graph) -> None:
+    """Make a maximum of x and −∞, as a reduction of JAX begins with, the Identity that it is; as a minimum with ∞."""
+    for node in graph:
+        rest = [value for value in node.inputs if not is_neutral(node, value)]
+        if len(rest) != 1 or len(node.inputs) == 1 or rest[0] is None or rest[0].shape != node.outputs[0].shape:
+            continue
+        if rest[0].shape is not None:
+            node.resize_inputs(1)
+            node.replace_input_with(0, rest[0])
+            node.op_type = "Identity"
 
 
 def _gather_features(graph: ir.Graph) -> None:

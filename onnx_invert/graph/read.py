@@ -62,6 +62,7 @@ def _checked(parse: Callable[[], tuple[onnx.ModelProto, str]], path: Path | None
     proto, digest = parse()  # here, so that no caller holds it when it is let go of below
     checks.check_header(proto, name)
     checks.check_outputs(proto, name)
+    checks.leave_open(proto)
     tensors = list(checks.tensors(proto))
     checks.check_tensors(tensors, name)
     files = _external_files(tensors, path)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from onnx_invert.errors import UsageError
+from onnx_invert.graph.given_sizes import GivenShapes
 from onnx_invert.graph.read import Source
 from onnx_invert.graph.write import check_target
 from onnx_invert.opening import ModelLike, open_model
@@ -30,6 +31,7 @@ class Request:
     """
 
     model: ModelLike
+    shapes: GivenShapes | None = None
     recover: Sequence[str] = ()
     known: Sequence[str] = ()
     target: Path | None = None
@@ -92,7 +94,7 @@ class Request:
             FileError, ModelError: one cannot be read, or is unsound.
             UsageError: what would be written is a file that is read.
         """
-        source = open_model(self.model, stack)
+        source = open_model(self.model, stack, self.shapes)
         decoder = open_model(self.prior, stack) if is_decoder(self.prior) else None
         if self.target is not None:
             read = [file for part in (source, decoder) if part is not None for file in part.files]

@@ -97,7 +97,7 @@ def mixed(node: ir.Node, how: str, name: str) -> Blocker:
         node.name or "",
         node.op_type,
         f"it mixes the samples of a batch: {how}; what comes out for one sample depends on the others",
-        f"give {name!r} a fixed size (onnxruntime.tools.make_dynamic_shape_fixed): the batch is then one sample",
+        f"give {name!r} a fixed size with --shape: the batch is then one sample",
     )
 
 
@@ -108,7 +108,7 @@ def misplaced(value: ir.Value, where: str, name: str) -> Blocker:
         (node.name if node is not None else value.name) or "",
         node.op_type if node is not None else "tensor",
         f"the samples cannot be told apart along the first axis of {value.name!r}: {where}",
-        f"give {name!r} a fixed size, or cut the model before it",
+        f"give {name!r} a fixed size with --shape, or cut the model before it",
     )
 
 

@@ -22,8 +22,8 @@ from enum import StrEnum
 
 import numpy as np
 
+from onnx_invert.describe import describe
 from onnx_invert.errors import Blocker
-from onnx_invert.plan.problem import describe
 from onnx_invert.plan.stages import Stage
 from onnx_invert.rules.facts import (
     Branch,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from onnx_invert.describe import sizes
 from onnx_invert.errors import ModelError
 
 
@@ -29,14 +30,14 @@ class Layout:
         """
         dims = None if value.shape is None else list(value.shape)
         if dims is None:
-            raise ModelError(f"The rank of {value.name!r} is unknown: give the model's inputs a shape.")
+            raise ModelError(f"The rank of {value.name!r} is unknown: give the model's inputs a shape with --shape.")
         batched = bool(dims) and not isinstance(dims[0], int)
         rest = dims[1:] if batched else dims
         unknown = [str(dim.value or "?") for dim in rest if not isinstance(dim, int)]
         if unknown:
             raise ModelError(
-                f"The sizes {', '.join(unknown)} of {value.name!r} are known only at run time: fix them "
-                "(onnxruntime.tools.make_dynamic_shape_fixed does)."
+                f"The sizes {', '.join(unknown)} of {value.name!r} are known only at run time: give numbers for them "
+                f"with --shape {value.name}:{sizes(value)}."
             )
         return Layout(tuple(int(dim) for dim in rest), batched, rows if batched else 1)  # type: ignore[arg-type]
 

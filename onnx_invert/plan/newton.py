@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnx_invert.describe import describe
 from onnx_invert.errors import Blocker, ModelError, NotInvertibleError
 from onnx_invert.plan.batch import Batch, follow, joined
 from onnx_invert.plan.bottleneck import WIDE_TYPES, bottleneck, onto_end
@@ -23,7 +24,7 @@ from onnx_invert.plan.front import Front, find_front
 from onnx_invert.plan.guarantee import Guarantee, judge
 from onnx_invert.plan.layout import Layout
 from onnx_invert.plan.plan import Row, release_weights, table_rows
-from onnx_invert.plan.problem import Problem, describe
+from onnx_invert.plan.problem import Problem
 from onnx_invert.plan.program import Program, program
 from onnx_invert.plan.stages import Path, Stage, measure
 from onnx_invert.rules import RuleSet

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
+from onnx_invert.describe import kind
 from onnx_invert.errors import Blocker, NotInvertibleError
 from onnx_invert.plan.equations import Ordering, float_types, order
 from onnx_invert.plan.guarantee import Guarantee, Verdict, judge
-from onnx_invert.plan.problem import Problem, describe
+from onnx_invert.plan.problem import Problem
 from onnx_invert.plan.stages import Path, Stage, join_widened, measure, refusals, state_facts, trace
 from onnx_invert.rules import RuleSet
 from onnx_invert.rules.facts import Convert, Elementwise, Matrix, Paired, requirement
@@ -182,7 +183,7 @@ def _row(problem: Problem, rules: RuleSet, nodes: tuple[ir.Node, ...], stages: l
 
 def _shapes(nodes: tuple[ir.Node, ...], problem: Problem) -> str:
     x = next(v for v in nodes[0].inputs if v is not None and v in problem.dependent)
-    ends = [describe(value).split(" ", 1)[-1] for value in (x, nodes[-1].outputs[0])]
+    ends = [kind(value) for value in (x, nodes[-1].outputs[0])]
     return f"{ends[0]} → {ends[1]}"
 
 

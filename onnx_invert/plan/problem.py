@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from onnx_invert.bodies import bodies
+from onnx_invert.describe import describe, kind, listing
 from onnx_invert.errors import Blocker, ModelError, NotInvertibleError, UsageError
 from onnx_invert.rules.node import FLOATS
 
@@ -49,7 +50,7 @@ def pose(model: ir.Model, recover: Sequence[str] = (), known: Sequence[str] = ()
     dependent, capturing = _dependent(graph, recovered)
     for name in known:
         if name not in outputs:
-            raise UsageError(f"--from {name}: there is no such output. {_listing('Outputs', outputs.values())}")
+            raise UsageError(f"--from {name}: there is no such output. {listing('Outputs', outputs.values())}")
         if outputs[name] in recovered:
             raise UsageError(f"--from {name}: this output is the input itself; there is nothing to undo.")
         if outputs[name] not in dependent:
@@ -62,9 +63,9 @@ def pose(model: ir.Model, recover: Sequence[str] = (), known: Sequence[str] = ()
         if (name in known if known else value in dependent) and value not in recovered and not _is_empty(value)
     )
     if not chosen and any(value in dependent for value in outputs.values()):
-        raise ModelError(f"The outputs hold no numbers. {_listing('Outputs', outputs.values())}")
+        raise ModelError(f"The outputs hold no numbers. {listing('Outputs', outputs.values())}")
     if not chosen:
-        raise ModelError(f"No output depends on {_names(recovered)}. {_listing('Outputs', outputs.values())}")
+        raise ModelError(f"No output depends on {_names(recovered)}. {listing('Outputs', outputs.values())}")
     return Problem(
         graph=graph,
         opset=model.opset_imports.get("", 17),
@@ -91,7 +92,7 @@ def _recovered(inputs: dict[str, ir.Value], names: Sequence[str]) -> tuple[ir.Va
     floats = [v for v in inputs.values() if isinstance(v.type, ir.TensorType) and v.dtype in FLOATS]
     for name in names:
         if name not in inputs:
-            raise UsageError(f"--recover {name}: there is no such input. {_listing('Inputs', inputs.values())}")
+            raise UsageError(f"--recover {name}: there is no such input. {listing('Inputs', inputs.values())}")
         if inputs[name] not in floats:
             raise NotInvertibleError([_not_float(inputs[name])])
     if names:
@@ -103,7 +104,7 @@ def _recovered(inputs: dict[str, ir.Value], names: Sequence[str]) -> tuple[ir.Va
     if len(floats) > 1:
         raise UsageError(
             f"The model has {len(floats)} floating-point inputs; say which to recover with --recover NAME "
-            f"(the others stay inputs of the inverse). {_listing('Inputs', floats)}"
+            f"(the others stay inputs of the inverse). {listing('Inputs', floats)}"
         )
     return (floats[0],)
 
@@ -112,7 +113,7 @@ def _not_float(value: ir.Value) -> Blocker:
     if value.type is not None and not isinstance(value.type, ir.TensorType):
         what = "a sequence" if isinstance(value.type, ir.SequenceType) else "optional or sparse"
         return Blocker(value.name or "", "input", f"it is {what}; only tensors can be recovered")
-    return Blocker(value.name or "", "input", f"it is {_type(value)}; only floating-point inputs can be recovered")
+    return Blocker(value.name or "", "input", f"it is {kind(value)}; only floating-point inputs can be recovered")
 
 
 def _dependent(graph: ir.Graph, recovered: Sequence[ir.Value]) -> tuple[set[ir.Value], set[ir.Node]]:
@@ -151,22 +152,5 @@ def _owners(graph: ir.Graph) -> dict[ir.Graph | ir.Function, ir.Node]:
     return owners
 
 
-def describe(value: ir.Value) -> str:
-    """`name float32[N,784]`."""
-    return f"{value.name} {_type(value)}"
-
-
-def _type(value: ir.Value) -> str:
-    dtype = value.dtype.name.lower() if value.dtype is not None else "unknown"
-    dtype = {"float": "float32", "double": "float64"}.get(dtype, dtype)
-    if value.shape is None:
-        return dtype
-    return f"{dtype}[{','.join(str(d) if isinstance(d, int) else d.value or '?' for d in value.shape)}]"
-
-
 def _names(values: Sequence[ir.Value]) -> str:
     return ", ".join(repr(value.name) for value in values)
-
-
-def _listing(title: str, values: Iterable[ir.Value]) -> str:
-    return f"{title}: {'; '.join(describe(value) for value in values)}."

@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 import onnx_ir as ir
 
+from onnx_invert.describe import kind
 from onnx_invert.errors import Blocker, ModelError, NotInvertibleError
 from onnx_invert.plan.blocks import solve, stuck
 from onnx_invert.plan.bounds import Ends, bounds_of
@@ -18,7 +19,7 @@ from onnx_invert.plan.conditions import is_bounded, is_tried, on_domain, said_of
 from onnx_invert.plan.equations import Ordering, equations, float_types
 from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.plan.plan import Row
-from onnx_invert.plan.problem import Problem, describe
+from onnx_invert.plan.problem import Problem
 from onnx_invert.plan.stages import Stage, not_available
 from onnx_invert.plan.steps import Affine, Coupled, Forward, Place, Root, Scale, Solve, Step, Sweep, Tear, Undo
 from onnx_invert.plan.system import System
@@ -351,7 +352,7 @@ def _row(step: Step, plan: SystemPlan, forwards: int) -> Row:
         node=name,
         op=op,
         rule=summary,
-        shapes=f"{describe(x).split(' ', 1)[-1]} → {describe(y).split(' ', 1)[-1]}",
+        shapes=f"{kind(x)} → {kind(y)}",
         guarantee=Guarantee.RIGHT
         if isinstance(step, Solve) and not step.proof
         else Guarantee.of(True, all(stage.onto for stage in stages)),

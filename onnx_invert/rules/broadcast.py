@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnx_invert.rules.facts import Array, NoInverse, Repeat
+from onnx_invert.rules.facts import UNKNOWN_RANK, Array, NoInverse, Repeat
 from onnx_invert.rules.node import Dim, NodeView
 
 
@@ -24,7 +24,7 @@ def expanded(node: NodeView, other: Sequence[Dim], weights: Array | None = None)
     """
     shape = node.shape(node.x)
     if shape is None:
-        return NoInverse("the rank of its input is unknown", "give the model's inputs a shape")
+        return UNKNOWN_RANK
     rank = max(len(shape), len(other))
     x = (None,) * (rank - len(shape)) + shape
     b = (1,) * (rank - len(other)) + tuple(other)
@@ -34,7 +34,7 @@ def expanded(node: NodeView, other: Sequence[Dim], weights: Array | None = None)
             if isinstance(theirs, str):
                 return NoInverse(
                     f"axis {axis} of its input has size 1 against {theirs!r}, known only at run time",
-                    f"give {theirs!r} a fixed size",
+                    f"give {theirs!r} a fixed size with --shape",
                 )
             if mine is None:
                 squeezed.append(axis)
@@ -44,7 +44,7 @@ def expanded(node: NodeView, other: Sequence[Dim], weights: Array | None = None)
         elif isinstance(mine, str) and theirs != 1:
             return NoInverse(
                 f"axis {axis} of its input has the unknown size {mine!r} against {theirs}: it may be repeated",
-                f"give {mine!r} a fixed size",
+                f"give {mine!r} a fixed size with --shape",
             )
     if not axes:
         return ()

@@ -23,7 +23,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_invert.graph.emit import Emitter
-from onnx_invert.rules.facts import Fact, NoInverse, Rearrangement
+from onnx_invert.rules.facts import UNKNOWN_RANK, Fact, NoInverse, Rearrangement
 from onnx_invert.rules.node import NodeView, Shape
 
 Two = Callable[[Emitter, ir.Value, ir.Value], ir.Value]
@@ -91,12 +91,12 @@ def remainder(undone: Callable[[Emitter, ir.Value], ir.Value] | None = None, lat
 def sample(shape: Shape | None) -> tuple[int, ...] | NoInverse:
     """The sizes of one sample: all but those of a symbolic first axis."""
     if shape is None:
-        return NoInverse("the rank of its input is unknown", "give the model's inputs a shape")
+        return UNKNOWN_RANK
     sizes = shape[1:] if shape and isinstance(shape[0], str) else shape
     unknown = [size for size in sizes if isinstance(size, str)]
     if unknown:
         named = " and ".join(map(repr, unknown))
-        return NoInverse(f"its sizes {named} are known only at run time", "give them fixed sizes")
+        return NoInverse(f"its sizes {named} are known only at run time", "give them fixed sizes with --shape")
     return tuple(int(size) for size in sizes)
 
 

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_invert.graph.emit import Emitter
-from onnx_invert.rules.facts import Chain, Diagonal, Matrix, NoInverse, Rearrangement
+from onnx_invert.rules.facts import UNKNOWN_RANK, Chain, Diagonal, Matrix, NoInverse, Rearrangement
 from onnx_invert.rules.layout import transposing
 from onnx_invert.rules.node import NodeView
 from onnx_invert.rules.registry import RuleSet
@@ -33,7 +33,7 @@ def conv(node: NodeView) -> Chain | NoInverse:
     shape = node.shape(node.x)
     sizes = weight.shape[2:]
     if shape is None or len(shape) != weight.ndim:
-        return NoInverse("the rank of its input is unknown", "give the model's inputs a shape")
+        return UNKNOWN_RANK
     group = node.integer("group", 1)
     out, per = weight.shape[0] // group, weight.shape[1]
     patch = int(np.prod(sizes))
@@ -62,7 +62,7 @@ def conv_transpose(node: NodeView) -> Chain | NoInverse:
     shape = node.shape(node.y)
     sizes = weight.shape[2:]
     if shape is None or len(shape) != weight.ndim:
-        return NoInverse("the rank of its output is unknown", "give the model's inputs a shape")
+        return NoInverse("the rank of its output is unknown", "give the model's inputs a shape with --shape")
     if any(node.ints("output_padding", 99) or ()) or "output_shape" in node.node.attributes:
         return NoInverse(OVERLAP)
     group = node.integer("group", 1)

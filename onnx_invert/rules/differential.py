@@ -101,7 +101,7 @@ def static(node: NodeView, *values: ir.Value) -> tuple[Shape, ...] | NoInverse:
     for value in values:
         shape = node.shape(value)
         if shape is None:
-            return NoInverse(f"the rank of {value.name!r} is unknown", "give the model's inputs a shape")
+            return NoInverse(f"the rank of {value.name!r} is unknown", "give the model's inputs a shape with --shape")
         shapes.append(shape)
     return tuple(shapes)
 
@@ -112,7 +112,7 @@ def targets(seeds: int, shape: Shape) -> list[int] | NoInverse:
     if len(symbols) > 1:
         return NoInverse(
             f"the sizes {' and '.join(map(repr, symbols))} are known only at run time",
-            f"give {symbols[-1]!r} a fixed size",
+            f"give {symbols[-1]!r} a fixed size with --shape",
         )
     return [seeds, *(-1 if isinstance(dim, str) else dim for dim in shape)]
 
@@ -131,7 +131,7 @@ def repeated_axes(small: Shape, large: Shape) -> list[int] | NoInverse:
         elif isinstance(dim, str) and isinstance(wide, int) and wide != 1:
             return NoInverse(
                 f"the size {dim!r} of its operand, against {wide}, may be repeated or not",
-                f"give {dim!r} a fixed size",
+                f"give {dim!r} a fixed size with --shape",
             )
     return axes
 

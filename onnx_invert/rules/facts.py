@@ -163,6 +163,9 @@ class NoInverse:
     remedy: str = ""
 
 
+UNKNOWN_RANK = NoInverse("the rank of its input is unknown", "give the model's inputs a shape with --shape")
+
+
 def requirement(fact: object) -> str:
     """What has to hold for nothing to be lost, "" where nothing has to."""
     if isinstance(fact, Paired):

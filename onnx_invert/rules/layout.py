@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_invert.graph.emit import Emitter
-from onnx_invert.rules.facts import Chain, Convert, NoInverse, Rearrangement
+from onnx_invert.rules.facts import UNKNOWN_RANK, Chain, Convert, NoInverse, Rearrangement
 from onnx_invert.rules.node import FLOATS, NodeView, Shape
 from onnx_invert.rules.registry import RuleSet
 
@@ -49,7 +49,7 @@ def target_shape(source: Shape, target: Shape) -> list[int] | NoInverse:
         sizes = " and ".join(repr(target[axis]) for axis in free)
         return NoInverse(
             f"its output no longer tells the sizes {sizes} of its input apart",
-            f"give {target[free[-1]]!r} a fixed size",
+            f"give {target[free[-1]]!r} a fixed size with --shape",
         )
     return [0 if axis in copied else -1 if isinstance(dim, str) else dim for axis, dim in enumerate(target)]
 
@@ -60,7 +60,7 @@ def _reshaped(node: NodeView) -> Chain | NoInverse:
         return NoInverse("the recovered tensor is its shape")
     x, y = node.shape(node.x), node.shape(node.y)
     if x is None:
-        return NoInverse("the rank of its input is unknown", "give the model's inputs a shape")
+        return UNKNOWN_RANK
     back = target_shape(y or (), x)
     if isinstance(back, NoInverse):
         return back
@@ -101,7 +101,7 @@ def transpose(node: NodeView) -> Chain | NoInverse:
         return (transposing(tuple(attribute.as_ints())),)
     shape = node.shape(node.x)
     if shape is None:
-        return NoInverse("the rank of its input is unknown", "give the model's inputs a shape")
+        return UNKNOWN_RANK
     return (transposing(tuple(reversed(range(len(shape))))),)
 
 
@@ -112,7 +112,7 @@ def unsqueeze(node: NodeView) -> Chain | NoInverse:
     if node.unknown != 0 or axes is None:
         return NoInverse("its axes are not constant")
     if shape is None:
-        return NoInverse("the rank of its input is unknown", "give the model's inputs a shape")
+        return UNKNOWN_RANK
     rank = len(shape) + len(axes)
     return (unsqueezing(sorted(axis % rank for axis in axes)),)
 
@@ -125,7 +125,7 @@ def squeeze(node: NodeView) -> Chain | NoInverse:
     """
     shape = node.shape(node.x)
     if shape is None:
-        return NoInverse("the rank of its input is unknown", "give the model's inputs a shape")
+        return UNKNOWN_RANK
     axes = node.ints("axes", 1)
     if node.unknown != 0 or (axes is None and node.operand(1) is not None):
         return NoInverse("its axes are not constant")
@@ -134,7 +134,7 @@ def squeeze(node: NodeView) -> Chain | NoInverse:
         if symbols:
             return NoInverse(
                 f"it drops every axis of size 1, and {symbols[0]!r} may be 1 or not",
-                f"give {symbols[0]!r} a fixed size",
+                f"give {symbols[0]!r} a fixed size with --shape",
             )
         axes = tuple(axis for axis, dim in enumerate(shape) if dim == 1)
     return (squeezing(sorted(axis % len(shape) for axis in axes)),)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.rules.broadcast import expanded, not_finite
-from onnx_invert.rules.facts import Chain, Diagonal, Fact, Matrix, NoInverse, Paired, Rearrangement
+from onnx_invert.rules.facts import UNKNOWN_RANK, Chain, Diagonal, Fact, Matrix, NoInverse, Paired, Rearrangement
 from onnx_invert.rules.layout import squeezing, transposing, unsqueezing
 from onnx_invert.rules.node import NodeView, Shape
 from onnx_invert.rules.registry import RuleSet
@@ -37,7 +37,7 @@ def matmul(node: NodeView) -> Chain | NoInverse:
         return NoInverse("its other operand is not constant")
     shape = node.shape(node.x)
     if shape is None:
-        return NoInverse("the rank of its input is unknown", "give the model's inputs a shape")
+        return UNKNOWN_RANK
     if node.unknown == 0 or len(shape) == 1:
         if node.unknown == 1 and weight.ndim > 1:
             weight = np.swapaxes(weight, -1, -2)
@@ -86,7 +86,7 @@ def _product(shape: Shape, weight: Weight, side: Literal["right", "left"]) -> Ch
         elif isinstance(x[axis], str) and size > 1:
             return NoInverse(
                 f"axis {axis} of its input has the unknown size {x[axis]!r} against {size}: it may be repeated",
-                f"give {x[axis]!r} a fixed size",
+                f"give {x[axis]!r} a fixed size with --shape",
             )
     if not repeated:
         if all(size == 1 for size in weight.shape[:-2]):
@@ -203,7 +203,7 @@ def batch_normalization(node: NodeView) -> Chain | NoInverse:
     if any(array is None for array in arrays):
         return NoInverse("its parameters are not constant")
     if shape is None:
-        return NoInverse("the rank of its input is unknown", "give the model's inputs a shape")
+        return UNKNOWN_RANK
     scale, bias, mean, variance = (np.asarray(array, dtype=np.float64) for array in arrays)
     for array, what in ((scale, "scale"), (bias, "bias"), (mean, "mean"), (variance, "variance")):
         if not np.all(np.isfinite(array)):
@@ -235,12 +235,13 @@ def cum_sum(node: NodeView) -> Chain | NoInverse:
     if node.unknown != 0 or axis_operand is None:
         return NoInverse("its axis is known only at run time", "use a constant")
     if shape is None:
-        return NoInverse("the rank of its input is unknown", "give the model's inputs a shape")
+        return UNKNOWN_RANK
     axis = int(axis_operand.reshape(-1)[0]) % len(shape)
     size = shape[axis]
     if not isinstance(size, int):
         return NoInverse(
-            f"the size {size!r} that it sums along is known only at run time", f"give {size!r} a fixed size"
+            f"the size {size!r} that it sums along is known only at run time",
+            f"give {size!r} a fixed size with --shape",
         )
     if not 0 < size <= LONGEST:
         return NoInverse(f"it sums along {size} numbers, and is undone along 1 to {LONGEST}")

@@ -38,10 +38,7 @@ def make_lossless(problem: Problem, rules: RuleSet, effort: Effort = EFFORTS[0])
     steps = cheapest(Ways(problem, rules, effort, samples))
     for value in problem.recovered:
         if value not in steps:
-            raise ModelError(
-                f"The sizes of {value.name!r} are known only at run time: fix them "
-                "(onnxruntime.tools.make_dynamic_shape_fixed does)."
-            )
+            raise ModelError(f"The sizes of {value.name!r} are known only at run time: fix them with --shape.")
     chosen = tuple(resolved(step, effort) for step in _used(problem, steps))
     x_size = sum(samples.numbers(shape_of(value)) or 0 for value in problem.recovered)
     counts = [samples.size(value) for value in problem.known]

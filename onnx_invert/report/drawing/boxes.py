@@ -13,7 +13,7 @@ from itertools import accumulate, pairwise
 
 import onnx_ir as ir
 
-from onnx_invert.plan.problem import describe
+from onnx_invert.describe import kind
 from onnx_invert.report.drawing.moves import Kind, Move
 
 MOST = 40
@@ -217,7 +217,7 @@ class _Mesh:
     def _sign(self, group: Group, index: int, sources: Sequence[int]) -> Hashable:
         """What has to agree for groups to count as the same again: fates, operators, sizes, neighbours."""
         kinds = tuple((self.fate[node], node.op_type) for node in group)
-        return kinds, describe(group[-1].outputs[0]).split(" ", 1)[-1], tuple(index - source for source in sources)
+        return kinds, kind(group[-1].outputs[0]), tuple(index - source for source in sources)
 
 
 def _repeats(signs: Sequence[Hashable], start: int, stop: int) -> Iterable[tuple[int, int, int, int]]:

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
+from onnx_invert.describe import kind
 from onnx_invert.plan.choice import AnyPlan, stated
 from onnx_invert.plan.newton import NewtonPlan
-from onnx_invert.plan.problem import Problem, describe
+from onnx_invert.plan.problem import Problem
 from onnx_invert.plan.system_plan import SystemPlan
 from onnx_invert.report.drawing.boxes import Box, arrange
 from onnx_invert.report.drawing.moves import Kind, Move, moves, subject
@@ -251,7 +252,7 @@ def _nodes(move: Move) -> str:
 
 
 def _sizes(values: Sequence[ir.Value]) -> str:
-    told = list(dict.fromkeys(describe(value).removeprefix(f"{value.name} ") for value in values))
+    told = list(dict.fromkeys(kind(value) for value in values))
     text = ", ".join(told)
     return _shortened(text, 40) if len(text) <= _WIDEST or len(told) == 1 else f"{len(values)} tensors"
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.rules.completion import Completed, Completion, remainder
 from onnx_invert.rules.expressions import less
-from onnx_invert.rules.facts import Convert, NoInverse
+from onnx_invert.rules.facts import UNKNOWN_RANK, Convert, NoInverse
 from onnx_invert.rules.node import FLOATS, NodeView
 from onnx_invert.rules.registry import RuleSet
 
@@ -263,7 +263,7 @@ def _quantization(node: NodeView) -> tuple[np.ndarray, np.ndarray] | NoInverse:
     level = np.zeros(wide.shape) if zero is None else np.asarray(zero, np.float64)
     if wide.ndim == 1 and wide.size > 1:
         if shape is None:
-            return NoInverse("the rank of its input is unknown", "give the model's inputs a shape")
+            return UNKNOWN_RANK
         spread = [1] * len(shape)
         spread[node.integer("axis", 1) % len(shape)] = -1
         wide, level = wide.reshape(spread), level.reshape(spread)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_invert.rules.completion import Completed, Completion, Selection, cut, sample
-from onnx_invert.rules.facts import NoInverse
+from onnx_invert.rules.facts import UNKNOWN_RANK, NoInverse
 from onnx_invert.rules.node import NodeView
 from onnx_invert.rules.registry import RuleSet
 
@@ -79,7 +79,7 @@ def split(node: NodeView) -> Completion | NoInverse:
     """z = the parts that no other equation knows. Surplus: none."""
     axis, shape = node.integer("axis", 0), node.shape(node.x)
     if shape is None:
-        return NoInverse("the rank of its input is unknown", "give the model's inputs a shape")
+        return UNKNOWN_RANK
     lengths = [node.shape(output) for output in node.node.outputs]
     ends = [0]
     for length in lengths:
@@ -97,7 +97,7 @@ def concat(node: NodeView) -> Completion | NoInverse:
     shapes = [None if value is None else node.shape(value) for value in node.node.inputs]
     mine = shapes[node.unknown]
     if mine is None:
-        return NoInverse("the rank of its input is unknown", "give the model's inputs a shape")
+        return UNKNOWN_RANK
     axis = node.integer("axis", 0) % len(mine)
     start = 0
     for shape in shapes[: node.unknown]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.rules.completion import Completed, Completion, Operator, Selection, cut, reshaping, target
 from onnx_invert.rules.derivatives.windows import Windows, automatic, fixed_sizes, integers
-from onnx_invert.rules.facts import Diagonal, Matrix, NoInverse, Rearrangement
+from onnx_invert.rules.facts import UNKNOWN_RANK, Diagonal, Matrix, NoInverse, Rearrangement
 from onnx_invert.rules.layout import transposing
 from onnx_invert.rules.node import NodeView, Shape
 from onnx_invert.rules.registry import RuleSet
@@ -35,7 +35,7 @@ def _image(node: NodeView) -> tuple[Shape, Shape] | NoInverse:
         return NoInverse("the recovered tensor is one of its parameters")
     x, y = node.shape(node.x), node.shape(node.y)
     if x is None or y is None:
-        return NoInverse("the rank of its input is unknown", "give the model's inputs a shape")
+        return UNKNOWN_RANK
     for shape in (x, y):
         if isinstance(sizes := fixed_sizes(shape[1:]), NoInverse):
             return sizes

@@ -123,7 +123,9 @@ def _sizes(terms: Sequence[Labels], shapes: Sequence[Shape]) -> dict[str, Dim] |
     symbols = [label for label, dim in sizes.items() if isinstance(dim, str)]
     if len(symbols) > 1:
         names = " and ".join(repr(sizes[label]) for label in symbols)
-        return NoInverse(f"the sizes {names} are known only at run time", f"give {sizes[symbols[-1]]!r} a fixed size")
+        return NoInverse(
+            f"the sizes {names} are known only at run time", f"give {sizes[symbols[-1]]!r} a fixed size with --shape"
+        )
     return sizes
 
 

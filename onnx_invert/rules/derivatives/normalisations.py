@@ -315,7 +315,9 @@ def lrn(node: NodeView) -> At | NoInverse:
     shape = shapes[0]
     channels = shape[1]
     if isinstance(channels, str):
-        return NoInverse(f"its number of channels {channels!r} is known only at run time", "give it a fixed size")
+        return NoInverse(
+            f"its number of channels {channels!r} is known only at run time", "give it a fixed size with --shape"
+        )
     if isinstance(refusal := targets(1, shape), NoInverse):
         return refusal
     places = [dim for dim in shape[2:] if isinstance(dim, str)]

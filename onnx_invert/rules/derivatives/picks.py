@@ -118,7 +118,7 @@ def fixed(node: NodeView, shape: Shape, axis: int) -> int | NoInverse:
     if isinstance(size, str):
         return NoInverse(
             f"the size {size!r} of axis {axis}, on which it works, is known only at run time",
-            f"give {size!r} a fixed size",
+            f"give {size!r} a fixed size with --shape",
         )
     return size
 

@@ -37,7 +37,9 @@ def separable(x: Shape, y: Shape, matrices: Mapping[int, Matrix]) -> At | NoInve
             return refusal
     unknown = [dim for dim in (*x[moved[0] :], *y[moved[0] :]) if isinstance(dim, str)]
     if unknown:
-        return NoInverse(f"its image size {unknown[0]!r} is known only at run time", "give it a fixed size")
+        return NoInverse(
+            f"its image size {unknown[0]!r} is known only at run time", "give it a fixed size with --shape"
+        )
 
     def at(p: Point) -> Differential:
         back, there = targets(p.seeds, x), targets(p.seeds, y)
@@ -200,7 +202,7 @@ def _resampled(node: NodeView, sampling: Sampling, place: int) -> At | NoInverse
         if isinstance(size, int) and isinstance(count, int):
             matrices[axis] = sampling.matrix(size, count, scale)
         elif scale != 1:
-            return NoInverse(f"its image size {size!r} is known only at run time", "give it a fixed size")
+            return NoInverse(f"its image size {size!r} is known only at run time", "give it a fixed size with --shape")
     return separable(x, y, matrices)
 
 
@@ -213,7 +215,7 @@ def _scales(node: NodeView, place: int, x: Shape, y: Shape, axes: list[int]) -> 
     if given is not None and not (given.shape is not None and 0 in list(given.shape)):
         scales = node.constant(place)
         if scales is None:
-            return NoInverse("its scales are known only at run time", "give the image fixed sizes")
+            return NoInverse("its scales are known only at run time", "give the image fixed sizes with --shape")
         return [float(scale) for scale in scales]
     ratios = [
         y_size / x_size if isinstance(x_size := x[axis], int) and isinstance(y_size := y[axis], int) else 1.0
@@ -224,7 +226,7 @@ def _scales(node: NodeView, place: int, x: Shape, y: Shape, axes: list[int]) -> 
         return ratios
     sizes = node.constant(place + 1)
     if sizes is None or any(isinstance(x[axis], str) for axis in axes):
-        return NoInverse("its sizes are known only at run time", "give the image fixed sizes")
+        return NoInverse("its sizes are known only at run time", "give the image fixed sizes with --shape")
     wanted = [float(size) / int(x[axis]) for size, axis in zip(sizes, axes, strict=True)]
     return [min(wanted) if policy == "not_larger" else max(wanted)] * len(axes)
 

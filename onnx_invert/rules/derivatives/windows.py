@@ -117,7 +117,7 @@ def fixed_sizes(shape: Shape) -> tuple[int, ...] | NoInverse:
     unknown = [dim for dim in shape if isinstance(dim, str)]
     if unknown:
         named = " and ".join(map(repr, unknown))
-        return NoInverse(f"its image sizes {named} are known only at run time", "give them fixed sizes")
+        return NoInverse(f"its image sizes {named} are known only at run time", "give them fixed sizes with --shape")
     return tuple(int(dim) for dim in shape)
 
 
@@ -264,7 +264,7 @@ def _shapes(node: NodeView) -> tuple[Shape, Shape, tuple[int, ...]] | NoInverse:
         return shapes
     x, y, w = shapes
     if any(isinstance(dim, str) for dim in w):
-        return NoInverse("the sizes of its weight are known only at run time", "give them fixed sizes")
+        return NoInverse("the sizes of its weight are known only at run time", "give them fixed sizes with --shape")
     return x, y, tuple(int(dim) for dim in w)
 
 
