@@ -287,3 +287,15 @@ def test_weights_that_were_quantised(opset, zero, axis):
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     np.testing.assert_array_equal(session.run(None, {"x": np.eye(2, dtype=np.float32)})[0], found)
     assert onnx_invert.invert(model).guarantee == "bijection"
+
+
+@pytest.mark.parametrize(("op", "neutral"), [("Max", -np.inf), ("Min", np.inf)])
+def test_where_a_reduction_begins(op, neutral):
+    """JAX writes max(x, −∞): it is x, and the infinite weight is in no one's way. max(x, ∞) is no x."""
+    model = text(f"f (float[N,4] x) => (float[N,4] y) <float c = {{0.0}}> {{ h = {op}(c, x) y = Tanh(h) }}")
+    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(np.float32(neutral), "c"))
+    assert ops(normal(model)) == ["Identity", "Tanh"]
+    assert onnx_invert.invert(model).guarantee is onnx_invert.Guarantee.BIJECTION
+    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(np.float32(-neutral), "c"))
+    with pytest.raises(ModelError, match="NaN or infinite"):
+        normal(model)
