@@ -15,6 +15,8 @@ from onnx_invert.runtime import Session
 from onnx_invert.samples import DISTRIBUTIONS, draw, ports_of
 
 SAMPLES = 16
+SINGLE_RUNS = 4
+"""Of each distribution; the second where each sample is a run of its own."""
 
 APART = 1e-3
 """Relative to the largest number of an output: between rounding, which operators in other pieces change, and another
@@ -54,9 +56,10 @@ def _hold(source: Source, plan: AnyPlan, before: int, after: int) -> None:
     names = [value.name or "" for value in plan.problem.known]
     main = plan.problem.recovered[0].name or ""
     ports = ports_of(plan.problem.inputs)
+    count = SAMPLES if next(port for port in ports if port.name == main).has_batch else SINGLE_RUNS
     compared, failed = False, None
     for distribution in range(len(DISTRIBUTIONS)):
-        for feeds in draw(ports, SAMPLES, distribution, main):
+        for feeds in draw(ports, count, distribution, main):
             try:
                 theirs = first.run({n: a for n, a in feeds.items() if n in first.names})
             except ModelError as error:

@@ -38,16 +38,46 @@ def joined(labels: Labels, axes: Sequence[int] | None = None) -> Labels:
     return np.where(several, SEVERAL, np.maximum(top, 0))
 
 
+class Meeting:
+    """The join of labels that meet in sums, with the weights 0 of some of them.
+
+    Labels l_k > 0 of `count` operands with other weights are all the same where count · Σ l_k² = (Σ l_k)², which two
+    products of matrices tell of all sums at once. A label is taken as two digits, so that no sum is rounded.
+    """
+
+    def __init__(self, top: int) -> None:
+        """`top` is the greatest label."""
+        self._base = 1 << (max(int(top), 1).bit_length() + 1) // 2
+        self._sums: list[NDArray[np.float64]] | None = None
+
+    def add(self, labels: Labels, nonzero: NDArray[np.bool_]) -> None:
+        """Labels (…, K) of operands that meet in M sums, those where `nonzero` (K, M) is true."""
+        digits = [np.maximum(labels, 0) // self._base, np.maximum(labels, 0) % self._base]
+        parts = [labels > 0, labels == SEVERAL, *digits, *(digit * digit for digit in digits)]
+        mask = nonzero.astype(np.float64)
+        sums = [part.astype(np.float64) @ mask if part.any() else np.zeros(1) for part in parts]
+        self._sums = sums if self._sums is None else [a + b for a, b in zip(self._sums, sums, strict=True)]
+
+    def labels(self) -> Labels:
+        """Of the sums, (…, M)."""
+        assert self._sums is not None
+        count, several, *rest = (part.astype(np.int64) for part in np.broadcast_arrays(*self._sums))
+        totals, squares = rest[:2], rest[2:]
+        apart = several > 0
+        for total, square in zip(totals, squares, strict=True):
+            apart |= count * square != total * total
+        high, low = (total // np.maximum(count, 1) for total in totals)
+        return np.where(apart, SEVERAL, high * self._base + low)
+
+
 def through_matrix(labels: Labels, weight: NDArray[np.generic]) -> Labels:
     """Labels (…, K) through x @ weight, (K, M): joined where the weight is not 0."""
+    shape = (*labels.shape[:-1], weight.shape[1])
     if np.count_nonzero(weight) == weight.size:
-        return np.broadcast_to(joined(labels, [labels.ndim - 1]), (*labels.shape[:-1], weight.shape[1]))
-    nonzero = weight != 0
-    rows, back = np.unique(labels.reshape(-1, labels.shape[-1]), axis=0, return_inverse=True)
-    made = np.empty((len(rows), weight.shape[1]), np.int64)
-    for index, row in enumerate(rows):
-        made[index] = joined(np.where(nonzero, row[:, None], 0), [0])[0]
-    return made[np.asarray(back).reshape(-1)].reshape(*labels.shape[:-1], weight.shape[1])
+        return np.broadcast_to(joined(labels, [labels.ndim - 1]), shape)
+    meeting = Meeting(labels.max(initial=0))
+    meeting.add(labels, weight != 0)
+    return np.broadcast_to(meeting.labels(), shape)
 
 
 def convolved(
@@ -74,7 +104,8 @@ def convolved(
     masks = nonzero.reshape(groups, -1, *nonzero.shape[1:])
     # What all channels have alike is joined once for all of them.
     alike = np.zeros((x.shape[0], groups, 1, *counts), np.int64)
-    made = np.zeros((x.shape[0], groups, masks.shape[1], *counts), np.int64)
+    meetings = [Meeting(x.max(initial=0)) for _ in range(groups)]
+    met = False
     for tap in product(*map(range, kernel)):
         place: tuple[Any, ...] = (..., *tap)
         mask = masks[place]  # (groups, M / groups, C / groups)
@@ -88,7 +119,12 @@ def convolved(
         if mask.all() or weight.size > MOST_WEIGHTS:
             alike = join([alike, whole[window]])
             continue
-        for group in range(groups):
-            lines = np.moveaxis(parted[:, group][window], 1, -1)
-            made[:, group] = join([made[:, group], np.moveaxis(through_matrix(lines, mask[group].T), -1, 1)])
-    return join([made, alike]).reshape(x.shape[0], -1, *counts)
+        met = True
+        for group, meeting in enumerate(meetings):
+            meeting.add(np.moveaxis(parted[:, group][window], 1, -1), mask[group].T)
+    shape = (x.shape[0], groups, masks.shape[1], *counts)
+    parts = [np.broadcast_to(alike, shape)]
+    if met:
+        made = [np.moveaxis(np.broadcast_to(m.labels(), (shape[0], *counts, shape[2])), -1, 1) for m in meetings]
+        parts.append(np.stack(made, 1))
+    return join(parts).reshape(x.shape[0], -1, *counts)
