@@ -16,10 +16,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnx_invert.bench import Bench
 from onnx_invert.bounding import box
-from onnx_invert.build.newton.inverse import Options, build_newton, build_probe
+from onnx_invert.build.newton.inverse import Options, build_probe
 from onnx_invert.build.newton.reversed import Reversed, build_conditions, reverse
 from onnx_invert.build.newton.solver import RESCUE_ITERATIONS
+from onnx_invert.graph.read import Source
 from onnx_invert.graph.write import to_proto
 from onnx_invert.numerics.prior import fit
 from onnx_invert.numerics.start import Start
@@ -28,10 +30,9 @@ from onnx_invert.plan.bounds import Ends
 from onnx_invert.plan.newton import LARGEST_DENSE, NewtonPlan, System
 from onnx_invert.plan.reversal import Chain, find_chain
 from onnx_invert.rules.rounding import has_kink
-from onnx_invert.runtime import Session
+from onnx_invert.runtime import Runs, Session
 from onnx_invert.samples import SEED, Batch, Port, cut, draw, ports_of
-from onnx_invert.solving import SAMPLES, SINGLE_RUNS, run_on, system_rows
-from onnx_invert.trips import by_sample
+from onnx_invert.solving import SAMPLES, SINGLE_RUNS, decoded, run_on, system_rows
 
 Array = NDArray[np.float64]
 
@@ -68,28 +69,33 @@ OTHER_SEED = SEED + 1
 
 
 def with_starts(
-    plan: NewtonPlan, options: Options, data: Batch | None, prior: Mapping[str, NDArray[Any]] | None
-) -> Options:
+    plan: NewtonPlan,
+    options: Options,
+    data: Batch | None,
+    prior: Mapping[str, NDArray[Any]] | None,
+    decoder: Source | None,
+    bench: Bench,
+) -> tuple[Options, Runs | None]:
     """The options with starts, if the plain iteration leaves samples unsolved and starts leave fewer.
 
     `data` are inputs to try it on, None to draw them; `prior` are those that a prior was fitted to, which the starts
-    are fitted to as well.
+    are fitted to as well. Beside them what the inverse without starts was run on.
     """
     if options.unroll is not None:
-        return options
-    left = _unsolved(plan, options, _to_try(plan, data, options))
-    if not left:
-        return options
+        return options, None
+    plain = bench.run(options, _to_try(plan, data, options, decoder), TRIED_AGAIN)
+    if not plain.count:
+        return options, plain.runs
     batches = _to_fit(plan, data, prior, options)
-    fewest, best = _count(plan, left), options
+    fewest, best = plain.count, options
     for way in _ways(plan, options, batches):
-        count = _count(plan, _unsolved(plan, replace(way, again=SHORTLY), left))
+        count = bench.run(replace(way, again=SHORTLY), plain.left, TRIED_AGAIN).count
         # Of two that leave as many, the one without equations of its own, which comes first.
         if count < fewest:
             fewest, best = count, way
         if not fewest:
             break
-    return best
+    return best, plain.runs
 
 
 def _ways(plan: NewtonPlan, options: Options, batches: Sequence[Batch]) -> Iterator[Options]:
@@ -100,10 +106,12 @@ def _ways(plan: NewtonPlan, options: Options, batches: Sequence[Batch]) -> Itera
         yield replace(more, reversed=others)
 
 
-def _to_try(plan: NewtonPlan, data: Batch | None, options: Options) -> list[Batch]:
-    """Inputs of the model whose unknowns the systems have."""
-    ports, main = ports_of(plan.solved.inputs), plan.solved.recovered[0].name or ""
-    if data is not None and plan.decoder is None:
+def _to_try(plan: NewtonPlan, data: Batch | None, options: Options, decoder: Source | None) -> list[Batch]:
+    """Inputs of the model, as the verification takes them."""
+    if decoder is not None:
+        return decoded(plan, decoder, TRIED)
+    ports, main = ports_of(plan.problem.inputs), plan.problem.recovered[0].name or ""
+    if data is not None:
         batches = list(cut(data, ports, main, TRIED))
         alone = not next(port for port in ports if port.name == main).has_batch
         return batches if alone else [*batches, *_moved(batches, main, box(plan, options.bounds).get(main))]
@@ -123,35 +131,6 @@ def _moved(batches: Sequence[Batch], main: str, within: Ends | None) -> Iterator
             x = batch[main]
             moved = x * (1 + MOVED * rng.standard_normal(x.shape))
             yield {**batch, main: (moved if within is None else np.clip(moved, *within)).astype(x.dtype)}
-
-
-def _unsolved(plan: NewtonPlan, options: Options, batches: Sequence[Batch]) -> list[Batch]:
-    """The samples that the inverse leaves above the residual of a solution, `TRIED_AGAIN` of them at most."""
-    known, main = plan.solved.known, plan.solved.recovered[0].name or ""
-    forward = Session(to_proto(build_probe(plan, known)).SerializeToString(), "the model")
-    inverse = build_newton(plan, replace(options, residual=True))
-    session = Session(to_proto(inverse.model).SerializeToString(), "the inverse")
-    ports = ports_of(plan.solved.inputs)
-    apart = next(port for port in ports if port.name == main).has_batch
-    dtype = plan.problem.known[0].dtype
-    assert dtype is not None
-    left = []
-    for batch in batches:
-        found = run_on(forward, batch).values()
-        y = {value.name or "": array for value, array in zip(known, found, strict=True)}
-        residual = run_on(session, {**batch, **y})[session.outputs[-1]].reshape(-1)
-        # What f itself makes infinite cannot be solved for.
-        finite = np.logical_and.reduce([np.isfinite(by_sample(a, residual.size)).all(axis=1) for a in y.values()])
-        rows = np.flatnonzero(~(residual <= options.solved(dtype)) & finite)[:TRIED_AGAIN]
-        if len(rows):
-            left.append({p.name: batch[p.name][rows] if apart and p.has_batch else batch[p.name] for p in ports})
-    return left[:TRIED_AGAIN]
-
-
-def _count(plan: NewtonPlan, batches: Sequence[Batch]) -> int:
-    """How many samples there are."""
-    main = plan.solved.recovered[0].name or ""
-    return sum(len(batch[main]) for batch in batches)
 
 
 def _to_fit(

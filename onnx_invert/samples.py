@@ -12,6 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_invert.errors import UsageError
+from onnx_invert.plan.problem import Problem
 
 Array = NDArray[Any]
 Batch = dict[str, Array]
@@ -65,6 +66,19 @@ def ports_of(values: Sequence[ir.Value]) -> list[Port]:
         )
         for value in values
     ]
+
+
+def sample_axes(problem: Problem) -> dict[str, int]:
+    """Where the batch lies in known outputs that have it on another axis than the first."""
+    dims = [None if isinstance(d, int) else d.value for d in problem.recovered[0].shape or ()]
+    if not dims or dims[0] is None:
+        return {}
+    axes = {}
+    for value in problem.known:
+        symbols = [None if isinstance(d, int) else d.value for d in value.shape or ()]
+        if dims[0] in symbols[1:] and symbols[0] != dims[0]:
+            axes[value.name or ""] = symbols.index(dims[0])
+    return axes
 
 
 def match(arrays: Mapping[str, Array], names: Sequence[str], path: str) -> Batch:

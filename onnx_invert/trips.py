@@ -34,7 +34,8 @@ MOST_LOST = 0.1
 class Trip:
     """The relative errors of one round trip, one number a sample, and what each is held to.
 
-    `amplification` is κ per sample, `tolerances` c · eps · κ, or the tolerance that was asked for (`strict`).
+    `amplification` is κ per sample, NaN where it was not measured, as it decides nothing; `tolerances` are c · eps ·
+    κ, or the tolerance that was asked for (`strict`).
     """
 
     errors: NDArray[np.float64]
@@ -152,14 +153,15 @@ def compare(
     """The trip that `got` made of `true`, with κ from how far the noisy `shaken` are from `got`.
 
     With several tensors each is held to its own tolerance: a large one must not hide a small one that is wrong.
-    `counts` is the number of samples in each batch; κ is the largest over the draws of noise. It is infinite
-    for samples `at_end`: f(x) was rounded to the end of an image or beyond, where noise shows nothing.
+    `counts` is the number of samples in each batch; κ is the largest over the draws of noise, and without any not
+    known. It is infinite for samples `at_end`: f(x) was rounded to the end of an image or beyond, where noise shows
+    nothing.
     """
     worst: Trip | None = None
     for name in names:
         errors = relative(name, got, true, true, counts)
         spreads = [relative(name, draw, got, true, counts) / (NOISE * eps) for draw in shaken]
-        amplification = np.maximum(1.0, np.maximum.reduce(spreads))
+        amplification = np.maximum.reduce([np.full(errors.shape, 1.0 if spreads else np.nan), *spreads])
         if at_end is not None:
             amplification = np.where(at_end, np.inf, amplification)
         tolerances = SAFETY * eps * amplification if rtol is None else np.full(errors.shape, rtol)
@@ -173,7 +175,8 @@ def _worse(one: Trip, other: Trip) -> Trip:
     """Of two tensors, for every sample the one that is nearer to breaking its tolerance, or further beyond."""
     with np.errstate(invalid="ignore", divide="ignore"):
         first, second = one.errors / one.tolerances, other.errors / other.tolerances
-    pick = (second > first) | ((second == first) & (other.errors > one.errors)) | ~np.isfinite(other.errors)
+    alike = (second == first) | (np.isnan(second) & np.isnan(first))
+    pick = (second > first) | (alike & (other.errors > one.errors)) | ~np.isfinite(other.errors)
     return Trip(
         np.where(pick, other.errors, one.errors),
         np.where(pick, other.amplification, one.amplification),
@@ -181,6 +184,11 @@ def _worse(one: Trip, other: Trip) -> Trip:
         one.promised,
         strict=one.strict,
     )
+
+
+def may_hold(errors: NDArray[np.float64]) -> bool:
+    """True unless so many errors leave less than two digits that no tolerance makes a promise hold."""
+    return bool(np.count_nonzero(~(errors <= TWO_DIGITS)) <= MOST_LOST * errors.size)
 
 
 def relative(

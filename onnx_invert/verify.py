@@ -8,7 +8,8 @@ Both files run in onnxruntime, as their users will run them. Every sample is hel
 c · eps · κ. κ is measured on that sample: a copy of the inverse adds noise of relative size η where rounding
 would, to every tensor, product and constant on its way (build/noise.py), and κ is how far that moves x (or
 f(x)), relative to η. So it takes in everything that amplifies rounding: matrices, saturated activations,
-cancellation. trips.py says when a promise holds.
+cancellation. Of a solver, which has no such copy, x is solved for again with noise on y, where κ of x decides
+anything. trips.py says when a promise holds.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from onnx_invert.build.noise import DRAWS
 from onnx_invert.errors import ModelError
 from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.rules.interval import Interval
-from onnx_invert.runtime import Renamed, Session
+from onnx_invert.runtime import Recalled, Renamed, Session
 from onnx_invert.samples import DISTRIBUTIONS, SEED, Port, draw
-from onnx_invert.trips import NOISE, Array, Batch, RoundTrip, by_sample, compare
+from onnx_invert.trips import NOISE, Array, Batch, RoundTrip, by_sample, compare, may_hold, relative
 
 SINGLE_RUNS = 32
 """How many samples are drawn where the model takes one at a time."""
@@ -44,7 +45,7 @@ class Pair:
     """
 
     forward: Callable[[], Session]
-    inverse: Callable[[], Session | Renamed]
+    inverse: Callable[[], Session | Renamed | Recalled]
     instrumented: Callable[[], Session] | None
     ports: Sequence[Port]
     recovered: Sequence[str]
@@ -104,7 +105,8 @@ def verify(
     del f
     given = [{name: batch[name] for name in pair.given} for batch in batches]
     given = given * 2 if drawn else given
-    found, noisy = _recover(pair, [*outputs, *drawn], given)
+    needed = partial(_noise_decides, pair, batches, promised=guarantee.promises_x, rtol=rtol) if solver else None
+    found, noisy = _recover(pair, [*outputs, *drawn], given, needed)
     clamped, at_end = _clamps(pair, [*outputs, *drawn], given, _counts(pair, [*batches, *batches][: len(given)]))
     f = pair.forward()
     again = _forwards(pair, f, found, given)
@@ -247,11 +249,15 @@ def _feeds(pair: Pair, names: set[str], outputs: list[Batch], given: list[Batch]
     ]
 
 
-def _recover(pair: Pair, outputs: list[Batch], given: list[Batch]) -> tuple[list[Batch], list[list[Batch]]]:
-    """g of the outputs, and g under several draws of noise."""
+def _recover(
+    pair: Pair, outputs: list[Batch], given: list[Batch], needed: Callable[[list[Batch]], bool] | None
+) -> tuple[list[Batch], list[list[Batch]]]:
+    """g of the outputs, and under draws of noise; under none where what is found shows that none is `needed`."""
     g = pair.inverse()
     feeds = _feeds(pair, g.names, outputs, given)
     found = [g.run(feed, list(pair.recovered)) for feed in feeds]
+    if needed is not None and not needed(found):
+        return found, []
     if pair.instrumented is None:
         return found, [_shake_ends(pair, g, feeds, draw) for draw in range(DRAWS)]
     del g
@@ -260,6 +266,20 @@ def _recover(pair: Pair, outputs: list[Batch], given: list[Batch]) -> tuple[list
     # Both signs: where a value is clamped, noise in one direction leaves no trace.
     etas = [(sign * size * row[None]).astype(pair.dtype) for row in np.eye(DRAWS) for sign in (1, -1)]
     return found, [[shaken.run({**feed, pair.eta: eta}, list(pair.recovered)) for feed in feeds] for eta in etas]
+
+
+def _noise_decides(
+    pair: Pair, true: Sequence[Batch], found: Sequence[Batch], *, promised: bool, rtol: float | None
+) -> bool:
+    """True if κ of x bears on a verdict, x̂ being what a solver `found` for y as it is.
+
+    Under noise it solves all equations once more for each draw, of y that no x may give. A tolerance that was asked
+    for needs no κ, nor does an x that is not promised, and is so far off that no κ makes it right.
+    """
+    if rtol is not None:
+        return False
+    counts = _counts(pair, true)
+    return promised or all(may_hold(relative(name, found, true, true, counts)) for name in pair.recovered)
 
 
 def _clamps(
@@ -281,7 +301,7 @@ def _clamps(
     return clamped, np.concatenate(marks)
 
 
-def _shake_ends(pair: Pair, g: Session | Renamed, feeds: list[Batch], draw: int) -> list[Batch]:
+def _shake_ends(pair: Pair, g: Session | Renamed | Recalled, feeds: list[Batch], draw: int) -> list[Batch]:
     """Noise on what goes into g and what comes out, for an inverse whose inside is not known."""
     rng = np.random.default_rng([SEED, draw])
     shaken = [{k: _perturbed(v, rng, pair) if k in pair.known else v for k, v in feed.items()} for feed in feeds]

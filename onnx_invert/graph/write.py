@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,7 +17,17 @@ import onnx_ir as ir
 from onnx_invert.errors import FileError
 from onnx_invert.graph.atomic import check_target, folder_beside, real_path, uninterrupted
 
-__all__ = ["LARGEST_FILE", "Staged", "check_target", "commit_both", "restate", "save", "staged", "to_proto"]
+__all__ = [
+    "LARGEST_FILE",
+    "Staged",
+    "check_target",
+    "commit_both",
+    "restate",
+    "save",
+    "staged",
+    "to_bytes",
+    "to_proto",
+]
 
 LARGEST_FILE = 2_000_000_000
 """Bytes of weights above which they go into a file of their own: protobuf ends at 2 GiB."""
@@ -142,6 +153,13 @@ def restate(path: Path, metadata: dict[str, str]) -> None:
         path.write_bytes(proto.SerializeToString(deterministic=True))
     except OSError as error:
         raise FileError(f"The inverse cannot be written: {error.strerror}.") from error
+
+
+def to_bytes(model: ir.Model) -> bytes:
+    """What `save` writes, where it writes one file."""
+    file = io.BytesIO()
+    _stream(model, file)
+    return file.getvalue()
 
 
 def to_proto(model: ir.Model) -> onnx.ModelProto:

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 
+from onnx_invert.bench import Bench
 from onnx_invert.bounding import box
 from onnx_invert.build.inverse import Inverse, build
 from onnx_invert.build.newton.inverse import build_newton
@@ -21,6 +22,7 @@ from onnx_invert.plan.plan import Plan
 from onnx_invert.plan.system_plan import SystemPlan
 from onnx_invert.planning import arrays_of, is_decoder, make_plan, some_of
 from onnx_invert.rescue import with_starts
+from onnx_invert.runtime import Runs
 from onnx_invert.samples import Batch
 from onnx_invert.separation import mixing
 from onnx_invert.stating import metadata_of
@@ -32,7 +34,8 @@ class Draft:
 
     `build` makes its graph, `instrumented` the copy that measures rounding (None of a solver), `metadata` are its
     entries. `arrays` are inputs to verify on, None to draw them between the ends `within`; `kind` is that of the
-    prior, `notes` what the user should hear, `idle` which options have no effect.
+    prior, `notes` what the user should hear, `idle` which options have no effect; `runs` is what a solver was tried on
+    before.
     """
 
     plan: AnyPlan
@@ -44,6 +47,7 @@ class Draft:
     kind: str | None = None
     notes: Sequence[str] = ()
     idle: str = ""
+    runs: Runs | None = None
 
 
 def make_draft(request: Request, source: Source, decoder: Source | None, stack: ExitStack) -> Draft:
@@ -67,11 +71,18 @@ def make_draft(request: Request, source: Source, decoder: Source | None, stack: 
     )
     arrays = arrays_of(request.data, plan.problem, stack)
     if isinstance(plan, NewtonPlan):
-        return _solver(request, source, plan, arrays, stack)
+        return _solver(request, source, decoder, plan, arrays, stack)
     return _closed_form(request, source, plan, arrays)
 
 
-def _solver(request: Request, source: Source, plan: NewtonPlan, arrays: Batch | None, stack: ExitStack) -> Draft:
+def _solver(
+    request: Request,
+    source: Source,
+    decoder: Source | None,
+    plan: NewtonPlan,
+    arrays: Batch | None,
+    stack: ExitStack,
+) -> Draft:
     if blockers := mixing(plan.solved, plan.batch, plan.solved.recovered, [p.x for p in plan.ends]):
         raise NotInvertibleError(blockers, source.name)
     choices = request.choices
@@ -81,12 +92,14 @@ def _solver(request: Request, source: Source, plan: NewtonPlan, arrays: Batch | 
         arrays = some_of(choices.prior, plan, request.count)
     options = choices.options(plan, arrays)
     within = box(plan, options.bounds)
+    metadata = metadata_of(source, plan, options, choices.kind)
+    make = partial(build_newton, plan, opset=request.opset, metadata=metadata)
+    runs = None
     if choices.iterations is None:
         request.tell("starts")
-        options = with_starts(plan, options, arrays, choices.prior)
-    metadata = metadata_of(source, plan, options, choices.kind)
-    make = partial(build_newton, plan, options, opset=request.opset, metadata=metadata)
-    return Draft(plan, make, None, metadata, arrays, within, choices.kind)
+        bench = Bench(plan, source, make)
+        options, runs = with_starts(plan, options, arrays, choices.prior, decoder, bench)
+    return Draft(plan, partial(make, options), None, metadata, arrays, within, choices.kind, runs=runs)
 
 
 def _closed_form(request: Request, source: Source, plan: Plan | SystemPlan, arrays: Batch | None) -> Draft:

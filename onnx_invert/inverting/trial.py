@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import onnx_ir as ir
 
 from onnx_invert.bounding import beyond
 from onnx_invert.build.inverse import Inverse
-from onnx_invert.graph.read import Source
+from onnx_invert.graph.read import Source, file_hash
 from onnx_invert.graph.write import save
 from onnx_invert.inverting.draft import Draft
 from onnx_invert.inverting.request import Request
@@ -20,10 +21,9 @@ from onnx_invert.numerics.tolerance import eps
 from onnx_invert.plan.choice import AnyPlan
 from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.plan.newton import NewtonPlan
-from onnx_invert.plan.problem import Problem
 from onnx_invert.plan.system_plan import SystemPlan
-from onnx_invert.runtime import Session
-from onnx_invert.samples import ports_of
+from onnx_invert.runtime import Recalled, Session
+from onnx_invert.samples import ports_of, sample_axes
 from onnx_invert.solving import decoded
 from onnx_invert.trips import RoundTrip
 from onnx_invert.verify import Pair, verify
@@ -93,9 +93,12 @@ def _pair(draft: Draft, source: Source, path: Path) -> Pair:
         instrumented = draft.instrumented()
         save(instrumented.model, shaken)
     forward = source.path if source.path is not None else source.data
+    inverse: Callable[[], Session | Recalled] = partial(Session, path, "the inverse")
+    if draft.runs is not None and draft.runs.digest == file_hash(path):
+        inverse = partial(Recalled, path, "the inverse", draft.runs)
     return Pair(
         forward=partial(Session, forward, source.name, packed=source.four_bits),
-        inverse=partial(Session, path, "the inverse"),
+        inverse=inverse,
         instrumented=partial(Session, shaken, "the instrumented inverse") if instrumented is not None else None,
         ports=ports_of(problem.inputs),
         recovered=[value.name or "" for value in problem.recovered],
@@ -105,19 +108,6 @@ def _pair(draft: Draft, source: Source, path: Path) -> Pair:
         eps=max(eps(dtype.numpy()) for dtype in plan.dtypes),
         probes=instrumented.probes if instrumented is not None else (),
         eta=instrumented.eta if instrumented is not None else "",
-        axes=_sample_axes(problem),
+        axes=sample_axes(problem),
         bounds=draft.within,
     )
-
-
-def _sample_axes(problem: Problem) -> dict[str, int]:
-    """Where the batch lies in known outputs that have it on another axis than the first."""
-    dims = [None if isinstance(d, int) else d.value for d in problem.recovered[0].shape or ()]
-    if not dims or dims[0] is None:
-        return {}
-    axes = {}
-    for value in problem.known:
-        symbols = [None if isinstance(d, int) else d.value for d in value.shape or ()]
-        if dims[0] in symbols[1:] and symbols[0] != dims[0]:
-            axes[value.name or ""] = symbols.index(dims[0])
-    return axes

@@ -24,6 +24,7 @@ from onnx_invert.numerics.start import Start
 from onnx_invert.numerics.tolerance import eps
 from onnx_invert.plan.equations import upstream
 from onnx_invert.plan.newton import NewtonPlan, System
+from onnx_invert.plan.problem import Problem
 
 Array = NDArray[np.float64]
 
@@ -75,9 +76,12 @@ def build_newton(
     return _Build(plan, options).run(opset, metadata)
 
 
-def build_probe(plan: NewtonPlan, wanted: Sequence[ir.Value] = ()) -> ir.Model:
-    """The model from its inputs to `wanted`, by default the tensors that the systems know, one after the other."""
-    problem = plan.solved
+def build_probe(plan: NewtonPlan, wanted: Sequence[ir.Value] = (), problem: Problem | None = None) -> ir.Model:
+    """The model from its inputs to `wanted`, by default the tensors that the systems know, one after the other.
+
+    It is that of `problem`, by default the one whose unknowns the systems have.
+    """
+    problem = problem or plan.solved
     e = Emitter(problem.known[0].dtype or ir.DataType.FLOAT, [value.name or "" for value in problem.inputs])
     ports = {value: port_of(value) for value in problem.inputs}
     values = dict(ports)
