@@ -41,17 +41,17 @@ class Bench:
     source: Source
     make: Callable[[Options], Inverse]
 
-    def run(self, options: Options, batches: Sequence[Batch], most: int) -> Outcome:
+    def run(self, options: Options, batches: Sequence[Batch], most: int, *, threads: int | None = None) -> Outcome:
         """Solve for the y of all inputs in `batches`; of the samples that are left `most` come back at most.
 
         Left is what stays above the residual of a solution, in each output's own units. A y that is not finite is no
-        sample.
+        sample. `threads` is how many the runtime takes, as many as it likes where it is None.
 
         Raises:
             ModelError: onnxruntime cannot run the model or the inverse.
         """
         encoded = to_bytes(self.make(options).model)
-        session = Session(encoded, "the inverse")
+        session = Session(encoded, "the inverse", threads=threads)
         runs = Runs(hashlib.sha256(encoded).hexdigest(), session.names)
         del encoded  # the session has its own
         recovered = [value.name or "" for value in self.plan.problem.recovered]

@@ -49,6 +49,10 @@ SHORTLY = RESCUE_ITERATIONS // 2
 """Iterations of the second loop where it is tried: which starts are the better ones shows before the last of them,
 and samples that none helps take all."""
 
+AT_FIRST = SHORTLY // 6
+"""The same where one sample that is solved decides: mostly one is within the first eight starts, and the others then
+need not take theirs."""
+
 MOVED = 1e-3
 """By how much of themselves inputs are moved to try them again."""
 
@@ -88,8 +92,13 @@ def with_starts(
         return options, plain.runs
     batches = _to_fit(plan, data, prior, options)
     fewest, best = plain.count, options
-    for way in _ways(plan, options, batches):
-        count = bench.run(replace(way, again=SHORTLY), plain.left, TRIED_AGAIN).count
+    chains = _chains(plan, options)
+    for way in _ways(plan, options, batches, chains):
+        # Where there is but one way, it is kept for the first sample that it solves.
+        for again in [SHORTLY] if any(chains) else [AT_FIRST, SHORTLY]:
+            count = bench.run(replace(way, again=again), plain.left, TRIED_AGAIN, threads=1).count
+            if count < plain.count:
+                break
         # Of two that leave as many, the one without equations of its own, which comes first.
         if count < fewest:
             fewest, best = count, way
@@ -98,11 +107,13 @@ def with_starts(
     return best, plain.runs
 
 
-def _ways(plan: NewtonPlan, options: Options, batches: Sequence[Batch]) -> Iterator[Options]:
+def _ways(
+    plan: NewtonPlan, options: Options, batches: Sequence[Batch], chains: Sequence[Chain | None]
+) -> Iterator[Options]:
     """The options with starts, and then with equations from y's side as well, which may take many times as long."""
     more = replace(options, starts=_fit_starts(plan, batches), kinks=_kinks(plan, batches))
     yield more
-    if any(others := _reversed(plan, options, batches)):
+    if any(others := _reversed(plan, chains, batches)):
         yield replace(more, reversed=others)
 
 
@@ -176,14 +187,17 @@ def _alike(seen: Batch, ports: Sequence[Port], main: str, count: int) -> Batch:
 
 
 def _fit_starts(plan: NewtonPlan, batches: Sequence[Batch]) -> list[Start | None]:
-    """One for each system and one for all as one; None where a sample has too many numbers, or there are too few."""
+    """One for each system, and of several one for all as one; None where a sample has too many numbers, or there are
+    too few."""
     systems = plan.systems
     session = Session(to_proto(build_probe(plan)).SerializeToString(), "the model up to its equations")
     found = [run_on(session, batch) for batch in batches]
     outputs = iter(session.outputs)
     known = [system_rows(found, [next(outputs) for _ in s.wanted], s.m) for s in systems]
     x = system_rows(batches, [value.name or "" for value in plan.solved.recovered], systems[-1].n)
-    pairs = [*zip(known, [*known[1:], x], strict=True), (known[0], x)]
+    pairs = [*zip(known, [*known[1:], x], strict=True)]
+    if plan.joined is not None:
+        pairs.append((known[0], x))
     unit = eps(plan.dtypes[0].numpy())
     return [_fit(y, unknown, unit) for y, unknown in pairs]
 
@@ -202,16 +216,21 @@ def _kinks(plan: NewtonPlan, batches: Sequence[Batch]) -> dict[ir.Value, float]:
     return {value: size for value, size in zip(tensors, sizes, strict=True) if 0 < size < np.inf}
 
 
-def _reversed(plan: NewtonPlan, options: Options, batches: Sequence[Batch]) -> list[Reversed | None]:
-    """How each system is solved from y's side; None where its nodes are no chain that it can be, or x has a prior or
+def _chains(plan: NewtonPlan, options: Options) -> list[Chain | None]:
+    """Each system's nodes as a chain that can be solved from y's side; None where they are none, or x has a prior or
     bounds, which those equations know nothing of."""
-    found = list[Reversed | None]()
+    found = list[Chain | None]()
     for system in plan.systems:
         free = system is not plan.systems[-1] or (options.prior is None and options.bounds is None)
         small = max(system.m, system.n) <= LARGEST_DENSE
-        chain = find_chain(system, plan.rules, plan.solved.opset) if free and small else None
-        found.append(None if chain is None else _fit_reversed(plan, chain, system, batches))
+        found.append(find_chain(system, plan.rules, plan.solved.opset) if free and small else None)
     return found
+
+
+def _reversed(plan: NewtonPlan, chains: Sequence[Chain | None], batches: Sequence[Batch]) -> list[Reversed | None]:
+    """How each system is solved from y's side."""
+    pairs = zip(plan.systems, chains, strict=True)
+    return [None if chain is None else _fit_reversed(plan, chain, system, batches) for system, chain in pairs]
 
 
 def _fit_reversed(plan: NewtonPlan, chain: Chain, system: System, batches: Sequence[Batch]) -> Reversed | None:

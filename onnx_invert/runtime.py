@@ -38,14 +38,16 @@ class Session:
     """A model loaded in onnxruntime's CPU provider.
 
     Packing weights for speed would hold every one of them twice, and is off. With `packed` it is on, as users have it:
-    onnxruntime multiplies weights of four bits in another way then, where x is rounded to eight bits.
+    onnxruntime multiplies weights of four bits in another way then, where x is rounded to eight bits. `threads` is
+    how many it takes, as many as there are cores where it is None: of small batches they do more waiting than work.
 
     Raises:
         ModelError: onnxruntime cannot load the model, or fails while it runs.
     """
 
-    def __init__(self, model: Path | bytes, name: str, *, packed: bool = False) -> None:
+    def __init__(self, model: Path | bytes, name: str, *, packed: bool = False, threads: int | None = None) -> None:
         options = ort.SessionOptions()
+        options.intra_op_num_threads = threads or 0
         options.log_severity_level = 4
         options.add_session_config_entry("session.disable_prepacking", "0" if packed else "1")
         self._name = name

@@ -82,7 +82,7 @@ def test_it_solves_what_starts_leave(monkeypatch):
     x = normal(48, WIDTHS[0], seed=9).astype(np.float32)
     (y,) = run(model, x=x)
     after = invert(model, method="newton", verify=False, tolerance=SOLVED, residual=True).model
-    monkeypatch.setattr(rescue, "_reversed", lambda plan, options, batches: [])
+    monkeypatch.setattr(rescue, "_reversed", lambda plan, chains, batches: [])
     before = invert(model, method="newton", verify=False, tolerance=SOLVED).model
     onnx.checker.check_model(after, full_check=True)
     back, told = run(after, y=y)

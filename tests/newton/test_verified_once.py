@@ -1,4 +1,4 @@
-"""What is run to verify a solver: the file that was tried is not run again on the same y, and noise where it decides."""
+"""What runs to verify a solver: what was tried is not run again on the same y, and noise only where it decides."""
 
 import hashlib
 
