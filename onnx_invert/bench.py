@@ -26,8 +26,9 @@ from onnx_invert.trips import by_sample
 
 @dataclass(frozen=True)
 class Outcome:
-    """The samples that an inverse leaves, as inputs of the model, and how many; `runs` is what it was run on."""
+    """The samples that an `inverse` leaves, as inputs of the model, and how many; `runs` is what it was run on."""
 
+    inverse: Inverse
     left: list[Batch]
     count: int
     runs: Runs
@@ -50,7 +51,8 @@ class Bench:
         Raises:
             ModelError: onnxruntime cannot run the model or the inverse.
         """
-        encoded = to_bytes(self.make(options).model)
+        inverse = self.make(options)
+        encoded = to_bytes(inverse.model)
         session = Session(encoded, "the inverse", threads=threads)
         runs = Runs(hashlib.sha256(encoded).hexdigest(), session.names)
         del encoded  # the session has its own
@@ -69,7 +71,7 @@ class Bench:
             if len(rows):
                 left.append({p.name: batch[p.name][rows] if apart and p.has_batch else batch[p.name] for p in ports})
                 count += len(rows)
-        return Outcome(left, count, runs)
+        return Outcome(inverse, left, count, runs)
 
     def _unsolved(self, y: Batch, again: Batch, count: int, solved: float) -> NDArray[np.bool_]:
         """Of `count` samples those of finite y that is not reached."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from onnx_invert.bench import Bench
 from onnx_invert.bounding import box
+from onnx_invert.build.inverse import Inverse
 from onnx_invert.build.newton.inverse import Options, build_probe
 from onnx_invert.build.newton.reversed import Reversed, build_conditions, reverse
 from onnx_invert.build.newton.solver import RESCUE_ITERATIONS
@@ -79,32 +80,34 @@ def with_starts(
     prior: Mapping[str, NDArray[Any]] | None,
     decoder: Source | None,
     bench: Bench,
-) -> tuple[Options, Runs | None]:
+) -> tuple[Options, Inverse | None, Runs | None]:
     """The options with starts, if the plain iteration leaves samples unsolved and starts leave fewer.
 
     `data` are inputs to try it on, None to draw them; `prior` are those that a prior was fitted to, which the starts
-    are fitted to as well. Beside them what the inverse without starts was run on.
+    are fitted to as well. Beside them the inverse, if it was made and solves all, and what that without starts was run
+    on.
     """
     if options.unroll is not None:
-        return options, None
+        return options, None, None
     plain = bench.run(options, _to_try(plan, data, options, decoder), TRIED_AGAIN)
     if not plain.count:
-        return options, plain.runs
+        return options, plain.inverse, plain.runs
+    left, runs, fewest, best = plain.left, plain.runs, plain.count, options
+    del plain  # the inverse, with its weights
     batches = _to_fit(plan, data, prior, options)
-    fewest, best = plain.count, options
     chains = _chains(plan, options)
     for way in _ways(plan, options, batches, chains):
         # Where there is but one way, it is kept for the first sample that it solves.
         for again in [SHORTLY] if any(chains) else [AT_FIRST, SHORTLY]:
-            count = bench.run(replace(way, again=again), plain.left, TRIED_AGAIN, threads=1).count
-            if count < plain.count:
+            count = bench.run(replace(way, again=again), left, TRIED_AGAIN, threads=1).count
+            if count < fewest:
                 break
         # Of two that leave as many, the one without equations of its own, which comes first.
         if count < fewest:
             fewest, best = count, way
         if not fewest:
             break
-    return best, plain.runs
+    return best, None, runs
 
 
 def _ways(

@@ -106,8 +106,8 @@ def verify(
     given = [{name: batch[name] for name in pair.given} for batch in batches]
     given = given * 2 if drawn else given
     needed = partial(_noise_decides, pair, batches, promised=guarantee.promises_x, rtol=rtol) if solver else None
-    found, noisy = _recover(pair, [*outputs, *drawn], given, needed)
-    clamped, at_end = _clamps(pair, [*outputs, *drawn], given, _counts(pair, [*batches, *batches][: len(given)]))
+    asked = _counts(pair, [*batches, *batches][: len(given)])
+    found, noisy, clamped, at_end = _recover(pair, [*outputs, *drawn], given, asked, needed)
     f = pair.forward()
     again = _forwards(pair, f, found, given)
     # A solver's residual is held to what rounding does to f alone. Under noise on y it may fail where it did not
@@ -250,22 +250,29 @@ def _feeds(pair: Pair, names: set[str], outputs: list[Batch], given: list[Batch]
 
 
 def _recover(
-    pair: Pair, outputs: list[Batch], given: list[Batch], needed: Callable[[list[Batch]], bool] | None
-) -> tuple[list[Batch], list[list[Batch]]]:
-    """g of the outputs, and under draws of noise; under none where what is found shows that none is `needed`."""
+    pair: Pair,
+    outputs: list[Batch],
+    given: list[Batch],
+    counts: list[int],
+    needed: Callable[[list[Batch]], bool] | None,
+) -> tuple[list[Batch], list[list[Batch]], dict[str, int], NDArray[np.bool_]]:
+    """g of the outputs, and under draws of noise; under none where what is found shows that none is `needed`.
+
+    Beside them how many values are clamped, per node, and which of the samples, `counts` in each batch, have one.
+    """
     g = pair.inverse()
     feeds = _feeds(pair, g.names, outputs, given)
     found = [g.run(feed, list(pair.recovered)) for feed in feeds]
-    if needed is not None and not needed(found):
-        return found, []
     if pair.instrumented is None:
-        return found, [_shake_ends(pair, g, feeds, draw) for draw in range(DRAWS)]
+        noisy = [_shake_ends(pair, g, feeds, draw) for draw in range(DRAWS)] if needed is None or needed(found) else []
+        return found, noisy, {}, np.zeros(sum(counts), dtype=bool)
     del g
     shaken = pair.instrumented()
     size = NOISE * pair.eps
     # Both signs: where a value is clamped, noise in one direction leaves no trace.
     etas = [(sign * size * row[None]).astype(pair.dtype) for row in np.eye(DRAWS) for sign in (1, -1)]
-    return found, [[shaken.run({**feed, pair.eta: eta}, list(pair.recovered)) for feed in feeds] for eta in etas]
+    noisy = [[shaken.run({**feed, pair.eta: eta}, list(pair.recovered)) for feed in feeds] for eta in etas]
+    return found, noisy, *_clamps(pair, shaken, feeds, counts)
 
 
 def _noise_decides(
@@ -283,16 +290,15 @@ def _noise_decides(
 
 
 def _clamps(
-    pair: Pair, outputs: list[Batch], given: list[Batch], counts: list[int]
+    pair: Pair, shaken: Session, feeds: list[Batch], counts: list[int]
 ) -> tuple[dict[str, int], NDArray[np.bool_]]:
     """How many values are clamped, per node; and which samples have one."""
     clamped: dict[str, int] = {}
     marks = [np.zeros(count, dtype=bool) for count in counts]
-    if pair.instrumented is not None and pair.probes:
-        g = pair.instrumented()
+    if pair.probes:
         still = np.zeros((1, DRAWS), dtype=pair.dtype)
-        for feed, mark in zip(_feeds(pair, g.names, outputs, given), marks, strict=True):
-            values = g.run({**feed, pair.eta: still}, [probe.tensor for probe in pair.probes])
+        for feed, mark in zip(feeds, marks, strict=True):
+            values = shaken.run({**feed, pair.eta: still}, [probe.tensor for probe in pair.probes])
             for probe in pair.probes:
                 outside = probe.outside(values[probe.tensor])
                 if outside.any():

@@ -94,12 +94,24 @@ def _solver(
     within = box(plan, options.bounds)
     metadata = metadata_of(source, plan, options, choices.kind)
     make = partial(build_newton, plan, opset=request.opset, metadata=metadata)
-    runs = None
+    made, runs = None, None
     if choices.iterations is None:
         request.tell("starts")
         bench = Bench(plan, source, make)
-        options, runs = with_starts(plan, options, arrays, choices.prior, decoder, bench)
-    return Draft(plan, partial(make, options), None, metadata, arrays, within, choices.kind, runs=runs)
+        options, made, runs = with_starts(plan, options, arrays, choices.prior, decoder, bench)
+    emit = _Made(partial(make, options), made)
+    return Draft(plan, emit, None, metadata, arrays, within, choices.kind, runs=runs)
+
+
+class _Made:
+    """What makes an inverse, of which the first may be there already; it is handed over, and not kept."""
+
+    def __init__(self, make: Callable[[], Inverse], made: Inverse | None) -> None:
+        self._make, self._made = make, made
+
+    def __call__(self) -> Inverse:
+        made, self._made = self._made, None
+        return self._make() if made is None else made
 
 
 def _closed_form(request: Request, source: Source, plan: Plan | SystemPlan, arrays: Batch | None) -> Draft:

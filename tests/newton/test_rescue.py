@@ -23,7 +23,7 @@ CUT, NORMALISED = 120, 89
 def plain(model, monkeypatch):
     """The inverse without starts."""
     with monkeypatch.context() as patch:
-        patch.setattr(draft, "with_starts", lambda plan, options, *others: (options, None))
+        patch.setattr(draft, "with_starts", lambda plan, options, *others: (options, None, None))
         return invert(model, method="newton", verify=False, tolerance=SOLVED).model
 
 
