@@ -1,6 +1,7 @@
 """What runs to verify a solver: what was tried is not run again on the same y, and noise only where it decides."""
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -8,9 +9,11 @@ import pytest
 from solving import layers, normal
 
 import onnx_invert
-from onnx_invert import invert
+from onnx_invert import invert, rescue
+from onnx_invert.bench import Bench
 from onnx_invert.runtime import Recalled, Runs, Session
 
+WINE = Path(__file__).parents[2] / "models/surrogates/wine.onnx"
 NARROWS = layers(normal(6, 20) / 3, "Tanh", normal(20, 3, seed=1) / 4, width=6)
 SQUARE = layers(np.eye(4) + normal(4, 4) / 8, "Tanh", np.eye(4) + normal(4, 4, seed=1) / 8, width=4)
 
@@ -93,3 +96,41 @@ def test_a_file_is_loaded_for_what_it_has_not_been_run_on(tmp_path):
     assert not file.run({"x": x}, ["y"])["y"].any()
     for other in (x[:4], np.nextafter(x, np.float32(9))):
         np.testing.assert_array_equal(file.run({"x": other}, ["y"])["y"], session.run({"x": other})["y"])
+
+
+@pytest.fixture
+def trials(monkeypatch):
+    """The iterations of the second loop in each trial, None without one."""
+    asked = []
+    plain = Bench.run
+
+    def watched(self, options, batches, most, **more):
+        asked.append(options.again if options.starts else None)
+        return plain(self, options, batches, most, **more)
+
+    monkeypatch.setattr(Bench, "run", watched)
+    return asked
+
+
+def test_one_solved_sample_decides(trials):
+    """Starts are kept for it, and the other starts of the trial are left out."""
+    found = invert(WINE)
+    assert trials == [None, rescue.AT_FIRST]
+    assert sum(node.op_type == "Loop" for node in found.model.graph.node) == 3
+    assert found.round_trip.unsolved == 0
+
+
+def test_where_starts_help_at_last_they_are_kept(trials, monkeypatch):
+    """None within the first starts says nothing of the later ones."""
+    monkeypatch.setattr(rescue, "AT_FIRST", 1)
+    found = invert(WINE, verify=False)
+    assert trials == [None, 1, rescue.SHORTLY]
+    assert sum(node.op_type == "Loop" for node in found.model.graph.node) == 3
+
+
+def test_starts_of_one_system_are_fitted_once(monkeypatch):
+    fitted = []
+    plain = rescue._fit
+    monkeypatch.setattr(rescue, "_fit", lambda *given: fitted.append(plain(*given)) or fitted[-1])
+    invert(WINE, verify=False)
+    assert len(fitted) == 1
