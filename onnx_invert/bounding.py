@@ -69,11 +69,11 @@ def box(plan: NewtonPlan, bounds: Ends | None) -> dict[str, Ends]:
     """The bounds by input, in the shape of one sample: what is drawn lies within them."""
     if bounds is None:
         return {}
-    low, high = (_parts(plan, end) for end in bounds)
+    low, high = (by_input(plan, end) for end in bounds)
     return {name: (low[name], high[name]) for name in low}
 
 
-def _parts(plan: NewtonPlan, row: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+def by_input(plan: NewtonPlan, row: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     """A row of numbers (n) by recovered input, in the shape of one sample."""
     system = plan.systems[-1]
     shapes = [system.layouts[value].sizes for value in system.unknowns]

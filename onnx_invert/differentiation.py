@@ -15,15 +15,13 @@ from onnx_invert.build.versions import domains_of, ir_version_for, opset_for
 from onnx_invert.errors import NotInvertibleError, UsageError
 from onnx_invert.graph.emit import Emitter
 from onnx_invert.graph.given_sizes import GivenShapes
-from onnx_invert.graph.normalise import normalise
-from onnx_invert.graph.unpack import unpack
 from onnx_invert.graph.write import to_proto
 from onnx_invert.opening import ModelLike, open_model
 from onnx_invert.plan.batch import follow, joined
 from onnx_invert.plan.problem import pose
 from onnx_invert.plan.program import program
+from onnx_invert.planning import prepare
 from onnx_invert.rules import RuleSet, default_rules
-from onnx_invert.rules.rows import row_by_row
 from onnx_invert.separation import mixing
 
 
@@ -59,8 +57,7 @@ def jacobian(
         raise UsageError(f"mode is 'auto', 'forward' or 'reverse', not {mode!r}.")
     with ExitStack() as stack:
         source = open_model(model, stack, shapes)
-        normalise(source)
-        unpack(source.model, source.name, row_by_row)
+        prepare(source)
         problem = pose(source.model, wrt, of)
         steps, blockers = program(problem.recovered, problem.known, rules or default_rules(), problem.opset)
         batch = follow(problem.recovered, problem.known, problem.opset)

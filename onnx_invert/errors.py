@@ -7,7 +7,7 @@ traceback and exits with `exit_code`; the Python API raises it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -33,6 +33,10 @@ class ModelError(OnnxInvertError):
     """The file was read, but what it holds is no usable ONNX model."""
 
 
+MOST_NAMED = 4
+"""So many nodes are named, of those that are in the way for one reason."""
+
+
 @dataclass(frozen=True)
 class Blocker:
     """One node that keeps the path from being inverted.
@@ -48,7 +52,14 @@ class Blocker:
     lines: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        text = [f"node {self.node!r} ({self.op}): {self.reason}"]
+        return self.told([self.node])
+
+    def told(self, nodes: Sequence[str]) -> str:
+        """What it says, of all `nodes` that are in the way for the same reason."""
+        named = ", ".join(map(repr, nodes[:MOST_NAMED]))
+        if len(nodes) > MOST_NAMED:
+            named += f" and {len(nodes) - MOST_NAMED} more"
+        text = [f"node{'s' if len(nodes) > 1 else ''} {named} ({self.op}): {self.reason}"]
         text += [f"  {line}" for line in self.lines]
         if self.remedy:
             text.append(f"  try  {self.remedy}")
@@ -65,8 +76,12 @@ class NotInvertibleError(OnnxInvertError):
         if len(self.blockers) == 1:
             text = f"Cannot invert {self.blockers[0]}"
         else:
-            head = f"Cannot invert {model}: {len(self.blockers)} nodes are in the way."
-            text = "\n".join([head, *(str(blocker) for blocker in self.blockers)])
+            alike: dict[Blocker, list[str]] = {}
+            for blocker in self.blockers:
+                alike.setdefault(replace(blocker, node=""), []).append(blocker.node)
+            count = len({blocker.node for blocker in self.blockers})
+            head = f"Cannot invert {model}: {count} node{'s are' if count > 1 else ' is'} in the way."
+            text = "\n".join([head, *(blocker.told(nodes) for blocker, nodes in alike.items())])
         super().__init__(text)
 
 

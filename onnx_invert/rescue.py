@@ -130,7 +130,8 @@ def _to_try(plan: NewtonPlan, data: Batch | None, options: Options, decoder: Sou
         alone = not next(port for port in ports if port.name == main).has_batch
         return batches if alone else [*batches, *_moved(batches, main, box(plan, options.bounds).get(main))]
     single = not next(port for port in ports if port.name == main).has_batch
-    return list(draw(ports, SINGLE_RUNS if single else TRIED, 0, main, bounds=box(plan, options.bounds), even=True))
+    count, within = SINGLE_RUNS if single else TRIED, box(plan, options.bounds)
+    return list(draw(ports, count, options.distribution, main, bounds=within, even=True))
 
 
 def _moved(batches: Sequence[Batch], main: str, within: Ends | None) -> Iterator[Batch]:
@@ -161,8 +162,8 @@ def _to_fit(
         (seen,) = cut(data, ports, main, None)
         if len(seen[main]) >= LEAST_DRAWS:
             return [_alike(seen, ports, main, count)]
-    within = box(plan, options.bounds)
-    return list(draw(ports, SINGLE_RUNS if single else count, 0, main, seed=OTHER_SEED, bounds=within, even=True))
+    count, within = SINGLE_RUNS if single else count, box(plan, options.bounds)
+    return list(draw(ports, count, options.distribution, main, seed=OTHER_SEED, bounds=within, even=True))
 
 
 def _alike(seen: Batch, ports: Sequence[Port], main: str, count: int) -> Batch:

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_invert.bounding import box, ends_of
+from onnx_invert.bounding import box, by_input, ends_of
 from onnx_invert.build.newton.inverse import ITERATIONS, Options, build_probe
 from onnx_invert.errors import UsageError
 from onnx_invert.graph.read import Source
@@ -119,6 +119,8 @@ class Choices:
             UsageError: bounds that do not fit.
         """
         bounds = None if self.bounds is None else ends_of(plan, self.bounds)
+        within = box(plan, bounds)
+        seen = _look(plan, data, within)
         return Options(
             iterations=self.iterations or ITERATIONS,
             tolerance=self.tolerance,
@@ -126,13 +128,60 @@ class Choices:
             residual=self.residual,
             bounds=bounds,
             units=None if bounds is None else _units(plan, data, bounds),
-            spreads=_spreads(plan, data, box(plan, bounds)),
+            spreads=seen.spreads(plan),
+            anchor=seen.anchor(plan, within) if self.prior is None and plan.decoder is None else None,
+            distribution=seen.distribution,
             prior=None if self.prior is None else _fit(plan, self.prior, conditional=self.prior_kind != "gaussian"),
         )
 
 
-def _spreads(plan: NewtonPlan, data: Batch | None, within: Mapping[str, Ends]) -> list[NDArray[np.float64]]:
-    """Per system the standard deviation of its known numbers over samples, held off zero.
+@dataclass(frozen=True)
+class _Seen:
+    """The model up to its equations, as it runs on samples: what it was given, and what it made of that.
+
+    `distribution` is that which they are drawn from, the first that all its known numbers are finite on.
+    """
+
+    session: Session
+    batches: Sequence[Batch]
+    found: Sequence[Mapping[str, NDArray[Any]]]
+    distribution: int
+
+    def spreads(self, plan: NewtonPlan) -> list[NDArray[np.float64]]:
+        """Per system the standard deviation of its known numbers over samples, held off zero."""
+        unit = eps(plan.dtypes[0].numpy())
+        return [_spread(rows, unit) for rows in self._known(plan)]
+
+    def anchor(self, plan: NewtonPlan, within: Mapping[str, Ends]) -> NDArray[np.float64] | None:
+        """Numbers (n) of x to begin at where 0, or what of the bounds is nearest, has no finite y: log x, 1 / x.
+
+        The mean of the samples, or the first of those whose y is finite. None where 0 will do, and where nothing does.
+        """
+        names = [value.name or "" for value in plan.solved.recovered]
+        given = self.batches[0]
+        zero = {name: np.clip(np.zeros_like(given[name]), *within.get(name, (-np.inf, np.inf))) for name in names}
+        if self._finite(given, zero):
+            return None
+        x = system_rows(self.batches, names, plan.systems[-1].n)
+        x = x[np.logical_and.reduce([np.isfinite(rows).all(axis=1) for rows in (x, *self._known(plan))])]
+        for row in (np.mean(x, axis=0), x[0]) if len(x) else ():
+            if self._finite(given, by_input(plan, row)):
+                return np.asarray(row)
+        return None
+
+    def _known(self, plan: NewtonPlan) -> list[NDArray[np.float64]]:
+        """Per system its known numbers (samples, m)."""
+        names = iter(self.session.outputs)
+        return [system_rows(self.found, [next(names) for _ in system.wanted], system.m) for system in plan.systems]
+
+    def _finite(self, given: Batch, x: Mapping[str, NDArray[Any]]) -> bool:
+        """Whether y is finite where x, numbers of one sample by input, stands in for what is given."""
+        placed = {name: np.broadcast_to(part, given[name].shape).astype(given[name].dtype) for name, part in x.items()}
+        return all(np.isfinite(array).all() for array in run_on(self.session, {**given, **placed}).values())
+
+
+def _look(plan: NewtonPlan, data: Batch | None, within: Mapping[str, Ends]) -> _Seen:
+    """Run the model on samples of `data`, or on drawn ones.
 
     With a decoder the samples are w's of its own, normal numbers; `data` are x's, of which no w is known.
     """
@@ -140,19 +189,15 @@ def _spreads(plan: NewtonPlan, data: Batch | None, within: Mapping[str, Ends]) -
     ports = ports_of(plan.solved.inputs)
     main = plan.solved.recovered[0].name or ""
     session = Session(to_proto(build_probe(plan)).SerializeToString(), "the model up to its equations")
-    if data is None:
-        best: list[dict[str, NDArray[Any]]] = []
-        for index in range(len(DISTRIBUTIONS)):
-            best = [run_on(session, batch) for batch in draw(ports, SAMPLES, index, main, bounds=within, even=True)]
-            if all(np.isfinite(array).all() for found in best for array in found.values()):
-                break
-    else:
-        best = [run_on(session, batch) for batch in cut(data, ports, main, SAMPLES)]
-    names = iter(session.outputs)
-    unit = eps(plan.dtypes[0].numpy())
-    return [
-        _spread(system_rows(best, [next(names) for _ in system.wanted], system.m), unit) for system in plan.systems
-    ]
+    if data is not None:
+        batches = list(cut(data, ports, main, SAMPLES))
+        return _Seen(session, batches, [run_on(session, batch) for batch in batches], 0)
+    for index in range(len(DISTRIBUTIONS)):
+        batches = list(draw(ports, SAMPLES, index, main, bounds=within, even=True))
+        seen = _Seen(session, batches, [run_on(session, batch) for batch in batches], index)
+        if all(np.isfinite(array).all() for found in seen.found for array in found.values()):
+            break
+    return seen
 
 
 def _units(plan: NewtonPlan, data: Batch | None, bounds: Ends) -> NDArray[np.float64] | None:

@@ -105,7 +105,7 @@ class Tape:
         for step in program.steps:
             bend = advance(e, step, found, width)
             inputs = [None if value is None else found[value] for value in step.node.inputs]
-            point = Point(e, seeds, inputs, [found[output] for output in step.node.outputs], bend)
+            point = Point(e, seeds, inputs, [found[output] for output in step.node.outputs], bend, step.hidden)
             with e.scope(f"derivative/{step.node.name}"):
                 made = [(operand, output, at(point)) for operand, output, at in step.partials]
             name = step.node.name or ""

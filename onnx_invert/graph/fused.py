@@ -10,66 +10,19 @@ Source: onnxruntime, docs/ContribOperators.md and the schemas of its operators.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx_ir.tape import Tape
+
+from onnx_invert.graph.kernels import DOMAIN as LEARNED
+from onnx_invert.graph.kernels import support_vectors
+from onnx_invert.graph.row import Made, Row
 
 DOMAIN = "com.microsoft"
 
 OWN = frozenset({"LayerNormalization", "SimplifiedLayerNormalization"})
 """Operators of the default domain that onnxruntime takes at every opset."""
-
-Attribute = int | float | str | Sequence[int]
-
-
-class Row:
-    """Collects the standard operators of one fused node; numbers become scalars of its floating-point type."""
-
-    def __init__(self, node: ir.Node, dtype: ir.DataType, opset: int) -> None:
-        self.node, self.opset, self.tape = node, opset, Tape()
-        self._dtype, self._stem = dtype.numpy(), node.outputs[0].name
-
-    @property
-    def inputs(self) -> list[ir.Value | None]:
-        """The operands, None where one is left out, also at the end."""
-        return [*self.node.inputs, *[None] * 6]
-
-    def real(self, name: str, default: float) -> float:
-        """A floating-point attribute."""
-        attribute = self.node.attributes.get(name)
-        return default if attribute is None else attribute.as_float()
-
-    def flag(self, name: str) -> bool:
-        """An attribute that is 0 or 1, 0 by default."""
-        attribute = self.node.attributes.get(name)
-        return attribute is not None and attribute.as_int() != 0
-
-    def put(self, op_type: str, *operands: ir.Value | float | None, **attributes: Attribute) -> ir.Value:
-        """One more node, and its output."""
-        values = [self._constant(np.asarray(v, self._dtype)) if isinstance(v, float) else v for v in operands]
-        name = f"{self._stem}/{self.node.op_type}/{op_type}_{len(self.tape.nodes)}"
-        label = f"{self.node.name or self._stem}/{op_type}"
-        return self.tape.op(op_type, values, attributes, name=label, output=ir.Value(name=name))
-
-    def mean(self, x: ir.Value, axes: Sequence[int]) -> ir.Value:
-        """The mean over `axes`, which stay as axes of one element."""
-        if self.opset < 18:
-            return self.put("ReduceMean", x, axes=axes, keepdims=1)
-        return self.put("ReduceMean", x, self._constant(np.asarray(axes, np.int64)), keepdims=1)
-
-    def plus(self, *terms: ir.Value | None) -> ir.Value:
-        """The sum of the operands that are there."""
-        first, *others = [term for term in terms if term is not None]
-        for term in others:
-            first = self.put("Add", first, term)
-        return first
-
-    def _constant(self, array: np.ndarray) -> ir.Value:
-        name = f"{self._stem}/{self.node.op_type}/constant_{len(self.tape.initializers)}"
-        return self.tape.initializer(ir.tensor(array), name)
 
 
 def unfuse(model: ir.Model, ranks: Callable[[], None]) -> bool:
@@ -94,13 +47,15 @@ def _own(node: ir.Node, opset: int) -> bool:
     """Whether a node is one that this module knows, at an opset where ONNX does not define it."""
     if node.domain == DOMAIN:
         return node.op_type in _FUSED
+    if node.domain == LEARNED:
+        return node.op_type in _LEARNED
     return node.domain in {"", "ai.onnx"} and node.op_type in OWN and not onnx.defs.has(node.op_type, opset)
 
 
 def _rewrite(graph: ir.Graph, node: ir.Node, opset: int, dtypes: dict[ir.Value, ir.DataType]) -> bool:
     dtype = next((dtypes[value] for value in node.inputs if value in dtypes), ir.DataType.FLOAT)
     row = Row(node, dtype, opset)
-    made = _FUSED[node.op_type](row)
+    made = (_LEARNED if node.domain == LEARNED else _FUSED)[node.op_type](row)
     used = [value for value in node.outputs if value.uses() or value.is_graph_output()]
     if made is None or any(value not in made for value in used):
         return False
@@ -134,10 +89,6 @@ def _floats(graph: ir.Graph) -> dict[ir.Value, ir.DataType]:
         if kind is not None and kind.is_floating_point():
             known.update(dict.fromkeys(node.outputs, kind))
     return known
-
-
-Made = dict[ir.Value, ir.Value] | None
-"""The fused node's outputs and what stands for them; None where the node has no standard form."""
 
 
 def _only(row: Row, value: ir.Value | None) -> Made:
@@ -312,5 +263,8 @@ _FUSED: dict[str, Callable[[Row], Made]] = {
     "SkipSimplifiedLayerNormalization": _skip_root_mean_square,
 }
 
-MAY_BE_FUSED = frozenset(_FUSED)
+_LEARNED: dict[str, Callable[[Row], Made]] = {"SVMRegressor": support_vectors}
+"""Operators of ai.onnx.ml that have a form in standard ones."""
+
+MAY_BE_FUSED = frozenset({*_FUSED, *_LEARNED})
 """Names of operators of which `unfuse` rewrites some nodes, by domain and opset."""

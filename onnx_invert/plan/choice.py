@@ -92,6 +92,7 @@ def _elsewhere(found: Sequence[Blocker], before: Sequence[Blocker]) -> list[Bloc
 
 def _both(closed: tuple[Blocker, ...], newton: tuple[Blocker, ...]) -> list[Blocker]:
     """Why there is no closed form; then why Newton's method, which would need none, does not help."""
+    closed = tuple(replace(b, remedy="") if "--method newton" in b.remedy else b for b in closed)
     return [*closed, *(replace(b, reason=f"nor can Newton's method take it: {b.reason}") for b in newton)]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
@@ -19,10 +19,14 @@ from onnx_invert.rules.node import FLOATS, NodeView
 
 @dataclass(frozen=True)
 class Step:
-    """A node, and how each of its outputs is differentiated by each operand that depends on the unknown."""
+    """A node, and how each of its outputs is differentiated by each operand that depends on the unknown.
+
+    It is `hidden` if its outputs may be infinite, or no numbers, and the wanted tensors take no notice of that.
+    """
 
     node: ir.Node
     partials: tuple[tuple[ir.Value, ir.Value, At], ...]
+    hidden: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ def program(
                 else:
                     partials.append((operand, output, at))
         steps.append(Step(node, tuple(partials)))
-    return Program(tuple(unknowns), tuple(wanted), tuple(steps), tuple(before)), blockers
+    return Program(tuple(unknowns), tuple(wanted), tuple(_with_hidden(steps, wanted)), tuple(before)), blockers
 
 
 def part(
@@ -125,6 +129,44 @@ def _between(unknowns: Sequence[ir.Value], wanted: Sequence[ir.Value]) -> tuple[
         if any(value in dependent for value in node.inputs if value is not None):
             dependent.update(node.outputs)
     return found, dependent
+
+
+_HIDES = {
+    "Where": frozenset({1, 2}),
+    "Div": frozenset({1}),
+    **dict.fromkeys(("Max", "Min", "Clip", "Reciprocal", "Exp", "Sigmoid", "Tanh", "Softplus", "Elu", "Relu"), None),
+}
+"""Operands that may be infinite, or no numbers, and the output finite: what is not chosen, and what saturates. None
+says all of them."""
+
+_BREAKS = frozenset(
+    {
+        *("Acos", "Acosh", "Asin", "Atanh", "Cosh", "Div", "Exp", "Log", "Pow", "Reciprocal", "ReduceLogSum"),
+        *("ReduceLogSumExp", "Sinh", "Sqrt", "Tan"),
+    }
+)
+"""What makes infinities, or no numbers, of ordinary ones."""
+
+_LEVEL = frozenset({"Add", "Clip", "LeakyRelu", "Max", "Mean", "Min", "Neg", "PRelu", "Relu", "Sub", "Sum"})
+"""What has a finite slope also there."""
+
+
+def _with_hidden(steps: Sequence[Step], wanted: Sequence[ir.Value]) -> list[Step]:
+    broken = set[ir.Value]()
+    for step in steps:
+        if step.node.op_type in _BREAKS or any(value in broken for value in step.node.inputs):
+            broken.update(step.node.outputs)
+    exposed = set(wanted)
+    found = []
+    for step in reversed(steps):
+        node = step.node
+        seen = any(output in exposed for output in node.outputs)
+        hidden = not seen and node.op_type not in _LEVEL and node.outputs[0] in broken
+        found.append(replace(step, hidden=True) if hidden else step)
+        if seen:
+            hides = _HIDES.get(node.op_type, frozenset())
+            exposed.update(v for i, v in enumerate(node.inputs) if v is not None and not (hides is None or i in hides))
+    return found[::-1]
 
 
 def _is_float(value: ir.Value) -> bool:

@@ -300,10 +300,9 @@ def _blockers(system: System, problem: Problem) -> list[Blocker]:
             name = f"{nodes[0].name} … {last.name}" if len(nodes) > 1 else last.name or ""
             found.append(Blocker(name, f"{len(nodes)} nodes", blocked.reason, blocked.remedy))
             continue
-        reason = reasons[0] if reasons else (
-            f"{len(nodes)} nodes determine their input only together, and are neither affine, nor elementwise, nor "
-            "triangular, nor a contraction"
-        )  # fmt: skip
+        together = f"{len(nodes)} nodes determine their input only together, and are" if len(nodes) > 1 else "it is"
+        unlike = f"{together} neither affine, nor elementwise, nor triangular, nor a contraction"
+        reason = reasons[0] if reasons else unlike
         found.append(
             Blocker(
                 last.name or "",

@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnx_invert.errors import ModelError
 from onnx_invert.rules.joining import convolved, join, joined, through_matrix
 from onnx_invert.rules.moving import Labels, carry, data_operands, moves
 from onnx_invert.rules.static import constant, integer, integers, opset_of, shape_of, shape_of_operand
@@ -158,8 +159,23 @@ def _elementwise(node: ir.Node, labels: Sequence[Labels | None], shape: tuple[in
             parts.append(label)
         elif node.op_type == "Mul" and (array := constant(node, place)) is not None and not switched_off(node):
             zeros = array == 0
+    _check_sizes(node, [label.shape for label in parts], shape)
     together = np.broadcast_to(join(parts), shape)
     return together if zeros is None else np.where(zeros, 0, together)
+
+
+def _check_sizes(node: ir.Node, operands: Sequence[tuple[int, ...]], shape: tuple[int, ...]) -> None:
+    """A ModelError where operands are not broadcast to the shape that the model states."""
+    try:
+        fit = np.broadcast_shapes(*operands, shape) == shape
+    except ValueError:
+        fit = False
+    if not fit:
+        sizes = [" × ".join(map(str, size)) for size in (shape, *operands)]
+        raise ModelError(
+            f"Node {node.name!r} ({node.op_type}) makes {sizes[0]} numbers of {' and '.join(sizes[1:])}: "
+            "they do not go together at these sizes."
+        )
 
 
 def switched_off(node: ir.Node) -> bool:

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from onnx_invert.graph.emit import Emitter
@@ -43,7 +44,7 @@ class Point:
     `inputs` has None for operands that are left out. `seeds` is S, the number of tangents that go together.
     What depends on the point alone (a slope, a mask) should be emitted with `e` when the rule is applied, once,
     and not in `push` or `pull`. `bend` is what rounding off its kink adds to the slope of the node; None where it
-    is what it is.
+    is what it is. `hidden` says that y may be finite where the node's output is not.
     """
 
     e: Emitter
@@ -51,6 +52,7 @@ class Point:
     inputs: Sequence[ir.Value | None]
     outputs: Sequence[ir.Value]
     bend: ir.Value | None = None
+    hidden: bool = False
 
     def input(self, index: int) -> ir.Value:
         """The operand at `index`, which has to be there."""
@@ -61,6 +63,18 @@ class Point:
     def bent(self, slope: ir.Value) -> ir.Value:
         """The slope of a function with a kink, rounded off if it is to be."""
         return slope if self.bend is None else self.e.op("Add", slope, self.bend)
+
+    def held(self, slope: ir.Value) -> ir.Value:
+        """The slope, 0 where it is not finite and y may be all the same.
+
+        What comes back to a branch that is not taken, or from a function that has saturated, is 0, and 0 · ∞ would be
+        no number.
+        """
+        if not self.hidden:
+            return slope
+        e = self.e
+        finite = e.op("Less", e.op("Abs", slope), float(np.finfo(e.dtype.numpy()).max))
+        return e.op("Where", finite, slope, e.scalar(0.0))
 
 
 At = Callable[[Point], Differential | None]

@@ -53,11 +53,27 @@ for op_type, reason, remedy in (
     ("Slice", "it moves elements of several tensors, or drops some: undone only where its pieces are found", ""),
     ("Gather", "it moves elements of several tensors, or drops some: undone only where its pieces are found", ""),
     ("Pad", "it moves elements of several tensors, or drops some: undone only where its pieces are found", ""),
+    ("TopK", "of the others only is left that they are smaller, or larger", ""),
     ("If", "which branch runs is known only at run time", ""),
     ("Loop", "there is no rule for loops", "unroll it before export"),
     ("Scan", "there is no rule for loops", "unroll it before export"),
 ):
     rules.refuse(op_type, reason, remedy)
+
+for op_type in ("Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Equal"):
+    rules.refuse(op_type, "only how its operands compare is left")
+for op_type in ("LSTM", "GRU", "RNN"):
+    rules.refuse(
+        op_type,
+        "its steps run inside of it, each from the one before: they are no equations of the graph",
+        "write the cell and a loop over its steps in operations of their own, and export that",
+    )
+for op_type in ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"):
+    rules.refuse(
+        op_type,
+        "what it makes is drawn anew at every run",
+        "export the model for inference, with the mean in its place, or with what is drawn as an input",
+    )
 
 _BEFORE = "invert the model before quantization"
 
@@ -73,3 +89,26 @@ rules.refuse(
 rules.refuse("Imputer", "which elements it replaced is not told by its output", domain="ai.onnx.ml")
 rules.refuse("Binarizer", "only the side of the threshold is left", domain="ai.onnx.ml")
 rules.refuse("Normalizer", "the norm of its input is lost", domain="ai.onnx.ml")
+rules.refuse("OneHotEncoder", "which category it is remains, and no number", domain="ai.onnx.ml")
+rules.refuse("LabelEncoder", "it looks its input up in a table of names or numbers", domain="ai.onnx.ml")
+rules.refuse(
+    "LinearClassifier",
+    "one node makes label and scores",
+    "export what is affine in it, the scores x W + b, as MatMul and Add",
+    domain="ai.onnx.ml",
+)
+rules.refuse(
+    "SVMClassifier",
+    "it is not written out: one node makes label and scores",
+    "of a regression of the scores (SVMRegressor) on the same data an inverse can be made",
+    domain="ai.onnx.ml",
+)
+for op_type in ("TreeEnsemble", "TreeEnsembleClassifier", "TreeEnsembleRegressor"):
+    rules.refuse(
+        op_type,
+        "it is constant between its thresholds: nothing tells which way to change its input",
+        "fit a smooth model (a network, a ridge or Gaussian-process regression) to what it gives, and invert that",
+        domain="ai.onnx.ml",
+    )
+for op_type in ("MatMulNBits", "MatMulBnb4", "GatherBlockQuantized", "DynamicQuantizeMatMul", "QGemm"):
+    rules.refuse(op_type, "its weights, or its input, are held in a few bits", _BEFORE, domain="com.microsoft")

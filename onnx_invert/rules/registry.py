@@ -198,7 +198,7 @@ class RuleSet:
 
 
 def _slope(fact: Elementwise, operand: int) -> At:
-    return lambda p: scaling(fact.derivative(p.e, p.input(operand), p.outputs[0]))
+    return lambda p: scaling(p.held(fact.derivative(p.e, p.input(operand), p.outputs[0])))
 
 
 def _constant_slope(fact: Diagonal) -> At:

@@ -59,6 +59,37 @@ def test_every_blocking_node_is_listed(call, files):
     assert files() == before
 
 
+def test_nodes_in_the_way_for_one_reason_are_listed_together(call):
+    nodes = "\n".join(f"[r{i}] x{i + 1} = Ceil(x{i})" for i in range(6))
+    save(text(f"g (float[N,3] x0) => (float[N,3] x6) {{ {nodes} }}"), Path("m.onnx"))
+    done = call("m.onnx", "-o", "g.onnx", "--method", "closed-form")
+    assert done.code == 3
+    assert done.err.startswith("error: Cannot invert m.onnx: 6 nodes are in the way.")
+    assert "nodes 'r0', 'r1', 'r2', 'r3' and 2 more (Ceil): what rounding takes does not come back" in done.err
+
+
+def test_what_was_tried_is_not_proposed(call):
+    """The solver is what --method auto comes to last: where it has refused, it is no way out."""
+    model = "g (float[N,3] x) => (float[N,3] y) { r = Round(x)  s = Exp(r)  t = Mul(r, s)  y = Add(t, r) }"
+    save(text(model), Path("m.onnx"))
+    done = call("m.onnx", "-o", "g.onnx")
+    assert done.code == 3
+    assert "nor can Newton's method take it" in done.err
+    assert "--method newton" not in done.err
+
+
+def test_operands_that_go_together_at_other_sizes_alone(call):
+    """A batch that only a broadcast fixes: the model runs with 1 or 5 samples, which its input does not say."""
+    model = """g (float[N,3,1,1] x) => (float[M,3,1,1] y) <float[5,1,1,1] c = {1.0, 2.0, 3.0, 4.0, 5.0}> {
+        [scale] s = Mul(x, c)  t = Tanh(s)  y = Add(t, x)
+    }"""
+    save(text(model), Path("m.onnx"))
+    done = call("m.onnx", "-o", "g.onnx")
+    assert done.code == 3
+    assert "the size 'N' of its operand, against 5, may be repeated or not" in done.err
+    assert "try  give 'N' a fixed size" in done.err
+
+
 NO_MODEL = {
     "no such file": (lambda: None, "There is no file 'm.onnx'."),
     "a directory": (lambda: Path("m.onnx").mkdir(), "'m.onnx' is a directory, not an ONNX file."),

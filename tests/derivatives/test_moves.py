@@ -341,3 +341,17 @@ def test_refusals():
     model = text("g (double[N,4] x, int64[2] r) => (double[N,M] y) { y = Tile(x, r) }")
     with pytest.raises(NotInvertibleError, match="its repeats are known only at run time"):
         onnx_invert.jacobian(model)
+
+
+@pytest.mark.parametrize("mode", ["forward", "reverse"])
+def test_rows_of_a_sample_behind_a_node_that_samples_are_not_followed_through(mode):
+    model = text(
+        "g (double[N,4] x) => (double[M,3] y) <int64[2] s = {-1, 2}, int64[4] p = {0, 0, 0, 1}> "
+        "{ a = Tanh(x)  b = Reshape(a, s)  c = Pad(b, p)  y = Add(c, c) }"
+    )
+    x = np.random.default_rng(4).standard_normal((3, 4))
+    (found,) = run(onnx_invert.jacobian(model, mode=mode), {"x": x})
+    expected = np.zeros((3, 2, 3, 4))
+    for i in range(4):
+        expected[:, i // 2, i % 2, i] = 2 / np.cosh(x[:, i]) ** 2
+    np.testing.assert_allclose(found, expected.reshape(3, 6, 4), rtol=1e-9)

@@ -39,7 +39,8 @@ SOLVED = 32.0
 class Options:
     """What the user can say of the solver. `bounds` are the ends (n) of the recovered numbers, `units` (n)
     what those with an infinite end count in, 1 without; `spreads` per system those of its known numbers (m), in whose
-    units they are compared. `prior` says what is plausible for x.
+    units they are compared. `prior` says what is plausible for x; without one the iteration begins near 0, or near
+    `anchor` (n) where f is not finite at 0. `distribution` is that which samples are drawn from.
 
     `starts` says, per system and at last for all of them joined, where samples that are not solved start again: what
     is plausible for the system's unknowns (n) given its known numbers, None where that is not known. Without it they
@@ -55,6 +56,8 @@ class Options:
     units: Array | None = None
     spreads: Sequence[Array] = field(default_factory=list)
     prior: Prior | None = None
+    anchor: Array | None = None
+    distribution: int = 0
     starts: Sequence[Start | None] = ()
     reversed: Sequence[Reversed | None] = ()
     kinks: Mapping[ir.Value, float] = field(default_factory=dict)
@@ -162,8 +165,8 @@ class _Build:
         self._prepare(system)
         final = index == len(self._plan.systems) - 1
         with self._e.scope("solve" if final else f"solve_{index}"):
-            bounds, prior = (options.bounds, options.prior) if final else (None, None)
-            self._unknowns = unknowns_of(self._e, system, bounds, prior, known, options.units)
+            bounds, prior, anchor = (options.bounds, options.prior, options.anchor) if final else (None, None, None)
+            self._unknowns = unknowns_of(self._e, system, bounds, prior, known, options.units, anchor)
             solver = self._solver(system, index)
             iterations = options.unroll or options.iterations
             x, error = solver.solve(known, iterations, unroll=options.unroll is not None, apart=self._apart)

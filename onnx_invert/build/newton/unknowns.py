@@ -171,19 +171,21 @@ def unknowns_of(
     prior: Prior | None,
     known: ir.Value,
     units: Array | None = None,
+    anchor: Array | None = None,
 ) -> Unknowns:
     """What is iterated over for x (N, n).
 
-    The unknowns are x = m + w A: m from the prior, A its factor (0 and I without one). With a front h = x W + b and
-    A W = U S Vᵀ, the least-norm w lies in the span of U: v = w U has the same norm, h = m W + b + v S Vᵀ and
-    x = m + v Uᵀ A. So the loop sees the rank of A W instead of n. With bounds w itself is iterated over and x held
-    within them; where there is no prior v is held (`boxed`). `units` (n) are those of numbers with an infinite end.
+    The unknowns are x = m + w A: m from the prior, A its factor; without one `anchor` (n), 0 by default, and I. With a
+    front h = x W + b and A W = U S Vᵀ, the least-norm w lies in the span of U: v = w U has the same norm,
+    h = m W + b + v S Vᵀ and x = m + v Uᵀ A. So the loop sees the rank of A W instead of n. With bounds w itself is
+    iterated over and x held within them; where there is no prior v is held (`boxed`), and begins next to the anchor.
+    `units` (n) are those of numbers with an infinite end.
     """
     front, n = system.front, system.n
     if bounds is not None and prior is None:
-        return boxed(e, system, bounds, units, np.zeros(n))
-    origin, factor = None, None
-    middle: Array | None = np.zeros(n)
+        return boxed(e, system, bounds, units, np.zeros(n) if anchor is None else anchor)
+    origin, factor = None if anchor is None else e.constant(anchor[None, :], "anchor"), None
+    middle: Array | None = np.zeros(n) if anchor is None else anchor
     if prior is not None:
         origin, factor = expected(e, prior, known), prior.factor
         middle = prior.mean if prior.regression is None else None

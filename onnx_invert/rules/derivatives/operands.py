@@ -27,7 +27,7 @@ def by_slope(node: NodeView, slope: Callable[[Point], ir.Value], *, full: bool =
         return broadcast
 
     def at(p: Point) -> ir.Value:
-        weight = slope(p)
+        weight = p.held(slope(p))
         if broadcast.axes and not full:
             weight = p.e.op("Mul", ones_like(p.e, p.outputs[0]), weight)
         return weight

@@ -122,7 +122,7 @@ SLOPES: dict[str, tuple[str, Slope]] = {
 
 
 def _by(slope: Slope) -> At:
-    return lambda p: scaling(slope(p.e, p.input(0), p.outputs[0]))
+    return lambda p: scaling(p.held(slope(p.e, p.input(0), p.outputs[0])))
 
 
 def _bent(slope: Slope) -> At:
