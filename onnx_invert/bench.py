@@ -20,7 +20,7 @@ from onnx_invert.graph.read import Source
 from onnx_invert.graph.write import to_bytes, to_proto
 from onnx_invert.plan.newton import NewtonPlan
 from onnx_invert.runtime import Runs, Session
-from onnx_invert.samples import Batch, ports_of, sample_axes
+from onnx_invert.samples import Batch, parts, ports_of, sample_axes
 from onnx_invert.trips import by_sample
 
 
@@ -61,7 +61,7 @@ class Bench:
         apart = next(port for port in ports if port.name == recovered[0]).has_batch
         solved = options.solved(self.plan.problem.known[0].dtype or self.plan.dtypes[0])
         left, count = list[Batch](), 0
-        for batch in batches:
+        for batch in parts(batches, ports, recovered[0], self.plan.at_once):
             y = self._f(batch)
             feeds = {name: array for name, array in {**batch, **y}.items() if name in session.names}
             found = session.run(feeds, recovered)

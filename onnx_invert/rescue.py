@@ -123,25 +123,26 @@ def _ways(
 def _to_try(plan: NewtonPlan, data: Batch | None, options: Options, decoder: Source | None) -> list[Batch]:
     """Inputs of the model, as the verification takes them."""
     if decoder is not None:
-        return decoded(plan, decoder, TRIED)
+        return decoded(plan, decoder, plan.affordable(TRIED))
     ports, main = ports_of(plan.problem.inputs), plan.problem.recovered[0].name or ""
     if data is not None:
-        batches = list(cut(data, ports, main, TRIED))
+        count = plan.affordable(TRIED)
+        batches = list(cut(data, ports, main, count))
         alone = not next(port for port in ports if port.name == main).has_batch
-        return batches if alone else [*batches, *_moved(batches, main, box(plan, options.bounds).get(main))]
+        return batches if alone else [*batches, *_moved(batches, main, count, box(plan, options.bounds).get(main))]
     single = not next(port for port in ports if port.name == main).has_batch
-    count, within = SINGLE_RUNS if single else TRIED, box(plan, options.bounds)
+    count, within = plan.affordable(SINGLE_RUNS if single else TRIED), box(plan, options.bounds)
     return list(draw(ports, count, options.distribution, main, bounds=within, even=True))
 
 
-def _moved(batches: Sequence[Batch], main: str, within: Ends | None) -> Iterator[Batch]:
-    """The same inputs, moved a little `within` bounds, until there are as many as are tried.
+def _moved(batches: Sequence[Batch], main: str, most: int, within: Ends | None) -> Iterator[Batch]:
+    """The same inputs, moved a little `within` bounds, until there are `most`.
 
     Which samples the iteration leaves depends on rounding, so that of few it may solve all by chance.
     """
     rng = np.random.default_rng(OTHER_SEED)
     count = sum(len(batch[main]) for batch in batches)
-    for _ in range(TRIED // count - 1 if count else 0):
+    for _ in range(most // count - 1 if count else 0):
         for batch in batches:
             x = batch[main]
             moved = x * (1 + MOVED * rng.standard_normal(x.shape))

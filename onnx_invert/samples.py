@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -186,6 +186,18 @@ def cut(data: Batch, ports: Sequence[Port], batch_of: str, count: int | None) ->
         raise UsageError(f"The data, or --samples, gives {total} samples; the model takes {size} at a time.")
     for start in range(0, total - size + 1, size):
         yield {port.name: _rows(data[port.name], port, main, start, size) for port in ports}
+
+
+def parts(batches: Iterable[Batch], ports: Sequence[Port], batch_of: str, rows: int) -> Iterator[Batch]:
+    """The batches, cut into such of at most `rows` rows, as far as the model takes any number at once."""
+    apart = [port.name for port in ports if port.has_batch]
+    for batch in batches:
+        count = len(batch[batch_of]) if batch_of in apart else 0
+        if count <= rows:
+            yield batch
+            continue
+        for start in range(0, count, rows):
+            yield {name: a[start : start + rows] if name in apart else a for name, a in batch.items()}
 
 
 def chunks(data: Batch, ports: Sequence[Port], batch_of: str, count: int, rows: int) -> Iterator[Batch]:

@@ -28,7 +28,7 @@ from onnx_invert.errors import ModelError
 from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.rules.interval import Interval
 from onnx_invert.runtime import Recalled, Renamed, Session
-from onnx_invert.samples import DISTRIBUTIONS, SEED, Port, draw
+from onnx_invert.samples import DISTRIBUTIONS, SEED, Port, draw, parts
 from onnx_invert.trips import NOISE, Array, Batch, RoundTrip, by_sample, compare, may_hold, relative
 
 SINGLE_RUNS = 32
@@ -41,7 +41,8 @@ class Pair:
 
     `instrumented` is the copy of the inverse with noise, None to perturb only its ends. `dtype` is that of
     the outputs, `eps` the coarsest rounding on the way, `eta` the input of `instrumented` that takes η,
-    `axes` where samples lie in an output if not along the first axis, `bounds` between which ends inputs are drawn.
+    `axes` where samples lie in an output if not along the first axis, `bounds` between which ends inputs are drawn,
+    `at_once` how many samples run together, None for all of a batch.
     """
 
     forward: Callable[[], Session]
@@ -57,6 +58,7 @@ class Pair:
     eta: str = ""
     axes: Mapping[str, int] = field(default_factory=dict)
     bounds: Mapping[str, tuple[Array, Array]] = field(default_factory=dict)
+    at_once: int | None = None
 
     @property
     def has_batch(self) -> bool:
@@ -67,6 +69,10 @@ class Pair:
     def main(self) -> str:
         """The input whose first axis is the batch."""
         return self.recovered[0]
+
+    def parts(self, batches: Iterable[Batch]) -> Iterable[Batch]:
+        """The batches as they are run."""
+        return batches if self.at_once is None else parts(batches, self.ports, self.main, self.at_once)
 
 
 def verify(
@@ -163,7 +169,7 @@ def _usable(
 ) -> tuple[list[Batch], list[Batch], str, int]:
     """Samples on which f is finite, f of them, where they came from, and how many were left out."""
     if data is not None:
-        kept, outputs, skipped = _finite(pair, f, data)
+        kept, outputs, skipped = _finite(pair, f, pair.parts(data))
         return kept, outputs, "given data", skipped
     best: tuple[list[Batch], list[Batch], str, int] | None = None
     total = count if pair.has_batch else min(count, SINGLE_RUNS)
@@ -171,7 +177,7 @@ def _usable(
     for index, (name, _) in enumerate(DISTRIBUTIONS):
         try:
             drawn = draw(pair.ports, total, index, pair.main, bounds=pair.bounds, even=even)
-            kept, outputs, skipped = _finite(pair, f, drawn)
+            kept, outputs, skipped = _finite(pair, f, pair.parts(drawn))
         except ModelError as error:  # a lookup beyond its table, where x lies outside of the model's domain
             failed = error
             continue

@@ -89,7 +89,7 @@ def _solver(
     if request.prior is not None and not is_decoder(request.prior):
         choices = replace(choices, prior=arrays_of(request.prior, plan.problem, stack))
     if arrays is None and choices.prior is not None:
-        arrays = some_of(choices.prior, plan, request.count)
+        arrays = some_of(choices.prior, plan, request.count(plan))
     options = choices.options(plan, arrays)
     within = box(plan, options.bounds)
     metadata = metadata_of(source, plan, options, choices.kind)

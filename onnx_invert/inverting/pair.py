@@ -43,7 +43,7 @@ def pair_with(
         ports=ports,
         batches=request.batches(arrays, ports, main),
         data=list(cut(arrays, ports, main, None)) if known and arrays is not None else None,
-        count=request.count,
+        count=request.count(),
         rtol=request.rtol,
         verify=request.verify,
         opset=request.opset,

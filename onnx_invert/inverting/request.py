@@ -15,6 +15,8 @@ from onnx_invert.graph.given_sizes import GivenShapes
 from onnx_invert.graph.read import Source
 from onnx_invert.graph.write import check_target
 from onnx_invert.opening import ModelLike, open_model
+from onnx_invert.plan.choice import AnyPlan
+from onnx_invert.plan.newton import NewtonPlan
 from onnx_invert.plan.plan import Progress
 from onnx_invert.planning import Data, is_decoder
 from onnx_invert.rules import RuleSet, default_rules
@@ -73,10 +75,11 @@ class Request:
         from y alone."""
         return self.lossless and not (self.choices.residual or self.log_det or self.choices.needs_newton)
 
-    @property
-    def count(self) -> int:
-        """How many samples are drawn where there are no data."""
-        return self.samples or SAMPLES
+    def count(self, plan: AnyPlan | None = None) -> int:
+        """How many samples are drawn where there are no data; of a solver's large ones fewer, if nobody said."""
+        if self.samples is not None:
+            return self.samples
+        return plan.affordable(SAMPLES) if isinstance(plan, NewtonPlan) else SAMPLES
 
     def tell(self, what: str) -> None:
         """Report the next thing that takes its time."""

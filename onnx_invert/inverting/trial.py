@@ -58,12 +58,14 @@ def tried(request: Request, draft: Draft, source: Source, decoder: Source | None
         gc.collect()
     batches = request.batches(draft.arrays, pair.ports, pair.main)
     if batches is None and decoder is not None and isinstance(plan, NewtonPlan):
-        batches = decoded(plan, decoder, request.count)
+        batches = decoded(plan, decoder, request.count(plan))
     note = None
     if request.choices.bounds is not None and batches is not None:
         note = beyond(draft.within, batches, rows=pair.has_batch)
     rtol = request.choices.tolerance if request.rtol is None and solver else request.rtol
-    measured = verify(pair, plan.guarantee, plan.images, data=batches, count=request.count, rtol=rtol, solver=solver)
+    measured = verify(
+        pair, plan.guarantee, plan.images, data=batches, count=request.count(plan), rtol=rtol, solver=solver
+    )
     return replace(_judged(plan, measured), note=note)
 
 
@@ -110,4 +112,5 @@ def _pair(draft: Draft, source: Source, path: Path) -> Pair:
         eta=instrumented.eta if instrumented is not None else "",
         axes=sample_axes(problem),
         bounds=draft.within,
+        at_once=plan.at_once if isinstance(plan, NewtonPlan) else None,
     )

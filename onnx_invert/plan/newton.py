@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnx_invert.describe import describe
+from onnx_invert.describe import describe, kind
 from onnx_invert.errors import Blocker, ModelError, NotInvertibleError
 from onnx_invert.plan.batch import Batch, follow, joined
 from onnx_invert.plan.bottleneck import WIDE_TYPES, bottleneck, onto_end
@@ -35,6 +35,12 @@ from onnx_invert.rules.node import FLOATS, NodeView
 
 LARGEST_DENSE = 256
 """Above this many equations and unknowns the Jacobian is not held: its products are taken instead."""
+
+AT_ONCE = 1 << 31
+"""Bytes that the samples which are run together take, where an inverse is tried."""
+
+MOST_RUNS = 8
+"""So many such runs at most, where nobody says how many samples to take."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +151,15 @@ class NewtonPlan:
         return itemsize * max(_numbers(system) for system in self.systems)
 
     @property
+    def at_once(self) -> int:
+        """How many samples are run together where the inverse is tried: as many as `AT_ONCE` bytes hold."""
+        return max(1, AT_ONCE // max(1, self.memory(int(self.dtypes[0].itemsize))))
+
+    def affordable(self, count: int) -> int:
+        """How many samples are drawn to try the inverse where nobody asked for a number: fewer of large ones."""
+        return min(count, max(1, MOST_RUNS * self.at_once))
+
+    @property
     def rows(self) -> list[Row]:
         """The plan as a table, in the order in which the inverse runs."""
         ends = [row for path in self.ends if path.stages for row in table_rows(self.problem, self.rules, path)]
@@ -153,7 +168,7 @@ class NewtonPlan:
     def _row(self, system: System) -> Row:
         nodes = system.nodes
         names = [node.name or "" for node in nodes]
-        ends = [describe(value).split(" ", 1)[-1] for value in (*system.unknowns[:1], *system.wanted[:1])]
+        ends = [kind(value) for value in (*system.unknowns[:1], *system.wanted[:1])]
         how = "Gauss–Newton" if system.is_dense else "Gauss–Newton by conjugate gradients"
         return Row(
             node=" … ".join(dict.fromkeys([*names[:1], *names[-1:]])),
