@@ -15,6 +15,7 @@ from onnx_invert.build.system.inverse import build_system
 from onnx_invert.errors import NotInvertibleError, UsageError
 from onnx_invert.graph.read import Source
 from onnx_invert.inverting.request import Request
+from onnx_invert.plan.bounded import BoundedPlan
 from onnx_invert.plan.bounds import Ends
 from onnx_invert.plan.choice import AnyPlan
 from onnx_invert.plan.newton import NewtonPlan
@@ -68,11 +69,38 @@ def make_draft(request: Request, source: Source, decoder: Source | None, stack: 
         request.log_det,
         request.opset,
         raising=not request.lossless,
+        bounded=request.choices.bounds is not None,
     )
     arrays = arrays_of(request.data, plan.problem, stack)
     if isinstance(plan, NewtonPlan):
         return _solver(request, source, decoder, plan, arrays, stack)
+    if isinstance(plan, BoundedPlan):
+        return _bounded(request, source, plan, arrays)
     return _closed_form(request, source, plan, arrays)
+
+
+def _bounded(request: Request, source: Source, plan: BoundedPlan, arrays: Batch | None) -> Draft:
+    """Of what lies within the bounds the closed form leaves nothing unsolved: no starts are fitted."""
+    newton, choices = plan.newton, request.choices
+    if blockers := mixing(newton.solved, newton.batch, newton.solved.recovered, [p.x for p in newton.ends]):
+        raise NotInvertibleError(blockers, source.name)
+    options = replace(choices.options(newton, arrays), affine=plan.affine)
+    if options.bounds is None:  # they bound nothing
+        return _closed_form(request, source, plan.closed, arrays)
+    metadata = metadata_of(source, plan, options)
+    closed: Callable[..., Inverse]
+    if isinstance(plan.closed, Plan):
+        closed = partial(build, plan.closed, opset=request.opset)
+        begun = closed
+    else:
+        closed = partial(build_system, plan.closed, opset=request.opset)
+        begun = partial(closed, unroll=choices.unroll)
+
+    def make() -> Inverse:
+        return build_newton(newton, options, opset=request.opset, metadata=metadata, closed=begun())
+
+    within = plan.within(box(newton, options.bounds))
+    return Draft(plan, make, partial(closed, instrumented=True), metadata, arrays, within)
 
 
 def _solver(
