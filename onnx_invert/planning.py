@@ -73,7 +73,8 @@ def make_plan(
 ) -> AnyPlan:
     """The plan of an inversion: by the solver behind a decoder where there is one, else by `method`.
 
-    `bounded` says that x has bounds. With `raising` of the model at a newer opset where it takes one: a lossless pair keeps its own.
+    `bounded` says that x has bounds. With `raising` of the model at a newer opset where it takes one: a lossless pair
+    keeps its own.
 
     Raises:
         ModelError, UsageError: the names, or the graph, are unsound.

@@ -7,6 +7,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
+
 from onnx_invert.bench import Bench
 from onnx_invert.bounding import box
 from onnx_invert.build.inverse import Inverse, build
@@ -27,6 +29,9 @@ from onnx_invert.runtime import Runs
 from onnx_invert.samples import Batch
 from onnx_invert.separation import mixing
 from onnx_invert.stating import metadata_of
+
+APART = 256.0
+"""By which weights of numbers of x differ that are in different units; those of pixels do not."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +133,9 @@ def _solver(
         bench = Bench(plan, source, make)
         options, made, runs = with_starts(plan, options, arrays, choices.prior, decoder, bench)
     emit = _Made(partial(make, options), made)
-    return Draft(plan, emit, None, metadata, arrays, within, choices.kind, runs=runs)
+    placed = arrays is not None or request.choices.needs_newton
+    notes = [] if placed or not (said := _in_other_units(plan)) else [said]
+    return Draft(plan, emit, None, metadata, arrays, within, choices.kind, notes, runs=runs)
 
 
 class _Made:
@@ -140,6 +147,22 @@ class _Made:
     def __call__(self) -> Inverse:
         made, self._made = self._made, None
         return self._make() if made is None else made
+
+
+def _in_other_units(plan: NewtonPlan) -> str:
+    """What is to be said where the first layers take x in units that no drawn x has; nothing where they do not."""
+    front = plan.systems[-1].front
+    if front is None:
+        return ""
+    weights = np.linalg.norm(front.weight, axis=1)
+    first, last = np.quantile(np.log(weights[weights > 0]), (0.25, 0.75)) if weights.any() else (0.0, 0.0)
+    if last - first <= np.log(APART):
+        return ""
+    units = f"{np.exp(first - last):.0e} to 1"
+    return (
+        f"the first layers take the numbers of x in units that differ ({units} between quartiles), and no sample that "
+        "is drawn to verify on does: --data  gives real ones, --bounds or --prior  say where x lies and in which units"
+    )
 
 
 def _closed_form(request: Request, source: Source, plan: Plan | SystemPlan, arrays: Batch | None) -> Draft:

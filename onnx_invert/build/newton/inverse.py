@@ -45,8 +45,8 @@ class Options:
     `starts` says, per system and at last for all of them joined, where samples that are not solved start again: what
     is plausible for the system's unknowns (n) given its known numbers, None where that is not known. Without it they
     start anywhere, and the systems are not joined. `kinks` are the spreads of tensors of the model that a function has
-    a kink of, in whose units the kink is rounded off for those samples. They are iterated up to `again` times. `affine`
-    says that f is, for x within bounds beside a closed form.
+    a kink of, in whose units the kink is rounded off for those samples. They are iterated up to `again` times.
+    `affine` says that f is, for x within bounds beside a closed form.
     """
 
     iterations: int = ITERATIONS
