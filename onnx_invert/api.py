@@ -84,7 +84,8 @@ def invert(
         prior_kind: "conditional" (the default for data) centres the prior on a regression from y to x, "gaussian" on
             the data's mean.
         bounds: the least and the greatest x: two numbers, arrays in x's shape, or mappings from inputs' names to such.
-            Newton stays within them. An infinite end leaves x free on that side, equal ends fix a number of it.
+            Newton stays within them. An infinite end leaves x free on that side, equal ends fix a number of it. Where
+            a closed form has the only x of a y, and it lies within, it is taken.
         opset: opset of the inverse, 13 to 23; 17 by default. Nodes of the model that it runs forwards are converted.
         data: inputs to verify on: an array or file for one input, names with arrays or an .npz for
             several. Drawn by default.

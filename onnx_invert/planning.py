@@ -69,10 +69,12 @@ def make_plan(
     log_det: bool,
     opset: int | None = None,
     raising: bool = True,
+    bounded: bool = False,
 ) -> AnyPlan:
     """The plan of an inversion: by the solver behind a decoder where there is one, else by `method`.
 
-    With `raising` of the model at a newer opset where it takes one: a lossless pair keeps its own.
+    `bounded` says that x has bounds. With `raising` of the model at a newer opset where it takes one: a lossless pair
+    keeps its own.
 
     Raises:
         ModelError, UsageError: the names, or the graph, are unsound.
@@ -82,7 +84,7 @@ def make_plan(
 
     def chosen() -> AnyPlan:
         posed = pose(source.model, recover, known)
-        return choose(partial(small, source.model), posed, rules, method, progress, log_det=log_det)
+        return choose(partial(small, source.model), posed, rules, method, progress, log_det=log_det, bounded=bounded)
 
     try:
         if decoder is not None:

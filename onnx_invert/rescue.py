@@ -66,6 +66,9 @@ MOST_PAIRED = 1 << 17
 LEAST_DRAWS = 64
 """Below this many nothing is fitted."""
 
+LEAST_SEEN = 3
+"""So many samples of data tell something of the range of x."""
+
 LARGEST = 1024
 """Numbers of a sample's unknowns, or known ones, that a start is fitted for at most: its covariance is held."""
 
@@ -157,11 +160,13 @@ def _to_fit(
     widest = max(max(s.m, s.n) for s in plan.systems)
     count = min(DRAWS, max(LEAST_DRAWS, MOST_NUMBERS // widest))
     single = not next(port for port in ports if port.name == main).has_batch
-    if prior is not None and plan.decoder is None:
-        return list(cut(dict(prior), ports, main, count))
-    if data is not None and plan.decoder is None and options.bounds is None and not single:
-        (seen,) = cut(data, ports, main, None)
-        if len(seen[main]) >= LEAST_DRAWS:
+    # What a prior is fitted to lies where x does, and within bounds what is drawn does.
+    known = prior if prior is not None else data if options.bounds is None else None
+    if known is not None and plan.decoder is None:
+        if prior is not None and (single or len(prior[main]) >= LEAST_DRAWS):
+            return list(cut(dict(prior), ports, main, count))
+        if not single and len(known[main]) >= LEAST_SEEN:
+            (seen,) = cut(dict(known), ports, main, None)
             return [_alike(seen, ports, main, count)]
     count, within = SINGLE_RUNS if single else count, box(plan, options.bounds)
     return list(draw(ports, count, options.distribution, main, seed=OTHER_SEED, bounds=within, even=True))
@@ -170,10 +175,13 @@ def _to_fit(
 def _alike(seen: Batch, ports: Sequence[Port], main: str, count: int) -> Batch:
     """Inputs in the range of those that were seen, but other ones: each number is between those of two samples.
 
-    Verification may be made on the same data, which would find itself among the pairs otherwise.
+    Verification may be made on the same data, which would find itself among the pairs otherwise. Few samples show less
+    than the range: M numbers that are uniform span (M − 1) / (M + 1) of theirs in the mean, and so far beyond the two
+    samples they lie then.
     """
     rng = np.random.default_rng(OTHER_SEED)
     total = len(seen[main])
+    beyond = 1 / (total - 1) if total < LEAST_DRAWS else 0.0
     rows = rng.integers(total, size=count)
     found: Batch = {}
     for port in ports:
@@ -186,7 +194,7 @@ def _alike(seen: Batch, ports: Sequence[Port], main: str, count: int) -> Batch:
             flat = array.reshape(total, -1)
             size = count, flat.shape[1]
             one, other = (np.take_along_axis(flat, rng.integers(total, size=size), axis=0) for _ in range(2))
-            share = rng.uniform(size=size)
+            share = rng.uniform(-beyond, 1 + beyond, size=size)
             found[port.name] = (share * one + (1 - share) * other).astype(array.dtype).reshape(count, *array.shape[1:])
     return found
 

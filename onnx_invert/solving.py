@@ -62,9 +62,14 @@ class Choices:
         return None if self.prior is None else self.prior_kind or "conditional"
 
     @property
+    def has_prior(self) -> bool:
+        """True if x is to be plausible, which the solver alone can see to."""
+        return self.prior is not None or self.decoder
+
+    @property
     def needs_newton(self) -> bool:
-        """True if something was chosen that only the solver can keep to."""
-        return self.bounds is not None or self.prior is not None or self.decoder
+        """True if something was chosen that a closed form alone does not keep to."""
+        return self.bounds is not None or self.has_prior
 
     def check(self, method: str) -> None:
         """Refuse what makes no sense, before any work.

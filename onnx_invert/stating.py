@@ -16,6 +16,7 @@ from onnx_invert.graph.read import Source
 from onnx_invert.graph.write import restate
 from onnx_invert.lossless import LosslessPair
 from onnx_invert.pairs import Return
+from onnx_invert.plan.bounded import BoundedPlan
 from onnx_invert.plan.choice import AnyPlan, tried
 from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.plan.newton import NewtonPlan
@@ -111,6 +112,8 @@ def method_of(plan: AnyPlan) -> str:
     """The method as metadata and report name it."""
     if isinstance(plan, NewtonPlan):
         return "newton"
+    if isinstance(plan, BoundedPlan):
+        return f"{method_of(plan.closed)}+newton"
     return "equations" if isinstance(plan, SystemPlan) and plan.iterates else "closed-form"
 
 

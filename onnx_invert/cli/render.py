@@ -16,6 +16,7 @@ from onnx_invert.comparison import Check
 from onnx_invert.describe import describe
 from onnx_invert.inversion import Inversion
 from onnx_invert.lossless import LosslessPair
+from onnx_invert.plan.bounded import BoundedPlan
 from onnx_invert.plan.choice import AnyPlan, stated
 from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.plan.newton import NewtonPlan
@@ -98,6 +99,10 @@ def promise(plan: AnyPlan) -> None:
     lines += [f"if         {requirement}" for requirement in plan.requirements]
     if isinstance(plan, NewtonPlan):
         lines += _solver(plan)
+    elif isinstance(plan, BoundedPlan):
+        how = "equations" if isinstance(plan.closed, SystemPlan) and plan.closed.iterates else "closed form"
+        lines.append(f"method     {how}, condition {_condition(plan.condition)}; where its x lies beyond the bounds:")
+        lines += _solver(plan.newton, how="Newton, from the nearest x within them:")
     elif isinstance(plan, SystemPlan):
         steps = f"{len(plan.rows)} steps" + (", some of which iterate" if plan.iterates else "")
         lines.append(f"method     equations, in {steps}; condition of a step up to {_condition(plan.condition)}")
@@ -106,7 +111,7 @@ def promise(plan: AnyPlan) -> None:
     console().print(shown("\n".join(lines)), soft_wrap=True)
 
 
-def _solver(plan: NewtonPlan) -> list[str]:
+def _solver(plan: NewtonPlan, how: str = "Newton: solves") -> list[str]:
     """How large the equations are, and what they cost."""
     sizes = ", then ".join(f"{s.m} equations for {s.n} unknowns" for s in plan.systems)
     itemsize = int(plan.dtypes[0].itemsize)
@@ -119,7 +124,7 @@ def _solver(plan: NewtonPlan) -> list[str]:
         ]
     return [
         *prior,
-        f"method     Newton: solves {sizes}{_better(plan)}",
+        f"method     {how} {sizes}{_better(plan)}",
         f"cost       an iteration takes about {plan.passes} forward passes; at most {each} of memory for a sample",
     ]
 
@@ -127,6 +132,9 @@ def _solver(plan: NewtonPlan) -> list[str]:
 def _where(plan: AnyPlan) -> str:
     if isinstance(plan, NewtonPlan):
         return "; measured on samples, not proven"
+    if isinstance(plan, BoundedPlan):
+        proven = "that one y has one x is tried, not proven" if plan.tried else "for x within the bounds"
+        return f"; {proven}; a y that none of them gives is met as nearly as is found"
     if isinstance(plan, SystemPlan) and plan.tried:
         return "; that one y has one x is tried, not proven, and measured on samples"
     if isinstance(plan, SystemPlan) and plan.has_roots:

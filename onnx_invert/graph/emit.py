@@ -6,13 +6,14 @@ constants as initializers: that is the set which runs everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnx_invert.bodies import bodies
 from onnx_invert.errors import ModelError
 
 _COMPARISONS = frozenset({"Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Equal", "Not", "And", "Or", "Xor"})
@@ -49,6 +50,25 @@ class Emitter:
         self._scope = "inverse"
         self._taken: dict[str, int] = dict.fromkeys(reserved, 1)
         self._shared: dict[tuple[ir.DataType, tuple[int, ...], bytes], ir.Value] = {}
+        self._weights: dict[int, ir.Value] = {}
+
+    def go_on(self, graph: ir.Graph) -> None:
+        """Take over the nodes of another graph, and its constants, of which none is stored again; nothing may have
+        been emitted yet. What the graph took and returned are tensors of this one from now on."""
+        nodes, initializers = list(graph), list(graph.initializers.values())
+        graph.outputs.clear()
+        graph.inputs.clear()
+        graph.remove(nodes)
+        graph.initializers.clear()
+        self.nodes, self.initializers = nodes, initializers
+        for value in initializers:
+            tensor = value.const_value
+            assert tensor is not None
+            self._weights[id(tensor)] = value
+            if tensor.size <= SHARED:
+                self._shared.setdefault((tensor.dtype, tuple(tensor.shape.numpy()), tensor.tobytes()), value)
+        for name in (*(value.name for value in initializers), *_names(nodes)):
+            self._taken.setdefault(name or "", 1)
 
     def body(self) -> Emitter:
         """An emitter for the body of a Loop: nodes of its own; names, weights and constants are shared.
@@ -57,6 +77,7 @@ class Emitter:
         """
         inner = Emitter(self.dtype)
         inner.initializers, inner._taken, inner._shared = self.initializers, self._taken, self._shared
+        inner._weights = self._weights
         inner._scope, inner.given, inner.finite, inner.zeros = self._scope, self.given, self.finite, self.zeros
         return inner
 
@@ -134,8 +155,10 @@ class Emitter:
         return self._share(np.ascontiguousarray(tensor.numpy()).reshape((1,) * rank), "scalar")
 
     def weight(self, tensor: ir.TensorProtocol, name: str) -> ir.Value:
-        """An initializer of the model itself, of any type, as it is."""
-        return self._register(tensor, name)
+        """An initializer of the model itself, of any type, as it is; the same one for the same tensor."""
+        if id(tensor) not in self._weights:
+            self._weights[id(tensor)] = self._register(tensor, name)
+        return self._weights[id(tensor)]
 
     def add_node(self, node: ir.Node) -> None:
         """Append a node made elsewhere: a copy of a forward node."""
@@ -173,3 +196,13 @@ class Emitter:
         value.const_value = tensor
         self.initializers.append(value)
         return value
+
+
+def _names(nodes: Iterable[ir.Node]) -> Iterator[str | None]:
+    """Of nodes and what they make, those in their bodies too."""
+    for node in nodes:
+        yield node.name
+        yield from (output.name for output in node.outputs)
+        for body in bodies(node):
+            yield from (value.name for value in (*body.inputs, *body.initializers.values()))
+            yield from _names(body)

@@ -7,6 +7,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
+
 from onnx_invert.bench import Bench
 from onnx_invert.bounding import box
 from onnx_invert.build.inverse import Inverse, build
@@ -15,6 +17,7 @@ from onnx_invert.build.system.inverse import build_system
 from onnx_invert.errors import NotInvertibleError, UsageError
 from onnx_invert.graph.read import Source
 from onnx_invert.inverting.request import Request
+from onnx_invert.plan.bounded import BoundedPlan
 from onnx_invert.plan.bounds import Ends
 from onnx_invert.plan.choice import AnyPlan
 from onnx_invert.plan.newton import NewtonPlan
@@ -26,6 +29,9 @@ from onnx_invert.runtime import Runs
 from onnx_invert.samples import Batch
 from onnx_invert.separation import mixing
 from onnx_invert.stating import metadata_of
+
+APART = 256.0
+"""By which weights of numbers of x differ that are in different units; those of pixels do not."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +74,38 @@ def make_draft(request: Request, source: Source, decoder: Source | None, stack: 
         request.log_det,
         request.opset,
         raising=not request.lossless,
+        bounded=request.choices.bounds is not None,
     )
     arrays = arrays_of(request.data, plan.problem, stack)
     if isinstance(plan, NewtonPlan):
         return _solver(request, source, decoder, plan, arrays, stack)
+    if isinstance(plan, BoundedPlan):
+        return _bounded(request, source, plan, arrays)
     return _closed_form(request, source, plan, arrays)
+
+
+def _bounded(request: Request, source: Source, plan: BoundedPlan, arrays: Batch | None) -> Draft:
+    """Of what lies within the bounds the closed form leaves nothing unsolved: no starts are fitted."""
+    newton, choices = plan.newton, request.choices
+    if blockers := mixing(newton.solved, newton.batch, newton.solved.recovered, [p.x for p in newton.ends]):
+        raise NotInvertibleError(blockers, source.name)
+    options = replace(choices.options(newton, arrays), affine=plan.affine)
+    if options.bounds is None:  # they bound nothing
+        return _closed_form(request, source, plan.closed, arrays)
+    metadata = metadata_of(source, plan, options)
+    closed: Callable[..., Inverse]
+    if isinstance(plan.closed, Plan):
+        closed = partial(build, plan.closed, opset=request.opset)
+        begun = closed
+    else:
+        closed = partial(build_system, plan.closed, opset=request.opset)
+        begun = partial(closed, unroll=choices.unroll)
+
+    def make() -> Inverse:
+        return build_newton(newton, options, opset=request.opset, metadata=metadata, closed=begun())
+
+    within = plan.within(box(newton, options.bounds))
+    return Draft(plan, make, partial(closed, instrumented=True), metadata, arrays, within)
 
 
 def _solver(
@@ -100,7 +133,9 @@ def _solver(
         bench = Bench(plan, source, make)
         options, made, runs = with_starts(plan, options, arrays, choices.prior, decoder, bench)
     emit = _Made(partial(make, options), made)
-    return Draft(plan, emit, None, metadata, arrays, within, choices.kind, runs=runs)
+    placed = arrays is not None or request.choices.needs_newton
+    notes = [] if placed or not (said := _in_other_units(plan)) else [said]
+    return Draft(plan, emit, None, metadata, arrays, within, choices.kind, notes, runs=runs)
 
 
 class _Made:
@@ -112,6 +147,22 @@ class _Made:
     def __call__(self) -> Inverse:
         made, self._made = self._made, None
         return self._make() if made is None else made
+
+
+def _in_other_units(plan: NewtonPlan) -> str:
+    """What is to be said where the first layers take x in units that no drawn x has; nothing where they do not."""
+    front = plan.systems[-1].front
+    if front is None:
+        return ""
+    weights = np.linalg.norm(front.weight, axis=1)
+    first, last = np.quantile(np.log(weights[weights > 0]), (0.25, 0.75)) if weights.any() else (0.0, 0.0)
+    if last - first <= np.log(APART):
+        return ""
+    units = f"{np.exp(first - last):.0e} to 1"
+    return (
+        f"the first layers take the numbers of x in units that differ ({units} between quartiles), and no sample that "
+        "is drawn to verify on does: --data  gives real ones, --bounds or --prior  say where x lies and in which units"
+    )
 
 
 def _closed_form(request: Request, source: Source, plan: Plan | SystemPlan, arrays: Batch | None) -> Draft:

@@ -58,9 +58,9 @@ class Request:
         if (samples is not None and samples < 1) or (rtol is not None and not 0 <= rtol < np.inf):
             raise UsageError(f"samples has to be at least 1 and rtol a number from 0 on, not {samples} and {rtol}.")
         self.choices.check(self.method)
-        if self.choices.needs_newton:
+        if self.choices.has_prior:
             object.__setattr__(self, "method", "newton")
-        if self.log_det and self.method == "newton":
+        if self.log_det and (self.method == "newton" or self.choices.needs_newton):
             raise UsageError("--log-det: Newton's method, a prior and bounds have no log-determinant; leave one out.")
         if self.latents != "flat" and not self.lossless:
             raise UsageError(

@@ -18,6 +18,7 @@ from onnx_invert.graph.write import save
 from onnx_invert.inverting.draft import Draft
 from onnx_invert.inverting.request import Request
 from onnx_invert.numerics.tolerance import eps
+from onnx_invert.plan.bounded import BoundedPlan
 from onnx_invert.plan.choice import AnyPlan
 from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.plan.newton import NewtonPlan
@@ -50,7 +51,7 @@ def tried(request: Request, draft: Draft, source: Source, decoder: Source | None
         # That every y is reached by a root is measured, or not said.
         return Trial(None, _without_drawn(plan) if isinstance(plan, SystemPlan) and plan.has_roots else plan.guarantee)
     request.tell("verification")
-    solver = isinstance(plan, NewtonPlan)
+    solver = isinstance(plan, NewtonPlan | BoundedPlan)
     pair = _pair(draft, source, path)
     if request.target is not None:
         plan.release()
@@ -71,8 +72,10 @@ def tried(request: Request, draft: Draft, source: Source, decoder: Source | None
 
 def _judged(plan: AnyPlan, measured: RoundTrip) -> Trial:
     """The measurement without what turned out not to hold of more than was promised, and what is still promised."""
-    if isinstance(plan, NewtonPlan) and plan.guarantee is Guarantee.LEFT and measured.only_x_fails:
-        # More equations than unknowns, and yet not one-to-one: every reachable y is reproduced, by another x.
+    solver = isinstance(plan, NewtonPlan | BoundedPlan)
+    if solver and plan.guarantee is Guarantee.LEFT and measured.only_x_fails:
+        # More equations than unknowns, and yet not one-to-one, or only just, so that rounding leaves nothing of x:
+        # every reachable y is reproduced, by another x.
         return Trial(replace(measured, x=replace(measured.x, promised=False)), Guarantee.GENERALIZED)
     if isinstance(plan, SystemPlan) and measured.only_drawn_fails and measured.drawn is not None:
         # A function that rises throughout need not rise to every y, and a scale that underflows divides by

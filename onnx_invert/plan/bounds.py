@@ -129,6 +129,12 @@ def _undone(fact: Diagonal, ends: Ends, unit: float) -> Ends:
     return np.where(scale == 0, -np.inf, low), np.where(scale == 0, np.inf, high)
 
 
+def narrowed(one: Ends, other: Ends) -> Ends:
+    """Within both; within the first alone where they have nothing in common."""
+    low, high = np.maximum(one[0], other[0]), np.minimum(one[1], other[1])
+    return np.where(low <= high, low, one[0]), np.where(low <= high, high, one[1])
+
+
 def _shared(value: ir.Value, ends: Ends) -> Ends:
     """Ends that are the same along the axes whose size is not fixed, said once."""
     low, high = ends

@@ -3,11 +3,15 @@ Newton where it does not."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal, get_args
 
+import onnx_ir as ir
+
 from onnx_invert.errors import Blocker, ModelError, NotInvertibleError, UsageError
+from onnx_invert.plan.bounded import BoundedPlan
 from onnx_invert.plan.equations import order
 from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.plan.newton import NewtonPlan, make_newton_plan
@@ -18,7 +22,7 @@ from onnx_invert.rules import RuleSet
 from onnx_invert.sized import Sized
 
 Method = Literal["auto", "closed-form", "newton"]
-AnyPlan = Plan | SystemPlan | NewtonPlan
+AnyPlan = Plan | SystemPlan | NewtonPlan | BoundedPlan
 
 
 def choose(
@@ -29,11 +33,12 @@ def choose(
     progress: Progress | None = None,
     *,
     log_det: bool = False,
+    bounded: bool = False,
 ) -> AnyPlan:
     """The plan of `method`; "auto" takes Newton only where nothing else keeps a promise.
 
     `small` gives the model's graph at sizes that are all known, `small(copies=…)` with more samples. With `log_det` it
-    is a plan whose steps tell the log-determinant.
+    is a plan whose steps tell the log-determinant; `bounded` says that x has bounds.
 
     Raises:
         UsageError: no such method.
@@ -43,6 +48,8 @@ def choose(
         raise UsageError(f"--method {method}: it is one of {', '.join(get_args(Method))}.")
     if method == "newton":
         return make_newton_plan(problem, rules)
+    if bounded:
+        return _within_bounds(small, problem, rules, progress)
     if log_det:
         try:
             return make_system_plan(small, problem, rules, tried=method == "auto")
@@ -84,6 +91,26 @@ def choose(
         raise NotInvertibleError([*blockers, note]) from None
 
 
+def _within_bounds(
+    small: Callable[..., Sized], problem: Problem, rules: RuleSet, progress: Progress | None
+) -> BoundedPlan | NewtonPlan:
+    """A closed form that x comes back from, with Newton's method where x lies beyond the bounds; else that alone."""
+    if _numbers(problem.known) < _numbers(problem.recovered):  # as every closed form would have it
+        return make_newton_plan(problem, rules)
+    try:
+        closed = choose(small, problem, rules, "closed-form", progress)
+    except NotInvertibleError:
+        return make_newton_plan(problem, rules)
+    if isinstance(closed, Plan | SystemPlan) and closed.guarantee.promises_x:
+        return BoundedPlan(closed, make_newton_plan(closed.problem, rules))
+    return make_newton_plan(problem, rules)
+
+
+def _numbers(values: Sequence[ir.Value]) -> int:
+    """How many numbers tensors have together, along axes whose size is fixed."""
+    return sum(math.prod(dim for dim in value.shape or () if isinstance(dim, int)) for value in values)
+
+
 def _elsewhere(found: Sequence[Blocker], before: Sequence[Blocker]) -> list[Blocker]:
     """The blockers of nodes that have none yet: one reason a node is enough."""
     named = {blocker.node for blocker in before}
@@ -100,7 +127,7 @@ def tried(plan: AnyPlan) -> list[str]:
     """What a plan's guarantee rests on that is tried, not proven; empty where all is proven."""
     if isinstance(plan, NewtonPlan):
         return ["the solver finds an x with f(x) = y (measured on samples, not proven)"]
-    return plan.tried if isinstance(plan, SystemPlan) else []
+    return plan.tried if isinstance(plan, SystemPlan | BoundedPlan) else []
 
 
 def stated(plan: AnyPlan, guarantee: Guarantee) -> str:
@@ -108,5 +135,5 @@ def stated(plan: AnyPlan, guarantee: Guarantee) -> str:
 
     What a solver promises is measured by its nature; its method says so.
     """
-    rests = isinstance(plan, SystemPlan) and bool(plan.tried)
+    rests = isinstance(plan, SystemPlan | BoundedPlan) and bool(plan.tried)
     return f"{guarantee.value}, tried" if rests and guarantee is not Guarantee.APPROXIMATE else guarantee.value

@@ -21,7 +21,7 @@ def test_samples_are_drawn_within_the_bounds() -> None:
     """Far from where they are drawn without: no N(0, 1) lies there."""
     model = onnx.parser.parse_model(MODEL)
     low, high = np.array([10.0, -30.0]), np.array([11.0, -20.0])
-    inversion = onnx_invert.invert(model, bounds=(low, high))
+    inversion = onnx_invert.invert(model, bounds=(low, high), method="newton")
     assert inversion.guarantee is onnx_invert.Guarantee.RIGHT
     x = np.random.default_rng(0).uniform(low, high, (50, 2)).astype(np.float32)
     forward, back = (ort.InferenceSession(m.SerializeToString()) for m in (model, inversion.model))

@@ -10,7 +10,8 @@ from onnx.reference import ReferenceEvaluator
 from solvable import network
 from solving import layers, normal, residuals, run
 
-from onnx_invert import invert
+from onnx_invert import explain, invert, rescue
+from onnx_invert.build.newton.inverse import Options
 from onnx_invert.inverting import draft
 
 SOLVED = 1e-5
@@ -141,3 +142,34 @@ def test_a_float32_file_holds_no_float64(rescued):
         assert loops(inverse) >= 3
         assert onnx.TensorProto.FLOAT in tensors(inverse)
         assert onnx.TensorProto.DOUBLE not in tensors(inverse)
+
+
+def test_few_samples_say_where_x_lies():
+    """Of the starts' range; M uniform numbers span (M − 1) / (M + 1) of theirs in the mean."""
+    plan = explain(layers(normal(3, 8), "Tanh", normal(8, 2), width=3), method="newton")
+    options = Options()
+    for count, least in ((3, 1.5), (10, 1.0), (63, 0.98)):
+        low, high = np.float64([1e5, -3e-5, 7]), np.float64([2e5, -2e-5, 7])
+        x = np.random.default_rng(0).uniform(low, high, (count, 3)).astype(np.float32)
+        (drawn,) = rescue._to_fit(plan, {"x": x}, None, options)
+        (others,) = rescue._to_fit(plan, None, {"x": x}, options)
+        for found in (drawn["x"], others["x"]):
+            assert len(found) == rescue.DRAWS
+            spans = np.ptp(found.astype(np.float64), axis=0) / np.maximum(np.ptp(x.astype(np.float64), axis=0), 1e-300)
+            assert (spans[:2] > least).all()
+            assert (spans[:2] < (count + 1) / (count - 1) + 1e-3).all()
+            assert (found[:, 2] == 7).all()
+
+
+def test_units_that_no_drawn_x_has_are_told():
+    """Verified on what is drawn, which tells nothing of x in metres beside pascals."""
+    unit = 10.0 ** np.float64([5, -5, 0, 3, -3])
+    model = layers(normal(5, 3) / unit[:, None], "Tanh", normal(3, 2, seed=1), width=5)
+    x = (unit * normal(40, 5)).astype(np.float32)
+    told = "--bounds or --prior  say where x lies and in which units"
+    options = {"method": "newton", "iterations": 20, "force": True}
+    assert any(told in note for note in invert(model, **options).notes)
+    assert not any(told in note for note in invert(model, bounds=(-3 * unit, 3 * unit), **options).notes)
+    assert not any(told in note for note in invert(model, data=x, **options).notes)
+    same = layers(normal(5, 3), "Tanh", normal(3, 2, seed=1), width=5)
+    assert invert(same, **options).notes == ()

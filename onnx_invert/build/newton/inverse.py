@@ -46,6 +46,7 @@ class Options:
     is plausible for the system's unknowns (n) given its known numbers, None where that is not known. Without it they
     start anywhere, and the systems are not joined. `kinks` are the spreads of tensors of the model that a function has
     a kink of, in whose units the kink is rounded off for those samples. They are iterated up to `again` times.
+    `affine` says that f is, for x within bounds beside a closed form.
     """
 
     iterations: int = ITERATIONS
@@ -62,6 +63,7 @@ class Options:
     reversed: Sequence[Reversed | None] = ()
     kinks: Mapping[ir.Value, float] = field(default_factory=dict)
     again: int = RESCUE_ITERATIONS
+    affine: bool = False
 
     def solved(self, dtype: ir.DataType) -> float:
         """The relative residual of a solution."""
@@ -69,14 +71,21 @@ class Options:
 
 
 def build_newton(
-    plan: NewtonPlan, options: Options, *, opset: int | None = None, metadata: Mapping[str, str] | None = None
+    plan: NewtonPlan,
+    options: Options,
+    *,
+    opset: int | None = None,
+    metadata: Mapping[str, str] | None = None,
+    closed: Inverse | None = None,
 ) -> Inverse:
     """Emit the inverse that `plan` describes: inputs and outputs as for a closed form, and `residual` (N) if asked.
+
+    With bounds `closed` may be a closed form's, which has x wherever that lies within them; its graph is used up.
 
     Raises:
         UsageError: an opset that does not fit, or `unroll` where products with the Jacobian are taken.
     """
-    return _Build(plan, options).run(opset, metadata)
+    return _Build(plan, options, closed).run(opset, metadata)
 
 
 def build_probe(plan: NewtonPlan, wanted: Sequence[ir.Value] = (), problem: Problem | None = None) -> ir.Model:
@@ -105,16 +114,28 @@ class _Build:
     """Emits one inverse. Tensors of the model are mapped to the graph's own in one place, so that no weight and no
     forward node outside a loop is there twice."""
 
-    def __init__(self, plan: NewtonPlan, options: Options) -> None:
+    def __init__(self, plan: NewtonPlan, options: Options, closed: Inverse | None) -> None:
         problem = plan.problem
         self._plan, self._options = plan, options
         names = [value.name or "" for value in (*problem.known, *problem.recovered, *problem.given)]
         self._e = Emitter(problem.known[0].dtype or ir.DataType.FLOAT, [*names, name_of(problem)])
+        self._ports: dict[str, ir.Value] = {}
+        self._begin: list[ir.Value] = []
+        if closed is not None:
+            self._ports = {port.name or "": port for port in closed.model.graph.inputs}
+            self._begin = list(closed.model.graph.outputs)
+            self._e.go_on(closed.model.graph)
+            for x in self._begin:
+                x.name = self._e.unique(f"closed_form/{x.name}")
         self._nodes = upstream(problem.known)
         used = {value for node in self._nodes for value in node.inputs}
-        self._given = {value: port_of(value) for value in problem.given if value in used}
+        self._given = {value: self._port(value) for value in problem.given if value in used}
         self._values: dict[ir.Value, ir.Value] = dict(self._given)
         self._unknowns: Unknowns | None = None
+
+    def _port(self, value: ir.Value) -> ir.Value:
+        """The input of the inverse for an output or a given input of the model, one for each."""
+        return self._ports.get(value.name or "") or port_of(value)
 
     def run(self, opset: int | None, metadata: Mapping[str, str] | None) -> Inverse:
         """The whole graph."""
@@ -122,7 +143,7 @@ class _Build:
         problem = plan.problem
         version = opset_for(self._nodes, problem.opset, opset)
         result = Inverse(ir.Model(ir.Graph([], [], nodes=[]), ir_version=8))
-        ports = {path.y: port_of(path.y) for path in plan.ends}
+        ports = {path.y: self._port(path.y) for path in plan.ends}
         walk = Walk(e, Forwards(e, problem, plan.ends), result.probes, None)
         layouts = [system.layouts for system in plan.systems]
         known = [
@@ -169,7 +190,14 @@ class _Build:
             self._unknowns = unknowns_of(self._e, system, bounds, prior, known, options.units, anchor)
             solver = self._solver(system, index)
             iterations = options.unroll or options.iterations
-            x, error = solver.solve(known, iterations, unroll=options.unroll is not None, apart=self._apart)
+            unrolled = options.unroll is not None
+            if self._begin:
+                pairs = zip(system.unknowns, self._begin, strict=True)
+                begin = joined(self._e, [rows(self._e, system.layouts[value], x) for value, x in pairs])
+                return solver.within(
+                    known, begin, iterations, affine=options.affine, unroll=unrolled, apart=self._apart
+                )
+            x, error = solver.solve(known, iterations, unroll=unrolled, apart=self._apart)
             if options.starts:
                 if bounds is not None and prior is not None:
                     # What is held from outside has no slope beyond a face, and that may be where it stays.

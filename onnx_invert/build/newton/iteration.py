@@ -56,6 +56,11 @@ class Restarts:
     def __len__(self) -> int:
         return len(self.offsets)
 
+    def from_origin(self, count: int) -> Restarts:
+        """The first `count` of them behind one without an offset."""
+        offsets = np.concatenate([0 * self.offsets[:1], self.offsets])
+        return replace(self, offsets=offsets[:count], second=self.second[:count])
+
     def of(self, e: Emitter, rows: ir.Value) -> Restarts:
         """The same for some of the samples alone, whose indices are `rows` (K)."""
         center, own = (None if v is None else e.op("Gather", v, rows, axis=0) for v in (self.center, self.own))
@@ -84,6 +89,7 @@ class Settings:
     fade: float = FADE
     fall: float = FALL
     rise: float = RISE
+    progress: float = PROGRESS
 
 
 @dataclass(frozen=True)
@@ -248,7 +254,7 @@ def _advance(
     accept = e.op("Or", e.op("And", first, finite), falls)
     better = e.op("Less", trial.plain, state.best_error)
     # Against where the sample is now: what another start has reached says nothing of this one.
-    progress = e.op("Less", error, e.op("Mul", now, PROGRESS))
+    progress = e.op("Less", error, e.op("Mul", now, settings.progress))
 
     best_error = e.op("Where", better, trial.plain, state.best_error)
     falling = e.op("Where", first, e.scalar(settings.fade), e.scalar(settings.fall))

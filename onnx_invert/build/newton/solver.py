@@ -52,6 +52,12 @@ changes, and with it the share that its units make of y's own."""
 LEAST_SHARE = 0.05
 """Of an error in y's own units: the second Loop asks for no less than this part of it."""
 
+STEADY = 0.999
+"""Where a least residual is looked for that is not 0 a step makes progress if it leaves less than this share of it."""
+
+MORE = 3
+"""Starts of such a sample after the first, where there may be several least residuals."""
+
 
 @dataclass(frozen=True)
 class Solver:
@@ -102,6 +108,54 @@ class Solver:
         best, error = (part.put(e, *pair) for pair in ((rest.best, found.best), (rest.best_error, found.best_error)))
         return self.unknowns.decode(e, best), error
 
+    def within(
+        self, known: ir.Value, x: ir.Value, iterations: int, *, affine: bool, unroll: bool, apart: bool
+    ) -> ir.Value:
+        """x (N, n) within the bounds: the nearest of them to a closed form's `x` (N, n), and where that is no solution
+        what leaves least of F(x) = t, looked for from there on. `apart` takes these samples out of the batch.
+
+        Where F is `affine` there is one least, and it is looked for once.
+        """
+        e = self.e
+        near = self.unknowns.nearest(e, x)
+        begin = self.unknowns.encode(e, near)
+        error = self._left(known, begin)
+        norm = self._verified(known, near, error)
+        unsolved = e.op("Not", e.op("Less", error, e.op("Mul", norm, self.solved * MARGIN)))
+        v, error = self._nearer(known, begin, error)
+        if unroll or not apart:
+            found = self._least(known, v, error, iterations, affine=affine, unroll=unroll)
+            return e.op("Where", unsolved, found, near)
+        part = Part.of(e, unsolved)
+        known, v, error = (part.take(e, value) for value in (known, v, error))
+        found = self._of(e, part)._least(known, v, error, iterations, affine=affine, unroll=False)
+        return part.put(e, found, near)
+
+    def _nearer(self, known: ir.Value, v: ir.Value, error: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Of v (N, r), whose error is `error` (N, 1), and the origin what leaves less: of an ill-conditioned f a
+        closed form's x for a y that is a little off lies anywhere."""
+        e = self.e
+        origin = e.op("Mul", v, 0.0)
+        other = e.op("Min", self._left(known, origin), float(np.finfo(e.dtype.numpy()).max) / 16)
+        nearer = e.op("Less", error, other)  # nothing is less than what is not finite
+        return e.op("Where", nearer, v, origin), e.op("Where", nearer, error, other)
+
+    def _least(
+        self, known: ir.Value, v: ir.Value, error: ir.Value, iterations: int, *, affine: bool, unroll: bool
+    ) -> ir.Value:
+        """x (N, n) that leaves least, from v (N, r) on, whose error is `error` (N, 1), and where F bends again from
+        the origin and from elsewhere."""
+        restarts = self.unknowns.restarts(iterations).from_origin(0 if affine else MORE)
+        settings = replace(self._settings(iterations, LONG_PATIENCE, restarts), progress=STEADY)
+        target = self._target(known)
+        first = initial(self.e, target, self.unknowns.coordinates.size, settings, (v, error))
+        found, _ = self._iterate(target, self._norm(known), settings, first, unroll=unroll, careful=affine)
+        return self.unknowns.decode(self.e, found.best)
+
+    def _left(self, known: ir.Value, v: ir.Value) -> ir.Value:
+        """‖t − F(v)‖ (N, 1)."""
+        return length(self.e, self.e.op("Sub", self._target(known), self._objective.value(self.e, v)))
+
     def rescue(self, known: ir.Value, x: ir.Value, error: ir.Value, start: Start | None, *, apart: bool) -> ir.Value:
         """x (N, n) with the samples solved that were not, from where `error` (N, 1) says how far they are.
 
@@ -127,8 +181,7 @@ class Solver:
 
     def error(self, known: ir.Value, x: ir.Value) -> ir.Value:
         """‖t − F(x)‖ (N, 1)."""
-        value = self._objective.value(self.e, self.unknowns.encode(self.e, x))
-        return length(self.e, self.e.op("Sub", self._target(known), value))
+        return self._left(known, self.unknowns.encode(self.e, x))
 
     def _verified(self, known: ir.Value, x: ir.Value, error: ir.Value) -> ir.Value:
         """What the error at x is to be measured against (N, 1), so that it is no smaller than in the units of the

@@ -69,6 +69,13 @@ class Unknowns:
         x = v if self.back is None else e.op("MatMul", v, self.back)
         return x if self.origin is None else e.op("Add", x, self.origin)
 
+    def nearest(self, e: Emitter, x: ir.Value) -> ir.Value:
+        """The point of the bounds nearest to x (N, n); the origin's numbers where x has none."""
+        low, high = self.coordinates.low, self.coordinates.high
+        assert low is not None and high is not None and self.origin is not None
+        finite = e.op("Less", e.op("Abs", x), float(np.finfo(e.dtype.numpy()).max))
+        return e.op("Min", e.op("Max", e.op("Where", finite, x, self.origin), low), high)
+
     def encode(self, e: Emitter, x: ir.Value) -> ir.Value:
         """v (N, r)."""
         away = x if self.origin is None else e.op("Sub", x, self.origin)

@@ -12,6 +12,7 @@ from enum import Enum
 
 import onnx_ir as ir
 
+from onnx_invert.plan.bounded import BoundedPlan
 from onnx_invert.plan.choice import AnyPlan
 from onnx_invert.plan.conditions import strategy
 from onnx_invert.plan.equations import upstream
@@ -51,6 +52,8 @@ class Move:
 
 def moves(plan: AnyPlan) -> list[Move]:
     """The moves of a plan, in the order in which the inverse makes them. Linear in the number of nodes and steps."""
+    if isinstance(plan, BoundedPlan):
+        return moves(plan.closed)
     match plan:
         case Plan():
             found = [move for path in plan.paths for move in _back(plan, path)]
@@ -118,7 +121,7 @@ def _only_moves(stages: Sequence[Stage]) -> bool:
     return all(isinstance(stage.fact, Rearrangement) for stage in stages)
 
 
-def _summary(plan: AnyPlan, node: ir.Node) -> str:
+def _summary(plan: Plan | SystemPlan | NewtonPlan, node: ir.Node) -> str:
     rule = plan.rules.find(node.domain, node.op_type, plan.problem.opset)
     return rule.summary if rule is not None else "its logarithm is compared"
 
