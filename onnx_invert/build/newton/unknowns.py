@@ -144,7 +144,7 @@ class Unknowns:
         assert self.middle is not None
         regression = start.regression
         if regression is not None:
-            regression = replace(regression, weights=self._turned(regression.weights))
+            regression = regression.to(self._turned)
         return Prior(self._turned(start.mean - self.middle), Root(self._turned(start.factor.rows)), regression)
 
     def _turned(self, rows: Array) -> Array:
@@ -283,7 +283,7 @@ def expected(e: Emitter, prior: Prior, known: ir.Value) -> ir.Value:
         u = e.op("Mul", centred, e.constant(1 / features.scale[None, :], "rate"))
     else:
         u = e.op("MatMul", centred, e.constant(features.turn / features.scale[:, None], "rate"))
-    value = e.op("Add", e.op("MatMul", u, e.constant(weights[:m], "linear")), mean)
+    value = e.op("MatMul", u, e.constant(weights[:m], "linear"))
     if p:
         squares = np.sum(np.square(features.landmarks), axis=0)[None, :]
         apart = e.op("MatMul", u, e.constant(-2 * features.landmarks, "landmarks"))
@@ -291,6 +291,9 @@ def expected(e: Emitter, prior: Prior, known: ir.Value) -> ir.Value:
         apart = e.op("Add", apart, e.constant(1 + squares, "squares"))
         near = e.op("Div", 1.0, e.op("Sqrt", e.op("Max", apart, 1.0)))
         value = e.op("Add", value, e.op("MatMul", near, e.constant(weights[m:], "weights")))
+    if prior.regression.back is not None:
+        value = e.op("MatMul", value, e.constant(prior.regression.back, "back"))
+    value = e.op("Add", value, mean)
     if prior.ends is None:
         return value
     low, high = (e.constant(end[None, :], name) for end, name in zip(prior.ends, ("least", "most"), strict=True))
