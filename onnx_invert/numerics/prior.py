@@ -5,26 +5,26 @@
 φ are features of y (kernel.py), W their ridge regression. No number of m(y) leaves the range of the data's: x lies in
 it, and what is clipped to a range is nearer to all that it holds.
 The data come in chunks and may be larger than memory: every pass adds up sums and products, and one takes a part of
-the samples, x mixed into few numbers. The strength of the ridge is chosen by generalised cross-validation, the
-features by a held-out fifth of that part. A Aᵀ is the covariance (covariance.py) of the leave-one-out residuals, since
-a regression's own residuals are too small by what it has fitted.
+the samples, x mixed into few numbers. The strengths of the ridge are chosen by generalised cross-validation
+(strengths.py), the features by a held-out fifth of that part. A Aᵀ is the covariance (covariance.py) of the
+leave-one-out residuals, since a regression's own residuals are too small by what it has fitted.
 Numbers of x whose ranges differ by more than `ALIKE` are in different units, metres beside pascals, and all this is
 done in units of their ranges: the covariance is shrunk towards one variance for all, which is far beyond the range of
 the small ones otherwise, and rounding next to the large ones is more than they are.
-Source: G. Golub, M. Heath & G. Wahba, Generalized cross-validation, Technometrics 21, 1979; kernel.py's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.linalg
 
 from onnx_invert.numerics.covariance import LARGEST, MOST_NUMBERS, Array, Root, in_units, root
-from onnx_invert.numerics.kernel import LEAST, Features, features
+from onnx_invert.numerics.kernel import Features, features
 from onnx_invert.numerics.ridge import Sketch
+from onnx_invert.numerics.strengths import common, directions, is_idle, single
 
 Chunks = Callable[[], Iterable[tuple[Array, Array]]]
 """Called once a pass: pairs of known numbers (rows, m) and unknown ones (rows, n)."""
@@ -35,8 +35,8 @@ ALIKE = 256.0
 FARTHEST = 1e70
 """|x| beyond which covariances, which take sums of fourth powers, overflow."""
 
-MOST_LANDMARKS = 2048
-"""At most, and never more than half the samples."""
+MOST_LANDMARKS = 3072
+"""At most; each is a sample."""
 
 PART, MIXED = 8192, 256
 """Samples that the features are chosen on at most, and how many numbers x is mixed into for that."""
@@ -47,10 +47,22 @@ LARGEST_REGRESSION = 4 * MOST_NUMBERS
 
 @dataclass(frozen=True)
 class Regression:
-    """φ(y) @ `weights` (m + p, n)."""
+    """φ(y) @ `weights` (m + p, n); with `back` (r, n) they are (m + p, r), and it comes after them."""
 
     features: Features
     weights: Array
+    back: Array | None = None
+
+    def __call__(self, y: Array) -> Array:
+        """(rows, m) → (rows, n)."""
+        found = self.features(y) @ self.weights
+        return np.asarray(found if self.back is None else found @ self.back)
+
+    def to(self, change: Callable[[Array], Array]) -> Regression:
+        """The same with rows (…, n) in other coordinates."""
+        if self.back is None:
+            return replace(self, weights=change(self.weights))
+        return replace(self, back=change(self.back))
 
 
 @dataclass(frozen=True)
@@ -66,7 +78,7 @@ class Prior:
         """m(y) (rows, n)."""
         if self.regression is None:
             return np.broadcast_to(self.mean, (len(y), self.mean.size))
-        found = self.mean + self.regression.features(y) @ self.regression.weights
+        found = self.mean + self.regression(y)
         return found if self.ends is None else np.clip(found, *self.ends)
 
 
@@ -89,7 +101,7 @@ def fit(
     found = _fit(lambda: ((y, x / units) for y, x in chunks()), alike, conditional, landmarks, unit)
     regression = found.regression
     if regression is not None:
-        regression = Regression(regression.features, regression.weights * units)
+        regression = regression.to(lambda rows: rows * units)
     return Prior(
         found.mean * units,
         in_units(found.factor, units),
@@ -119,21 +131,68 @@ def _fit(chunks: Chunks, seen: tuple[int, Array, Array], conditional: bool, land
     if phi is None:
         return Prior(mean, root(lambda: (x - mean for _, x in chunks()), mean.size))
     gram, cross, center, total = _products(chunks, phi, mean)
-    values, vectors = scipy.linalg.eigh(gram)
-    values = np.maximum(values, 0.0)
-    turned = vectors.T @ cross
-    ridge = _ridge(values, turned, total, count)
-    weights = vectors @ (turned / (values + ridge)[:, None])
+    values, vectors = scipy.linalg.eigh(gram, overwrite_a=True, check_finite=False)
+    del gram
+    values, turned = np.maximum(values, 0.0), vectors.T @ cross
+    del cross
+    shares = _shares(chunks, (count, mean, total), values, turned)
 
     def residuals() -> Iterable[Array]:
         for y, x in chunks():
-            inner = phi(y) - center
-            leverage = np.sum(np.square(inner @ vectors) / (values + ridge), axis=1) + 1 / count
-            left = (x - mean) - inner @ weights
-            left /= np.maximum(1 - leverage, 1 / count)[:, None]
-            yield x - np.clip(x - left, *ends)
+            inner = (phi(y) - center) @ vectors
+            yield x - np.clip(x - shares.left_out(inner, x - mean, count), *ends)
 
-    return Prior(mean - center @ weights, root(residuals, mean.size), Regression(phi, weights), ends)
+    factor = root(residuals, mean.size)
+    weights, back = vectors @ shares.weights, shares.back
+    shift = center @ weights
+    return Prior(mean - (shift if back is None else shift @ back), factor, Regression(phi, weights, back), ends)
+
+
+@dataclass(frozen=True)
+class _Shares:
+    """A regression on features along their eigenvectors: x = features @ `weights` (p, r) [@ `back` (r, n)].
+
+    `directions` (k, n) are those fitted with strengths of their own, and `shrunk` (p, k) one over the eigenvalues with
+    them; `others` (p) is the same of all other directions, 0 where nothing is fitted in them.
+    """
+
+    weights: Array
+    back: Array | None
+    directions: Array
+    shrunk: Array
+    others: Array
+
+    def left_out(self, inner: Array, x: Array, count: int) -> Array:
+        """x (rows, n) less what a regression says that has not seen the sample."""
+        fitted = inner @ self.weights
+        left = x - (fitted if self.back is None else fitted @ self.back)
+        squares = np.square(inner)
+        own, rest = squares @ self.shrunk, squares @ self.others
+        along = left @ self.directions.T
+        left = (left - along @ self.directions) / np.maximum(1 - rest - 1 / count, 1 / count)[:, None]
+        return np.asarray(left + along / np.maximum(1 - own - 1 / count, 1 / count) @ self.directions)
+
+
+def _shares(chunks: Chunks, seen: tuple[int, Array, float], values: Array, turned: Array) -> _Shares:
+    """The regression on features with eigenvalues `values` (p), from VᵀΦᵀX (p, n); `seen` has N, the mean and ‖X‖²."""
+    count, mean, total = seen
+    strength = common(values, turned, total, count)
+    basis = directions(values, turned, strength)
+    totals = np.zeros(len(basis))
+    for _, x in chunks():
+        totals += np.sum(np.square((x - mean) @ basis.T), axis=0)
+    along, (p, n) = turned @ basis.T, turned.shape
+    strengths = single(values, along, totals, count, strength)
+    rest, others = turned - along @ basis, 1 / (values + strength)
+    squares = np.sum(np.square(rest), axis=1)
+    if len(basis) == n or is_idle(values, squares, max(total - float(totals.sum()), 0.0), count, strength):
+        others = np.zeros(p)
+    kept = np.isfinite(strengths)
+    basis, shrunk = basis[kept], 1 / (values[:, None] + strengths[kept])
+    own = along[:, kept] * shrunk
+    if others.any() or len(basis) * (p + n) >= p * n:
+        return _Shares(own @ basis + rest * others[:, None], None, basis, shrunk, others)
+    return _Shares(own, basis, basis, shrunk, others)
 
 
 def _mean(chunks: Chunks) -> tuple[int, Array, Array]:
@@ -192,7 +251,7 @@ def _features(chunks: Chunks, count: int, n: int, landmarks: int, unit: float) -
         return None
     # In units of its own, what moves by rounding alone would take any other y for one that is far from all data.
     scale = np.where(moves, scale, scale[moves].max())
-    most = max(0, min(landmarks, count // 2, MOST_NUMBERS // n - m))
+    most = max(0, min(landmarks, count, MOST_NUMBERS // n - m))
     known, told = (np.concatenate(rows) for rows in zip(*part, strict=True))
     return features(known, told, center, scale, most)
 
@@ -212,17 +271,3 @@ def _products(chunks: Chunks, phi: Features, mean: Array) -> tuple[Array, Array,
         cross += inner.T @ apart
         squares += float(np.sum(np.square(apart)))
     return gram, cross, center, squares
-
-
-def _ridge(values: Array, turned: Array, total: float, count: int) -> float:
-    """The strength λ with the least count · ‖residuals‖² / (count − degrees of freedom)²."""
-    top = max(float(values.max(initial=0.0)), np.finfo(float).tiny)
-    squares = np.square(turned).sum(axis=1)
-    best, least = top, np.inf
-    for ridge in top * np.geomspace(LEAST, 100, 91):
-        shrunk = values + ridge
-        residual = total - float(np.sum(squares * (values + 2 * ridge) / np.square(shrunk)))
-        freedom = count - 1 - float(np.sum(values / shrunk))
-        if freedom > 0 and max(residual, 0.0) / freedom**2 < least:
-            best, least = float(ridge), max(residual, 0.0) / freedom**2
-    return best

@@ -272,3 +272,22 @@ def test_samples_that_are_not_solved_are_told():
         newton(layers(normal(4, 9), "Sin", normal(9, 4, seed=1), width=4), unroll=2)
     assert failed.value.inversion.guarantee is Guarantee.APPROXIMATE
     assert failed.value.inversion.report["round_trip"]["unsolved"] > 25
+
+
+def test_a_conditional_prior_starts_from_the_range_of_its_data(monkeypatch):
+    """x at the corners of its range: less lies beyond it than around m(y), and a y far from all data is reached."""
+    model = layers(normal(12, 20, seed=1), "Tanh", normal(20, 3, seed=2), width=12)
+    x = np.sign(normal(200, 12, seed=3)).astype(np.float32)
+    fresh, far = x[150:], 3 * x[150:]
+
+    def inverse():
+        return invert(model, prior=x[:150], data=fresh, iterations=60, verify=False).model
+
+    held = inverse()
+    monkeypatch.setattr("onnx_invert.build.newton.inverse._Build._anchored", lambda _, solver, *rest: solver)
+    y = run(model, x=fresh)[0]
+    near, plain = (run(found, y=y)[0] for found in (held, inverse()))
+    beyond, before = (np.mean(np.square(np.maximum(np.abs(found) - 1, 0))) for found in (near, plain))
+    assert beyond < 0.7 * before
+    for inputs, found in ((fresh, near), (far, run(held, y=run(model, x=far)[0])[0])):
+        assert residuals(run(model, x=found)[0], run(model, x=inputs)[0]).max() < 2e-6

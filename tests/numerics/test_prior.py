@@ -126,3 +126,49 @@ def test_a_number_that_does_not_move_keeps_a_size():
     deviations = np.sqrt(np.sum(np.square(factor.rows), axis=0))
     assert 0 < deviations[-2] < 7e-6
     assert factor.size == 14
+
+
+def test_each_direction_of_x_has_a_strength_of_its_own():
+    """One is rough and clear, six are smooth and noisy: against scikit-learn's strength for all, and for each."""
+    rng = np.random.default_rng(1)
+    y = rng.uniform(-1, 1, (1200, 2))
+    rough, smooth = 3 * np.sin(6 * y[:, 0]) * np.sin(6 * y[:, 1]), y[:, 0] + 2 * y[:, 1]
+    turn = np.linalg.qr(rng.standard_normal((7, 7)))[0]
+    truth = np.stack([rough, *[smooth] * 6], axis=1) @ turn
+    x = truth + rng.standard_normal((1200, 7)) * [0.1, *[1.0] * 6] @ turn
+    seen, fresh = slice(0, 400), slice(400, 1200)
+    prior = fit(whole(y[seen], x[seen]), conditional=True)
+    features = prior.regression.features
+    strengths = np.logspace(-8, 4, 49)
+    one = RidgeCV(alphas=strengths).fit(features(y[seen]), x[seen])
+    alone = [RidgeCV(alphas=strengths).fit(features(y[seen]), column) for column in (x @ turn.T)[seen].T]
+
+    def error(found):
+        return np.mean(np.square(found - truth[fresh]))
+
+    ours = error(prior.expected(y[fresh]))
+    assert ours < 0.8 * error(one.predict(features(y[fresh])))
+    assert ours < 1.2 * error(np.stack([model.predict(features(y[fresh])) for model in alone], axis=1) @ turn)
+
+
+def test_what_y_does_not_tell_takes_no_numbers():
+    """Of forty directions of x two follow y: the regression keeps them, and less than half of the others."""
+    rng = np.random.default_rng(2)
+    y = rng.uniform(-1, 1, (900, 2))
+    x = np.sin(3 * y) @ rng.standard_normal((2, 40)) + 0.05 * rng.standard_normal((900, 40))
+    regression = fit(whole(y, x), conditional=True).regression
+    kept, size = len(regression.back), regression.features.size
+    assert 2 <= kept < 20
+    assert regression.weights.shape == (size, kept)
+    assert size == 2 + 900
+
+
+def test_no_more_is_fitted_than_few_samples_tell():
+    """Twenty samples, of which y tells nothing: next to their mean."""
+    rng = np.random.default_rng(3)
+    errors, means = [], []
+    for _ in range(10):
+        y, x = rng.standard_normal((20, 4)), rng.standard_normal((20, 6))
+        errors.append(np.mean(np.square(fit(whole(y, x), conditional=True).expected(rng.standard_normal((200, 4))))))
+        means.append(np.mean(np.square(x.mean(axis=0))))
+    assert np.mean(errors) < 3 * np.mean(means)

@@ -31,6 +31,10 @@ Array = NDArray[np.float64]
 ITERATIONS = 100
 """A smooth network takes 10 to 20; the rest is for samples that start again."""
 
+ANCHORING = 8
+"""Steps that a conditional prior takes to where it is iterated from: in four α has fallen to its last, and kinks take
+a few more."""
+
 SOLVED = 32.0
 """In units of eps: a residual below it is a solution, as the verification has it."""
 
@@ -189,6 +193,8 @@ class _Build:
             bounds, prior, anchor = (options.bounds, options.prior, options.anchor) if final else (None, None, None)
             self._unknowns = unknowns_of(self._e, system, bounds, prior, known, options.units, anchor)
             solver = self._solver(system, index)
+            if prior is not None and prior.ends is not None and bounds is None and options.unroll is None:
+                solver = self._anchored(solver, system, index, prior.ends, known)
             iterations = options.unroll or options.iterations
             unrolled = options.unroll is not None
             if self._begin:
@@ -209,6 +215,20 @@ class _Build:
                         x, error = retry(self._e, solver, other, known, x, error, apart=self._apart)
                 x = solver.rescue(known, x, error, options.starts[index], apart=self._apart)
         return x
+
+    def _anchored(self, solver: Solver, system: System, index: int, ends: Array, known: ir.Value) -> Solver:
+        """The solver from a point of the range of the data: what a few steps find, held within it.
+
+        A regression is at its ends where x is likely to be, and a covariance that does not know of them takes half of
+        its steps beyond.
+        """
+        e = self._e
+        assert self._unknowns is not None
+        with e.scope(f"{e.scope_name}_anchor"):
+            x, _ = solver.solve(known, ANCHORING, unroll=False, apart=False)
+            low, high = (e.constant(end[None, :], name) for end, name in zip(ends, ("least", "most"), strict=True))
+            self._unknowns = self._unknowns.around(e, e.op("Min", e.op("Max", x, low), high))
+        return self._solver(system, index)
 
     def _join(self, system: System, known: ir.Value, x: ir.Value) -> ir.Value:
         """x (N, n) with the samples solved that several systems, one after the other, have not solved.

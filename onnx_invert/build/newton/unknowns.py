@@ -51,7 +51,7 @@ class Unknowns:
     """`coordinates` are v's (N, r). `origin` (1, n) or (N, n) as a tensor, None for 0; `middle` (n) the same if it is
     one for all samples. `back` (r, n) and `forth` (n, r) are None for the identity; `reach` is None, or with bounds
     and no prior the ends of v, whose units are `width` (n), 0 where x is fixed. `root` stands for both where the basis
-    is σ I + PᵀP."""
+    is σ I + PᵀP. `front` are the weight (n, k) and the shift (1, k) that the coordinates' own origin is after."""
 
     coordinates: Coordinates
     origin: ir.Value | None
@@ -61,6 +61,15 @@ class Unknowns:
     reach: tuple[Array, Array] | None = None
     root: Root | None = None
     width: Array | None = None
+    front: tuple[ir.Value, ir.Value] | None = None
+
+    def around(self, e: Emitter, x: ir.Value) -> Unknowns:
+        """The same with x (N, n) for the origin."""
+        start = x
+        if self.front is not None:
+            weight, shift = self.front
+            start = e.op("Add", e.op("MatMul", x, weight), shift)
+        return replace(self, origin=x, middle=None, coordinates=replace(self.coordinates, origin=start))
 
     def decode(self, e: Emitter, v: ir.Value) -> ir.Value:
         """x (N, n)."""
@@ -151,7 +160,7 @@ class Unknowns:
         assert self.middle is not None
         regression = start.regression
         if regression is not None:
-            regression = replace(regression, weights=self._turned(regression.weights))
+            regression = regression.to(self._turned)
         return Prior(self._turned(start.mean - self.middle), Root(self._turned(start.factor.rows)), regression)
 
     def _turned(self, rows: Array) -> Array:
@@ -213,13 +222,14 @@ def unknowns_of(
     kept = values > values.max(initial=0.0) * max(reached.shape) * np.finfo(np.float64).eps
     span = left[:, kept]
     shift = e.constant(front.shift[None, :], "shift")
-    start = shift if origin is None else e.op("Add", e.op("MatMul", origin, e.constant(front.weight, "weight")), shift)
+    first = None if origin is None else (e.constant(front.weight, "weight"), shift)
+    start = shift if origin is None or first is None else e.op("Add", e.op("MatMul", origin, first[0]), shift)
     reduced = e.constant(values[kept, None] * right[kept], "basis")
     back = e.constant(span.T if factor is None else factor.after(span.T), "back")
     coordinates = Coordinates(int(np.count_nonzero(kept)), start, reduced)
     if whole is not None:  # symmetric, as its inverse is
-        return Unknowns(coordinates, origin, middle, back, whole.back(span.T).T)
-    return Unknowns(coordinates, origin, middle, back, span if forth is None else forth @ span)
+        return Unknowns(coordinates, origin, middle, back, whole.back(span.T).T, front=first)
+    return Unknowns(coordinates, origin, middle, back, span if forth is None else forth @ span, front=first)
 
 
 def boxed(e: Emitter, system: System, bounds: tuple[Array, Array], units: Array | None, towards: Array) -> Unknowns:
@@ -290,7 +300,7 @@ def expected(e: Emitter, prior: Prior, known: ir.Value) -> ir.Value:
         u = e.op("Mul", centred, e.constant(1 / features.scale[None, :], "rate"))
     else:
         u = e.op("MatMul", centred, e.constant(features.turn / features.scale[:, None], "rate"))
-    value = e.op("Add", e.op("MatMul", u, e.constant(weights[:m], "linear")), mean)
+    value = e.op("MatMul", u, e.constant(weights[:m], "linear"))
     if p:
         squares = np.sum(np.square(features.landmarks), axis=0)[None, :]
         apart = e.op("MatMul", u, e.constant(-2 * features.landmarks, "landmarks"))
@@ -298,6 +308,9 @@ def expected(e: Emitter, prior: Prior, known: ir.Value) -> ir.Value:
         apart = e.op("Add", apart, e.constant(1 + squares, "squares"))
         near = e.op("Div", 1.0, e.op("Sqrt", e.op("Max", apart, 1.0)))
         value = e.op("Add", value, e.op("MatMul", near, e.constant(weights[m:], "weights")))
+    if prior.regression.back is not None:
+        value = e.op("MatMul", value, e.constant(prior.regression.back, "back"))
+    value = e.op("Add", value, mean)
     if prior.ends is None:
         return value
     low, high = (e.constant(end[None, :], name) for end, name in zip(prior.ends, ("least", "most"), strict=True))
