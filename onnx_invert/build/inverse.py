@@ -240,8 +240,8 @@ def _undo_elementwise(e: Emitter, stage: Stage, fact: Elementwise, y: ir.Value, 
     # Half precision would lose most digits inside a composed function: it is computed in float32.
     narrow = e.dtype
     with e.scope(stage.name, ir.DataType.FLOAT):
-        x = branch.inverse(e, e.op("Cast", y, to=int(ir.DataType.FLOAT)))
-    return hold_in_domain(e, e.op("Cast", x, to=int(narrow)), fact)
+        x = branch.inverse(e, e.cast(y, ir.DataType.FLOAT))
+    return hold_in_domain(e, e.cast(x, narrow), fact)
 
 
 def _undo_repeat(e: Emitter, fact: Repeat, y: ir.Value) -> ir.Value:
@@ -270,6 +270,6 @@ def _undo_convert(e: Emitter, stage: Stage, fact: Convert, y: ir.Value, probes: 
         top = np.asarray(largest(np.dtype(fact.source.numpy())), dtype=wide)
         probes.append(Probe(stage.name, y.name or "", -top, top, None))
         y = e.op("Min", e.op("Max", y, e.scalar(-float(top))), e.scalar(float(top)))
-    x = e.op("Cast", y, to=int(fact.source))
+    x = e.cast(y, fact.source)
     x.dtype = fact.source
     return x

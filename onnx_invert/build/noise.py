@@ -76,7 +76,7 @@ class Noise:
         e = self._e
         shape = (DRAWS, math.prod(sizes))
         u = self._rng.uniform(0.5, 1.0, shape) * self._rng.choice([-1.0, 1.0], shape)
-        eta = self.port if self.port.dtype == e.dtype else e.op("Cast", self.port, to=int(e.dtype))
+        eta = e.converted(self.port, e.dtype)
         return e.op("Reshape", e.op("MatMul", eta, e.constant(u, "u")), e.ints(sizes))
 
 

@@ -96,7 +96,7 @@ def _rows(e: Emitter, along: Along, forward: ir.Value, value: ir.Value) -> ir.Va
     rank = len(forward.shape or ())
     dtype = forward.dtype or e.dtype
     if dtype != e.dtype:
-        value = e.op("Cast", value, to=int(e.dtype))
+        value = e.cast(value)
     if along.axis:
         value = e.op("Transpose", value, perm=[along.axis, *(axis for axis in range(rank) if axis != along.axis)])
     rest = [dim for axis, dim in enumerate(forward.shape or ()) if axis != along.axis]

@@ -111,6 +111,14 @@ class Emitter:
         self.nodes.append(node)
         return tuple(node.outputs)
 
+    def cast(self, value: ir.Value, dtype: ir.DataType | None = None) -> ir.Value:
+        """The tensor in a type, the current one by default."""
+        return self.op("Cast", value, to=int(dtype or self.dtype))
+
+    def converted(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+        """The same of a tensor whose type is known, or is this one; as it is where it has it."""
+        return value if value.dtype in {dtype, None} else self.cast(value, dtype)
+
     def _result(self, op_type: str, attributes: Mapping[str, Attribute]) -> ir.DataType:
         if op_type in _COMPARISONS:
             return ir.DataType.BOOL

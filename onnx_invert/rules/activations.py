@@ -190,7 +190,7 @@ def clip(node: NodeView) -> Chain | NoInverse:
         return e.op("Identity", y)
 
     def derivative(e: Emitter, x: ir.Value, y: ir.Value) -> ir.Value:
-        return e.op("Cast", e.op("Equal", x, y), to=int(e.dtype))
+        return e.cast(e.op("Equal", x, y))
 
     branch = Branch(piece, piece, inverse, label)
     return (Elementwise(lambda v: np.clip(v, low, high), derivative, (branch,), REALS, 1.0),)

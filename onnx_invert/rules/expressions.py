@@ -171,11 +171,11 @@ def atan(e: Emitter, y: ir.Value) -> ir.Value:
     """
     if e.dtype != ir.DataType.DOUBLE:
         return e.op("Atan", y)
-    narrow = e.op("Cast", e.op("Min", e.op("Max", y, -1e30), 1e30), to=int(ir.DataType.FLOAT))
+    narrow = e.cast(e.op("Min", e.op("Max", y, -1e30), 1e30), ir.DataType.FLOAT)
     narrow.dtype = ir.DataType.FLOAT
     angle = e.op("Atan", narrow)
     angle.dtype = ir.DataType.FLOAT
-    t = e.op("Cast", angle, to=int(ir.DataType.DOUBLE))
+    t = e.cast(angle, ir.DataType.DOUBLE)
     sine, cosine = e.op("Sin", t), e.op("Cos", t)
     above = e.op("Sub", e.op("Mul", y, cosine), sine)
     below = e.op("Add", cosine, e.op("Mul", y, sine))
@@ -228,7 +228,7 @@ def erfinv(e: Emitter, y: ir.Value) -> ir.Value:
     low = _polynomial(e, e.op("Min", w, joint), 0.0, joint, degree, root=False)
     root = e.op("Sqrt", e.op("Max", w, joint))
     high = _polynomial(e, root, float(np.sqrt(joint)), float(np.sqrt(tail_end)), degree, root=True)
-    near = e.op("Cast", less(e, w, joint), to=int(e.dtype))
+    near = e.cast(less(e, w, joint))
     blend = e.op("Add", e.op("Mul", near, low), e.op("Mul", e.op("Sub", e.scalar(1.0), near), high))
     return e.op("Mul", y, blend)
 

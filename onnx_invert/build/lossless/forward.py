@@ -90,7 +90,7 @@ class _Taking:
                 assert isinstance(step, Undo)
                 z = self._of_link(step, slot.link, x)
             if dtype != kind:
-                z = e.op("Cast", z, to=int(kind))
+                z = e.cast(z, kind)
                 z.dtype = kind
         return z
 

@@ -78,7 +78,7 @@ class Giving:
     def _typed(self, z: ir.Value, dtype: ir.DataType | None) -> ir.Value:
         if dtype is None or dtype == latent_type(self._plan):
             return z
-        cast = self._e.op("Cast", z, to=int(dtype))
+        cast = self._e.cast(z, dtype)
         cast.dtype = dtype
         return cast
 

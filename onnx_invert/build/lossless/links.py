@@ -147,7 +147,7 @@ def undone(e: Emitter, link: Link, v: ir.Value, others: Sequence[ir.Value]) -> i
             v, _ = clamp(e, v, part, part.principal, e.scope_name)
             return hold_in_domain(e, part.principal.inverse(e, v), part)
         case Convert():
-            u = e.op("Cast", v, to=int(part.source))
+            u = e.cast(v, part.source)
             u.dtype = part.source
             return u
         case Rearrangement():

@@ -39,7 +39,7 @@ class Box:
         """1 where v may move and 0 where a face holds it (N, r); along `fall` (N, r) the residual falls."""
         below = e.op("And", e.op("Not", e.op("Greater", v, self.low)), e.op("Less", fall, 0.0))
         above = e.op("And", e.op("Not", e.op("Less", v, self.high)), e.op("Greater", fall, 0.0))
-        return e.op("Sub", e.scalar(1.0), e.op("Cast", e.op("Or", below, above), to=int(e.dtype)))
+        return e.op("Sub", e.scalar(1.0), e.cast(e.op("Or", below, above)))
 
 
 def inwards(low: Array, high: Array, dtype: np.dtype[np.floating]) -> tuple[Array, Array]:

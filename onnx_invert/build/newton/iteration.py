@@ -284,7 +284,7 @@ def _advance(
         left = e.op("Less", state.tries, len(settings.restarts) - 0.5)
         again = e.op("And", _stalled(e, after, norm, settings), e.op("And", unsolved, left))
         after = _restart(e, after, again, settings)
-    return after, e.op("Cast", busy(e, after, norm, settings), to=int(e.dtype))
+    return after, e.cast(busy(e, after, norm, settings))
 
 
 def busy(e: Emitter, state: State, norm: ir.Value, settings: Settings) -> ir.Value:
@@ -365,5 +365,5 @@ def _row(e: Emitter, tries: ir.Value, table: NDArray[np.float64]) -> ir.Value:
     if len(table) == 1:
         return rows
     index = e.constant(np.arange(len(table))[None, :], "index")
-    picked = e.op("Cast", e.op("Equal", tries, index), to=int(e.dtype))
+    picked = e.cast(e.op("Equal", tries, index))
     return e.op("MatMul", picked, rows)

@@ -83,7 +83,7 @@ def _conjugate_gradients(e: Emitter, product: Linear, right: ir.Value, size: int
         rest = b.op("Sub", rest, b.op("Mul", q, rate))
         after = _dot(b, rest, rest)
         p = b.op("Add", rest, b.op("Mul", p, b.op("Div", after, b.op("Max", square, tiny))))
-        busy = b.op("Cast", b.op("Greater", after, goal), to=int(b.dtype))
+        busy = b.cast(b.op("Greater", after, goal))
         return [z, rest, p], busy
 
     samples = "samples"

@@ -75,7 +75,7 @@ class Coordinates:
             return None
         value = self.free(e, v)
         beyond = e.op("Or", e.op("Less", value, self.low), e.op("Greater", value, self.high))
-        inside = e.op("Sub", e.scalar(1.0), e.op("Cast", beyond, to=int(e.dtype)))
+        inside = e.op("Sub", e.scalar(1.0), e.cast(beyond))
         return inside if self.moves is None else e.op("Mul", inside, self.moves)
 
     def push(self, e: Emitter, tangent: ir.Value, inside: ir.Value | None) -> ir.Value:

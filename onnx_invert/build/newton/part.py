@@ -26,7 +26,7 @@ class Part:
         """Those of a mask (N, 1)."""
         chosen.dtype = ir.DataType.BOOL
         with e.scope(e.scope_name, ir.DataType.INT64):
-            everyone = e.op("Squeeze", e.op("Cast", chosen, to=int(ir.DataType.INT64)), e.ints([1]))
+            everyone = e.op("Squeeze", e.cast(chosen, ir.DataType.INT64), e.ints([1]))
             found = e.op("Squeeze", e.op("NonZero", everyone), e.ints([0]))
             first = e.op("Slice", e.op("Mul", everyone, e.count(0)), e.ints([0]), e.ints([1]), e.ints([0]))
             rows = e.op("Concat", found, first, axis=0)

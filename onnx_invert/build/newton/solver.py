@@ -102,7 +102,7 @@ class Solver:
         begun = State(*(part.take(e, value) for value in found.flat()))
         target, norm = part.take(e, target), part.take(e, norm)
         with e.scope(e.scope_name, ir.DataType.INT64):
-            taken = e.op("Squeeze", e.op("Cast", done, to=int(ir.DataType.INT64)), e.ints([0, 1]))
+            taken = e.op("Squeeze", e.cast(done, ir.DataType.INT64), e.ints([0, 1]))
             more = e.op("Sub", e.count(iterations), taken)
         rest, _ = self._of(e, part)._iterate(target, norm, settings, begun, most=more)
         best, error = (part.put(e, *pair) for pair in ((rest.best, found.best), (rest.best_error, found.best_error)))
@@ -243,7 +243,7 @@ class Solver:
             body,
             most=settings.iterations if most is None else most,
             unroll=unroll,
-            busy=None if most is None else e.op("Cast", busy(e, first, norm, settings), to=int(e.dtype)),
+            busy=None if most is None else e.cast(busy(e, first, norm, settings)),
             share=share,
         )
         return State(*after[: len(begun)]), after[-1] if share else None

@@ -41,11 +41,11 @@ def narrowed(e: Emitter, search: Search, ends: list[ir.Value]) -> list[ir.Value]
         least = b.op("Min", least, 0.5)
         t = _next(b, back, f, f2, b.op("Sub", x3, x2), f3)
         t = b.op("Min", b.op("Max", t, least), b.op("Sub", b.scalar(1.0), least))
-        going = b.op("Cast", going, to=int(b.dtype))
+        going = b.cast(going)
         return [x, f, x2, f2, b.op("Mul", t, going)], b.op("Mul", going, live)
 
     secant = fraction(e, e.op("Div", f_low, e.op("Sub", f_low, f_high)), None)
-    going = e.op("Cast", _left(e, low, f_low, high, f_high, noise)[1], to=int(e.dtype))
+    going = e.cast(_left(e, low, f_low, high, f_high, noise)[1])
     start = [low, f_low, high, f_high, e.op("Mul", secant, going)]
     busy = e.op("Mul", going, live)
     most = 16 if search.unroll else NARROWINGS

@@ -110,7 +110,7 @@ def identity(e: Emitter, size: int) -> ir.Value:
     if size <= 64:
         return e.constant(np.eye(size), "identity")
     index = np.arange(size, dtype=np.float64)
-    return e.op("Cast", e.op("Equal", e.constant(index[:, None], "i"), e.constant(index[None], "j")), to=int(e.dtype))
+    return e.cast(e.op("Equal", e.constant(index[:, None], "i"), e.constant(index[None], "j")))
 
 
 @dataclass(frozen=True)
@@ -333,7 +333,7 @@ def _iterated(
     found = State(*iterate(e, first.flat(), shapes, body, most=most, unroll=unroll))
     if r.outer is None:
         rough = e.op("Mul", e.op("Max", scale, length(e, found.best)), unit**0.5)
-        missed = e.op("Cast", e.op("Greater", found.best_error, rough), to=int(e.dtype))
+        missed = e.cast(e.op("Greater", found.best_error, rough))
         r.probes.append(Probe(step.name, missed.name or "", None, np.asarray(0.5), None))
     return found.best
 

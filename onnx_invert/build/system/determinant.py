@@ -101,7 +101,7 @@ def log_det_by_pivots(e: Emitter, a: ir.Value, size: int, *, unroll: bool = Fals
         best = b.op("ArgMax", size_of, axis=1, keepdims=1)
         with b.scope(b.scope_name, ir.DataType.INT64):
             index = b.op("Reshape", places, b.ints([1, size, 1]))
-        hit = b.op("Cast", b.op("Equal", index, best), to=int(b.dtype))
+        hit = b.cast(b.op("Equal", index, best))
         row = b.op("MatMul", b.op("Transpose", hit, perm=[0, 2, 1]), a)
         pivot = b.op("MatMul", row, unit)
         total = b.op("Add", total, b.op("Squeeze", b.op("Log", b.op("Abs", pivot)), b.ints([2])))

@@ -45,7 +45,7 @@ def approach(e: Emitter, search: Search, bracket: Sequence[ir.Value], *, bounded
         least = b.op("Min", least, 0.5)
         straight = b.op("Less", b.op("Max", b.op("Abs", f1), b.op("Abs", f2)), far) if bounded else None
         t = inside(b, b.op("Div", f2, b.op("Sub", f2, g1)), least, straight)
-        going = b.op("Cast", going, to=int(b.dtype))
+        going = b.cast(going)
         return [b.op("Mul", t, going), b.op("Mul", going, live)]
 
     def step(b: Emitter, state: list[ir.Value]) -> tuple[list[ir.Value], ir.Value]:

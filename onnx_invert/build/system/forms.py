@@ -170,7 +170,7 @@ def _powers(r: Realisation, node: ir.Node, sizes: Sequence[Dims | None], _outsid
     for power in range(2, int(exponents.max()) + 1):
         found[power] = e.op("Mul", found[power // 2], found[power - power // 2])
     if not exponents.all():
-        found[0] = e.op("Cast", e.op("Not", e.op("Less", x, x)), to=int(e.dtype))  # no number to 0 is 1, too
+        found[0] = e.cast(e.op("Not", e.op("Less", x, x)))  # no number to 0 is 1, too
     wanted = [found[int(power)] for power in exponents.reshape(-1)]
     return e.op("Concat", *wanted, axis=len(base) - 1) if several else wanted[0]
 

@@ -34,16 +34,11 @@ _ALONE = frozenset({"Cast", "Identity", "Not"})
 """Functions of one element: what is 0 together stays so."""
 
 
-def converted(e: Emitter, value: ir.Value, dtype: ir.DataType) -> ir.Value:
-    """A tensor that was emitted, in a type."""
-    return value if value.dtype in {dtype, None} else e.op("Cast", value, to=int(dtype))
-
-
 def _any(e: Emitter, truths: ir.Value, axes: Sequence[int]) -> ir.Value:
     """Whether one is true along `axes`, which stay with size 1."""
     if not axes:
         return truths
-    count = e.op("ReduceSum", e.op("Cast", truths, to=int(e.dtype)), e.ints(axes), keepdims=1)
+    count = e.op("ReduceSum", e.cast(truths), e.ints(axes), keepdims=1)
     return e.op("Greater", count, e.scalar(0.5))
 
 
@@ -123,7 +118,7 @@ class Live:
         """What counts of x, and the marks of its elements, in the emitter's type; `before` are the marks of y."""
         assert self.shadow is not None
         e = self.shadow.e
-        value = converted(e, self.shadow.read(y), e.dtype)
+        value = e.converted(self.shadow.read(y), e.dtype)
         marks = np.where(step.mask, before, _UNKNOWN)
         for fact in (stage.fact for stage in step.stages):
             other = step.node.inputs[fact.other] if isinstance(fact, Paired) and step.node.op_type == "Mul" else None
@@ -139,7 +134,7 @@ class Live:
                 lost = e.op("And", none, some)
                 counts = e.op("Or", counts, lost)
                 self.lost.append((x, e.op("Where", lost, e.scalar(-np.inf), e.scalar(0.0)), step.mask))
-            value = e.op("Mul", value, e.op("Cast", counts, to=int(e.dtype)))
+            value = e.op("Mul", value, e.cast(counts))
             marks = np.where(step.mask, self._both(before, self._of_given(other, before.shape)), _UNKNOWN)
         return value, marks
 
@@ -167,7 +162,7 @@ class Live:
         known[step.mask] = before[step.mask]
         value = self.shadow.read(step.y)
         if step.x.dtype is not None:
-            value = converted(self.shadow.e, value, step.x.dtype)
+            value = self.shadow.e.converted(value, step.x.dtype)
         self.shadow.put(step.x, Piece(value) if step.mask.all() else Piece(value, mask=step.mask))
 
     def _both(self, one: Labels, other: Labels) -> Labels:

@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from onnx_invert.build.system.coupled import Rows, Torn, identity, jacobian, outside
 from onnx_invert.build.system.determinant import LARGEST, log_det, log_det_by_pivots
-from onnx_invert.build.system.live import Live, converted
+from onnx_invert.build.system.live import Live
 from onnx_invert.build.system.pieces import Mask
 from onnx_invert.build.system.shapes import size
 from onnx_invert.build.tape import Tape
@@ -159,7 +159,7 @@ class LogDet:
     def _counted(self, r: Realisation, step: Block) -> ir.Value | None:
         """1 for the elements of a block's x that count, 0 for others; None where all do."""
         e = r.e
-        found = None if step.mask.all() else e.op("Cast", r.mask_of(step.mask), to=int(e.dtype))
+        found = None if step.mask.all() else e.cast(r.mask_of(step.mask))
         if self._live is not None:
             counts = self._live.of(step.x, step.mask)
             if counts is None:
@@ -196,7 +196,7 @@ class LogDet:
         with e.scope(f"log_det/{step.name}", step.x.dtype or e.dtype):
             slope = torn.slope(e, r.read(step.x), s, self._counted(r, step))
             logs = log_det_by_pivots(e, slope, torn.outputs, unroll=r.unroll is not None)
-            self._terms.append(converted(e, e.op("Squeeze", logs, e.ints([1])), self._dtype))
+            self._terms.append(e.converted(e.op("Squeeze", logs, e.ints([1])), self._dtype))
         r.root.copied.extend(step.nodes)
 
     def total(self, r: Realisation, like: ir.Value) -> ir.Value:
@@ -250,7 +250,7 @@ class LogDet:
         """Add the sum over every sample of a tensor."""
         e = r.e
         # Steps of halves and of float32 may stand in one inverse.
-        logs = converted(e, logs, self._dtype)
+        logs = e.converted(logs, self._dtype)
         with e.scope(e.scope_name, self._dtype):
             self._terms.append(self._summed(r, logs, like))
 

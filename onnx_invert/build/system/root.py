@@ -84,7 +84,7 @@ def roots(r: Realisation, step: Root, selection: Selection | None = None) -> tup
             if endless is None:
                 return x, missed
             x = b.op("Where", endless, b.op("Mul", b.op("Sign", x), b.op("Abs", target)), x)
-            return x, b.op("Max", missed, b.op("Mul", b.op("Cast", endless, to=int(dtype)), live))
+            return x, b.op("Max", missed, b.op("Mul", b.cast(endless, dtype), live))
 
         closed = guess(e, image, target) if r.noise is None else None
         if closed is None or (r.unroll is not None and not closed.exact):
@@ -92,7 +92,7 @@ def roots(r: Realisation, step: Root, selection: Selection | None = None) -> tup
         elif closed.exact:
             x, missed = closed.x, e.op("Mul", live, 0.0)
             if closed.rise is not None:
-                missed = e.op("Cast", e.op("Not", e.op("Greater", closed.rise, 0.0)), to=int(dtype))
+                missed = e.cast(e.op("Not", e.op("Greater", closed.rise, 0.0)), dtype)
         else:
             x = ends.hold(e, closed.x)
             # It holds of no number, nor of an infinite y.
@@ -124,7 +124,7 @@ def _else(
         missed = b.op("Where", fits, b.scalar(0.0), missed)
         return [b.op("Where", fits, state[0], found), missed], b.op("Mul", missed, 0.0)
 
-    left = e.op("Cast", e.op("Not", fits), to=int(e.dtype))
+    left = e.cast(e.op("Not", fits))
     left = left if live is None else e.op("Mul", left, live)
     found, missed = iterate(e, [x, left], [shape] * 2, step, most=1, unroll=False, busy=left)
     return found, missed
@@ -168,7 +168,7 @@ def root_of(
         solved = e.op("Or", e.op("Equal", f1, 0.0), e.op("Equal", f2, 0.0))
         missed = e.op("Or", missed, e.op("And", kept, e.op("Not", solved)))
     x = e.op("Where", e.op("Less", e.op("Abs", f2), e.op("Abs", f1)), x2, x1)
-    return x, e.op("Mul", e.op("Cast", missed, to=int(e.dtype)), search.live)
+    return x, e.op("Mul", e.cast(missed), search.live)
 
 
 def _around(

@@ -60,7 +60,7 @@ def pursue(e: Emitter, search: Search, centre: ir.Value, size: ir.Value) -> tupl
         limit = b.op("Where", alike, b.op("Mul", b.op("Abs", t), 1 / FLAT), least)
         going = b.op("And", b.op("Less", limit, 1.0), b.op("Greater", b.op("Abs", f2), noise))
         t = b.op("Where", going, b.op("Where", alike, beyond, within), b.scalar(0.0))
-        return [t, b.op("Mul", b.op("Cast", going, to=int(b.dtype)), search.live)]
+        return [t, b.op("Mul", b.cast(going), search.live)]
 
     def step(b: Emitter, state: list[ir.Value]) -> tuple[list[ir.Value], ir.Value]:
         x1, f1, g1, x2, f2, t = state  # g₁ is what the value at x₁ is taken for

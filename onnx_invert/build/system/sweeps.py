@@ -89,11 +89,11 @@ def sweep(r: Realisation, step: Sweep) -> ir.Value:
             if step.cut is not None:
                 # Each sweep finds what no other does.
                 left = b.op("Less", count, b.count(most - 1))
-                return once(b, state[0], missed, Selection.of(b, step.cut, count)), b.op("Cast", left, to=int(dtype))
+                return once(b, state[0], missed, Selection.of(b, step.cut, count)), b.cast(left, dtype)
             after = once(b, state[0], missed)
             moved = b.op("Abs", b.op("Sub", after[0], state[0]))
             slack = b.op("Mul", b.op("Abs", after[0]), 2 * eps)
-            return after, b.op("Cast", b.op("Greater", moved, slack), to=int(dtype))
+            return after, b.cast(b.op("Greater", moved, slack), dtype)
 
         x, *missed = count_through(e, begin, [shape] * len(begin), body, most=most, unroll=unroll)
         if missed and r.outer is None:
@@ -141,7 +141,7 @@ def _accelerated(
         limit = b.op("Where", kept, b.op("Mul", limit, factor), limit)
         x = b.op("Sub", g, b.op("Mul", _ahead(b, f, df, dg, m), fast))
         busy = b.op("Or", b.op("Not", kept), b.op("Greater", size, b.op("Mul", scale, 2 * eps)))
-        return [g, f, x, df, dg, limit, fast], b.op("Cast", busy, to=int(b.dtype))
+        return [g, f, x, df, dg, limit, fast], b.cast(busy)
 
     shapes = [vector, vector, vector, block, block, number, number]
     g, *_ = iterate(e, state, shapes, body, most=most + 1, unroll=False)

@@ -34,7 +34,7 @@ def widened(e: Emitter, search: Search, start: list[ir.Value], ends: Ends) -> li
     top = largest(e)
 
     def busy_with(b: Emitter, f_low: ir.Value, f_high: ir.Value) -> ir.Value:
-        return b.op("Mul", b.op("Cast", outside(b, f_low, f_high, search.noise), to=int(b.dtype)), search.live)
+        return b.op("Mul", b.cast(outside(b, f_low, f_high, search.noise)), search.live)
 
     def widen(b: Emitter, state: list[ir.Value]) -> tuple[list[ir.Value], ir.Value]:
         low, f_low, high, f_high, size = state
@@ -74,7 +74,7 @@ def drawn_in(e: Emitter, search: Search, bracket: list[ir.Value]) -> list[ir.Val
     def busy(b: Emitter, low: ir.Value, high: ir.Value) -> ir.Value:
         near = b.op("Max", b.op("Max", low, b.op("Neg", high)), 0.0)  # 0 where it holds 0
         wide = b.op("Greater", b.op("Sub", high, low), b.op("Mul", b.op("Add", near, 1.0), FAR))
-        return b.op("Mul", b.op("Cast", wide, to=int(b.dtype)), search.live)
+        return b.op("Mul", b.cast(wide), search.live)
 
     def order(b: Emitter, x: ir.Value) -> ir.Value:
         return b.op("Mul", b.op("Sign", x), b.op("Log", b.op("Add", b.op("Abs", x), 1.0)))

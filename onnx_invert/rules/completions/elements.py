@@ -197,7 +197,7 @@ for _name in ("Round", "Floor", "Ceil"):
 
 
 def _to(e: Emitter, value: ir.Value, dtype: ir.DataType) -> ir.Value:
-    cast = e.op("Cast", value, to=int(dtype))
+    cast = e.cast(value, dtype)
     cast.dtype = dtype
     return cast
 

@@ -180,7 +180,7 @@ def _looked_up(node: NodeView, axis: int, indices: Callable[[Point], ir.Value]) 
     def at(p: Point) -> Differential:
         e = p.e
         with e.scope(e.scope_name, ir.DataType.INT64):
-            places = e.op("Cast", indices(p), to=int(ir.DataType.INT64))
+            places = e.cast(indices(p), ir.DataType.INT64)
             places = e.op("Where", e.op("Less", places, 0), e.op("Add", places, size), places)
             places = e.op("Unsqueeze", ordered(e, places, perm), e.ints([-1]))
             hit = e.op("Equal", places, e.ints(range(size)))

@@ -166,7 +166,7 @@ def _lowered(p: Point, exponent: ir.Value) -> ir.Value:
 
 def _as_number(e: Emitter, declared: ir.Value | None, exponent: ir.Value) -> ir.Value:
     """The exponent in the type of x; it may be an integer."""
-    return exponent if declared is not None and declared.dtype == e.dtype else e.op("Cast", exponent, to=int(e.dtype))
+    return exponent if declared is not None and declared.dtype == e.dtype else e.cast(exponent)
 
 
 def _logarithmic(p: Point) -> ir.Value:

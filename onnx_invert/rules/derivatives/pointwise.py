@@ -26,7 +26,7 @@ Slope = Callable[[Emitter, ir.Value, ir.Value], ir.Value]
 
 def number(e: Emitter, truth: ir.Value) -> ir.Value:
     """1 where true, else 0."""
-    return e.op("Cast", truth, to=int(e.dtype))
+    return e.cast(truth)
 
 
 def filled(e: Emitter, value: ir.Value) -> ir.Value:
