@@ -66,7 +66,7 @@ for op_type in ("LSTM", "GRU", "RNN"):
     rules.refuse(
         op_type,
         "its steps run inside of it, each from the one before: they are no equations of the graph",
-        "write the cell and a loop over its steps in operations of their own, and export that",
+        "write its steps out one after the other, in operations of their own, and export that",
     )
 for op_type in ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"):
     rules.refuse(
