@@ -46,6 +46,9 @@ MOST_NUMBERS = 1 << 22
 TRIED, TRIED_AGAIN = SAMPLES, 16
 """Samples that the plain iteration is tried on, and how many of those that it leaves are tried with starts."""
 
+TRIED_OF_DATA = 1024
+"""The same where data are given: the verification, which takes all of them, need not run these again."""
+
 SHORTLY = RESCUE_ITERATIONS // 2
 """Iterations of the second loop where it is tried: which starts are the better ones shows before the last of them,
 and samples that none helps take all."""
@@ -129,10 +132,10 @@ def _to_try(plan: NewtonPlan, data: Batch | None, options: Options, decoder: Sou
         return decoded(plan, decoder, plan.affordable(TRIED))
     ports, main = ports_of(plan.problem.inputs), plan.problem.recovered[0].name or ""
     if data is not None:
-        count = plan.affordable(TRIED)
-        batches = list(cut(data, ports, main, count))
+        batches = list(cut(data, ports, main, plan.affordable(TRIED_OF_DATA)))
         alone = not next(port for port in ports if port.name == main).has_batch
-        return batches if alone else [*batches, *_moved(batches, main, count, box(plan, options.bounds).get(main))]
+        most = plan.affordable(TRIED)
+        return batches if alone else [*batches, *_moved(batches, main, most, box(plan, options.bounds).get(main))]
     single = not next(port for port in ports if port.name == main).has_batch
     count, within = plan.affordable(SINGLE_RUNS if single else TRIED), box(plan, options.bounds)
     return list(draw(ports, count, options.distribution, main, bounds=within, even=True))
