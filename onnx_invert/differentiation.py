@@ -44,7 +44,7 @@ def jacobian(
     Args:
         model: a path or a ModelProto.
         wrt: inputs to differentiate by; may be left out if one input is floating-point.
-        of: outputs to differentiate; all that depend on those inputs by default.
+        of: outputs to differentiate; by default all of floating point that depend on those inputs.
         mode: "forward" accumulates n tangents, "reverse" m cotangents, "auto" the smaller of both.
         shapes: as for `invert`.
         rules: the registry; `default_rules()` by default.
@@ -58,7 +58,7 @@ def jacobian(
     with ExitStack() as stack:
         source = open_model(model, stack, shapes)
         prepare(source)
-        problem = pose(source.model, wrt, of)
+        problem = pose(source.model, wrt, of, smooth=True)
         steps, blockers = program(problem.recovered, problem.known, rules or default_rules(), problem.opset)
         batch = follow(problem.recovered, problem.known, problem.opset)
         blockers = joined(batch, blockers) or mixing(problem, batch, problem.recovered, problem.known)

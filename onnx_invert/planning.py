@@ -83,7 +83,7 @@ def make_plan(
     prepare(source)
 
     def chosen() -> AnyPlan:
-        posed = pose(source.model, recover, known)
+        posed = pose(source.model, recover, known, smooth=True)
         return choose(partial(small, source.model), posed, rules, method, progress, log_det=log_det, bounded=bounded)
 
     try:
@@ -109,7 +109,7 @@ def _with_decoder(
     opset = opset if opset >= OLDEST_OPSET else OPSET
     for part in (source, decoder):
         raise_opset(part, opset)
-    problem = pose(source.model, recover, known)
+    problem = pose(source.model, recover, known, smooth=True)
     if len(problem.recovered) > 1:
         names = ", ".join(repr(value.name) for value in problem.recovered)
         raise UsageError(f"--prior {decoder.name}: a decoder makes one input; {names} are to be recovered.")

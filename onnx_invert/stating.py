@@ -20,7 +20,7 @@ from onnx_invert.plan.bounded import BoundedPlan
 from onnx_invert.plan.choice import AnyPlan, tried
 from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.plan.newton import NewtonPlan
-from onnx_invert.plan.problem import Problem
+from onnx_invert.plan.problem import Problem, left_out
 from onnx_invert.plan.system_plan import SystemPlan
 from onnx_invert.report import document
 from onnx_invert.trips import RoundTrip, round_up
@@ -137,6 +137,7 @@ def report_of(
         "method": method_of(plan),
         "prior": prior,
         **_ends(problem),
+        "left_out": left_out(problem),
         "requirements": plan.requirements,
         "images": {name: None if image is None else str(image) for name, image in plan.images.items()},
         "condition": document.number(plan.condition),

@@ -21,6 +21,7 @@ from onnx_invert.plan.choice import AnyPlan, stated
 from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.plan.newton import NewtonPlan
 from onnx_invert.plan.plan import Progress
+from onnx_invert.plan.problem import left_out
 from onnx_invert.plan.system_plan import SystemPlan
 from onnx_invert.trips import RoundTrip, Trip, round_up
 
@@ -94,7 +95,10 @@ def promise(plan: AnyPlan) -> None:
     if problem.given:
         lines.append(f"given      {', '.join(value.name or '' for value in problem.given)}")
     if problem.unused:
-        lines.append(f"left out   {', '.join(value.name or '' for value in problem.unused)} (not needed)")
+        reasons = left_out(problem)
+        for reason in dict.fromkeys(reasons.values()):
+            names = ", ".join(name for name, other in reasons.items() if other == reason)
+            lines.append(f"left out   {names} ({reason})")
     lines.append(f"guarantee  {stated(plan, plan.guarantee)}: {plan.guarantee.equation}{_where(plan)}")
     lines += [f"if         {requirement}" for requirement in plan.requirements]
     if isinstance(plan, NewtonPlan):

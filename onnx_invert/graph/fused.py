@@ -15,6 +15,7 @@ from collections.abc import Callable
 import onnx
 import onnx_ir as ir
 
+from onnx_invert.graph.classifiers import linear_scores, shares
 from onnx_invert.graph.kernels import DOMAIN as LEARNED
 from onnx_invert.graph.kernels import support_vectors
 from onnx_invert.graph.row import Made, Row
@@ -31,15 +32,16 @@ def unfuse(model: ir.Model, ranks: Callable[[], None]) -> bool:
     `ranks` infers shapes: some of the operators are only known with the number of axes of their operand.
     """
     graph, opset = model.graph, model.opset_imports.get("", 0)
-    found = False
+    found = ranked = False
     while any(_own(node, opset) for node in graph):
         dtypes = _floats(graph)
         rewritten = [node for node in graph if _own(node, opset) and _rewrite(graph, node, opset, dtypes)]
-        if not rewritten:
+        if not rewritten and ranked:
             break
-        found = True
+        found |= bool(rewritten)
         if any(_own(node, opset) for node in graph):
             ranks()
+            ranked = True
     return found
 
 
@@ -53,22 +55,25 @@ def _own(node: ir.Node, opset: int) -> bool:
 
 
 def _rewrite(graph: ir.Graph, node: ir.Node, opset: int, dtypes: dict[ir.Value, ir.DataType]) -> bool:
+    """Put standard operators in the place of a node; it stays for outputs that have no such form."""
     dtype = next((dtypes[value] for value in node.inputs if value in dtypes), ir.DataType.FLOAT)
     row = Row(node, dtype, opset)
     made = (_LEARNED if node.domain == LEARNED else _FUSED)[node.op_type](row)
     used = [value for value in node.outputs if value.uses() or value.is_graph_output()]
-    if made is None or any(value not in made for value in used):
+    if made is None or not any(value in made for value in used):
         return False
     graph.insert_before(node, list(row.tape.nodes))
     for value in row.tape.initializers:
         graph.register_initializer(value)
     for old in used:
-        new = made[old]
+        new = made.get(old)
+        if new is None:
+            continue
         new.type, new.shape = old.type, old.shape
-        if old.is_graph_output():
-            old.name, new.name = f"{old.name}/{node.op_type}", old.name
+        old.name, new.name = f"{old.name}/{node.op_type}", old.name
         ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
-    graph.remove(node, safe=True)
+    if all(value in made for value in used):
+        graph.remove(node, safe=True)
     return True
 
 
@@ -263,7 +268,11 @@ _FUSED: dict[str, Callable[[Row], Made]] = {
     "SkipSimplifiedLayerNormalization": _skip_root_mean_square,
 }
 
-_LEARNED: dict[str, Callable[[Row], Made]] = {"SVMRegressor": support_vectors}
+_LEARNED: dict[str, Callable[[Row], Made]] = {
+    "LinearClassifier": linear_scores,
+    "Normalizer": shares,
+    "SVMRegressor": support_vectors,
+}
 """Operators of ai.onnx.ml that have a form in standard ones."""
 
 MAY_BE_FUSED = frozenset({*_FUSED, *_LEARNED})

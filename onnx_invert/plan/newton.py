@@ -19,19 +19,18 @@ from onnx_invert.errors import Blocker, ModelError, NotInvertibleError
 from onnx_invert.plan.batch import Batch, follow, joined
 from onnx_invert.plan.bottleneck import WIDE_TYPES, bottleneck, onto_end
 from onnx_invert.plan.decoder import Decoder
-from onnx_invert.plan.equations import Solve, float_types
+from onnx_invert.plan.equations import float_types
 from onnx_invert.plan.front import Front, find_front
-from onnx_invert.plan.guarantee import Guarantee, judge
+from onnx_invert.plan.guarantee import Guarantee
 from onnx_invert.plan.layout import Layout
+from onnx_invert.plan.peeling import peel
 from onnx_invert.plan.plan import Row, release_weights, table_rows
 from onnx_invert.plan.problem import Problem
 from onnx_invert.plan.program import Program, program
-from onnx_invert.plan.stages import Path, Stage, measure
+from onnx_invert.plan.stages import Path
 from onnx_invert.rules import RuleSet
 from onnx_invert.rules.differential import flat
-from onnx_invert.rules.facts import Branch, Diagonal, Elementwise, NoInverse
-from onnx_invert.rules.interval import POSITIVE, REALS
-from onnx_invert.rules.node import FLOATS, NodeView
+from onnx_invert.rules.node import FLOATS
 
 LARGEST_DENSE = 256
 """Above this many equations and unknowns the Jacobian is not held: its products are taken instead."""
@@ -224,7 +223,7 @@ def make_newton_plan(outer: Problem, rules: RuleSet, decoder: Decoder | None = N
     """
     problem = outer if decoder is None else decoder.problem
     _check_types(problem)
-    ends = [_peel(problem, rules, value) for value in problem.known]
+    ends = peel(problem, rules)
     wanted = tuple(path.x for path in ends)
     unknowns = problem.recovered
     whole, blockers = program(unknowns, wanted, rules, problem.opset)
@@ -282,68 +281,6 @@ def _system(
             f"Some of these tensors hold a batch and some do not, so that samples cannot be told: {rows}."
         )
     return System(steps, layouts, front, unknowns)
-
-
-def _peel(problem: Problem, rules: RuleSet, y: ir.Value) -> Path:
-    """Go back from a known output through nodes that can be undone for every value they make."""
-    solves: list[Solve] = []
-    stages: list[Stage] = []
-    value = y
-    while (node := value.producer()) is not None and value not in problem.recovered:
-        places = [i for i, v in enumerate(node.inputs) if v is not None and v in problem.dependent]
-        if len(places) != 1 or len(node.outputs) != 1 or not _only(value, y):
-            break
-        if node.op_type == "Softmax" and not solves:
-            value, stage = _logarithm(node)
-            solves.append(Solve(node, places[0]))
-            stages.append(stage)
-            break
-        chain = rules.apply(NodeView(node, places[0], problem.opset))
-        if isinstance(chain, NoInverse) or not all(_is_open(fact) for fact in chain):
-            break
-        solves.append(Solve(node, places[0]))
-        stages[:0] = [Stage(fact, (node,), places[0]) for fact in chain]
-        operand = node.inputs[places[0]]
-        assert operand is not None
-        value = operand
-    while stages and isinstance(stages[0].fact, Diagonal):
-        # A shift or scale alone gains nothing; the equations take it as it is.
-        first = stages[0].nodes[0]
-        if any(isinstance(stage.fact, Elementwise) for stage in stages if first in stage.nodes):
-            break
-        stages = [stage for stage in stages if first not in stage.nodes]
-        solves = [solve for solve in solves if solve.node is not first]
-        value = first.outputs[0]
-    for stage in stages:
-        measure(stage)
-    judge(stages)
-    return Path(value, y, tuple(reversed(solves)), stages)
-
-
-def _only(value: ir.Value, y: ir.Value) -> bool:
-    """True if nothing but the next node back towards `y` uses the tensor."""
-    uses = len(value.uses())
-    return uses == 0 if value is y else uses == 1 and not value.is_graph_output()
-
-
-def _is_open(fact: object) -> bool:
-    """True if the fact is undone for every y it makes, whatever x was: a bijection of the line onto its image."""
-    if isinstance(fact, Elementwise):
-        return len(fact.branches) == 1 and fact.principal.domain.is_reals
-    return isinstance(fact, Diagonal) and bool(np.all(fact.scale != 0))
-
-
-def _logarithm(node: ir.Node) -> tuple[ir.Value, Stage]:
-    """LogSoftmax in place of a final Softmax, and the stage y = exp of it."""
-    twin = ir.Node("", "LogSoftmax", [node.inputs[0]], attributes=list(node.attributes.values()), name=node.name)
-    value, y = twin.outputs[0], node.outputs[0]
-    value.name, value.shape, value.type = f"log({y.name})", y.shape, y.type
-    fact = Elementwise(
-        np.exp,
-        lambda e, x, out: out,
-        (Branch(REALS, POSITIVE, lambda e, out: e.op("Log", out)),),
-    )
-    return value, Stage(fact, (node,))
 
 
 def _flat_outputs(whole: Program) -> list[Blocker]:

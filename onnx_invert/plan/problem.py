@@ -32,11 +32,12 @@ class Problem:
     capturing: frozenset[ir.Node]
 
 
-def pose(model: ir.Model, recover: Sequence[str] = (), known: Sequence[str] = ()) -> Problem:
+def pose(model: ir.Model, recover: Sequence[str] = (), known: Sequence[str] = (), *, smooth: bool = False) -> Problem:
     """Settle which inputs are recovered from which outputs.
 
     With one floating-point input and no `recover` it is that one. Without `known`, every output that
-    depends on a recovered input, and holds numbers, is taken as known.
+    depends on a recovered input, and holds numbers, is taken as known; with `smooth` those alone that make
+    equations, where there are any (`makes_equations`).
 
     Raises:
         UsageError: a name that is no input or output, or a choice that has to be made.
@@ -62,6 +63,8 @@ def pose(model: ir.Model, recover: Sequence[str] = (), known: Sequence[str] = ()
         for name, value in outputs.items()
         if (name in known if known else value in dependent) and value not in recovered and not _is_empty(value)
     )
+    if smooth and not known and any(map(makes_equations, chosen)):
+        chosen = tuple(value for value in chosen if makes_equations(value) or not _is_counted(value))
     if not chosen and any(value in dependent for value in outputs.values()):
         raise ModelError(f"The outputs hold no numbers. {listing('Outputs', outputs.values())}")
     if not chosen:
@@ -77,6 +80,26 @@ def pose(model: ir.Model, recover: Sequence[str] = (), known: Sequence[str] = ()
         dependent=frozenset(dependent),
         capturing=frozenset(capturing),
     )
+
+
+def makes_equations(value: ir.Value) -> bool:
+    """True of a tensor of floating point: it moves with x. Whole numbers, truths and text only jump."""
+    return isinstance(value.type, ir.TensorType) and value.dtype in FLOATS
+
+
+def _is_counted(value: ir.Value) -> bool:
+    """True of a tensor of whole numbers, truths or text: a label, a rank, a mask."""
+    return isinstance(value.type, ir.TensorType) and not value.type.dtype.is_floating_point()
+
+
+def left_out(problem: Problem) -> dict[str, str]:
+    """The outputs that the inverse does not take, each with the reason."""
+    return {
+        value.name or "": f"{kind(value).split('[')[0]}: it makes no equations, and nothing is promised of it"
+        if value in problem.dependent and _is_counted(value)
+        else "not needed"
+        for value in problem.unused
+    }
 
 
 def _is_empty(value: ir.Value) -> bool:

@@ -93,7 +93,8 @@ rules.refuse("OneHotEncoder", "which category it is remains, and no number", dom
 rules.refuse("LabelEncoder", "it looks its input up in a table of names or numbers", domain="ai.onnx.ml")
 rules.refuse(
     "LinearClassifier",
-    "one node makes label and scores",
+    "its scores are standard operators of a float32 matrix x, but for SOFTMAX_ZERO and PROBIT and for one row of "
+    "coefficients without LOGISTIC; its label says no more than which score is largest",
     "export what is affine in it, the scores x W + b, as MatMul and Add",
     domain="ai.onnx.ml",
 )

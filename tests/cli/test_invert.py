@@ -185,6 +185,16 @@ def test_recover_one_given_the_other(call):
     assert {value.name for value in onnx.load("g.onnx").graph.input} == {"sum", "b"}
 
 
+def test_labels_are_left_out(call):
+    body = "{ y = Tanh(x) label = ArgMax<axis = 1, keepdims = 0>(y) }"
+    save(text(f"g (float[N,3] x) => (int64[N] label, float[N,3] y) {body}"), Path("f.onnx"))
+    line = "left out   label (int64: it makes no equations, and nothing is promised of it)"
+    assert line in call("explain", "f.onnx").out
+    done = call(*CALL, "--report", "r.json")
+    assert (done.code, line in done.out) == (0, True)
+    assert list(json.loads(Path("r.json").read_text())["left_out"]) == ["label"]
+
+
 def test_recover_both(call):
     body = "g (float[N,3] a, float[N,2] b) => (float[N,3] y, float[N,2] z) { y = Exp(a) z = Neg(b) }"
     save(text(body), Path("f.onnx"))

@@ -250,14 +250,3 @@ def test_a_classifier_that_makes_maps():
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
     with pytest.raises(ModelError, match=r"'zip' \(ZipMap\) makes a map of the numbers 'scores'.*'zipmap': False"):
         from_proto(helper.make_model(graph, opset_imports=opsets))
-
-
-def test_labels_beside_numbers():
-    """A classifier's label has no equations: the message names the output that has."""
-    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
-        g (float[N, 3] x) => (int64[N] label, float[N, 3] probabilities) {
-            probabilities = Softmax (x)
-            label = ArgMax <axis = 1, keepdims = 0> (probabilities)
-        }""")
-    with pytest.raises(onnx_invert.NotInvertibleError, match="--from  names a floating-point output: 'probabilities'"):
-        onnx_invert.invert(model, method="newton")

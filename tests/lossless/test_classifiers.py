@@ -61,7 +61,7 @@ def test_scores_hold_what_is_not_latent(transform, classes, numbers, effort):
     np.testing.assert_array_equal(same, scores)
 
 
-@pytest.mark.parametrize("model", [classifier("SOFTMAX_ZERO"), classifier("LOGISTIC", 2, intercepts=1)])
+@pytest.mark.parametrize("model", [classifier("SOFTMAX_ZERO"), classifier("NONE", 2, intercepts=1)])
 def test_what_has_no_completion_is_kept(model):
     plan, forward, inverse = pair(model)
     assert plan.kept == 6

@@ -166,7 +166,6 @@ CASES = {
 
 ELSEWHERE = {
     "DequantizeLinear": "it takes whole numbers, so only behind QuantizeLinear: test_operations.py",
-    "LinearClassifier": "it is seen from its second output: test_classifiers.py",
 }
 
 

@@ -9,6 +9,7 @@ import onnx_ir.passes.common as passes
 
 from onnx_invert.build.lossless.latents import Latent, latent_type, names_in, sizes
 from onnx_invert.build.lossless.links import give, left_over, onwards, rows, take
+from onnx_invert.build.tape import again
 from onnx_invert.build.versions import OLDEST_OPSET, OPSET, ir_version_for, opset_for
 from onnx_invert.errors import ModelError
 from onnx_invert.graph.emit import Emitter
@@ -73,7 +74,7 @@ def _modernise(model: ir.Model) -> None:
 class _Taking:
     """Emits the latents of slots after the nodes of the model."""
 
-    def __init__(self, e: Emitter, by_name: Mapping[str | None, ir.Value], *, fixed: bool) -> None:
+    def __init__(self, e: Emitter, by_name: dict[str | None, ir.Value], *, fixed: bool) -> None:
         self._e, self._by_name, self._fixed = e, by_name, fixed
 
     def slot(self, slot: Slot, kind: ir.DataType) -> ir.Value:
@@ -111,7 +112,18 @@ class _Taking:
         return take(e, links[index], u, v, fixed=self._fixed)
 
     def _find(self, value: ir.Value) -> ir.Value:
+        """The tensor of the model; what stands for one of its nodes, in the form that was planned, is made here."""
         found = self._by_name.get(value.name)
-        if found is None:
-            raise ModelError(f"The tensor {value.name!r} is not in the model as it was read.")
-        return found
+        if found is not None:
+            return found
+        node = value.producer()
+        if node is None:
+            if value.const_value is None:
+                raise ModelError(f"The tensor {value.name!r} is not in the model as it was read.")
+            made: Sequence[ir.Value] = [self._e.weight(value.const_value, value.name or "weight")]
+            names = [value.name]
+        else:
+            made = again(self._e, node, [None if v is None else self._find(v) for v in node.inputs], "latent")
+            names = [output.name for output in node.outputs]
+        self._by_name.update(zip(names, made, strict=True))
+        return self._by_name[value.name]

@@ -99,7 +99,7 @@ class Ways:
             if value is None or value not in self.problem.dependent:
                 continue
             for index, output in enumerate(node.outputs):
-                if not output.name or (index and node.op_type not in {"Split", "LinearClassifier"}):
+                if not output.name or (index and node.op_type != "Split"):
                     continue
                 chain = self._rules.complete(NodeView(node, place, self.problem.opset, index))
                 if isinstance(chain, NoInverse):
