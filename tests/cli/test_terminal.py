@@ -55,7 +55,9 @@ def test_errors_of_a_process(process):
 
 
 def test_what_onnxruntime_says_is_not_repeated_on_stderr(process):
-    body = "g (float[N,4] x) => (float[N,4] y) { s = Constant<value_ints = [7, 4]>() y = Reshape(x, s) }"
+    body = """g (float[N,4] x) => (float[M,4] y) {
+        s = Constant<value_ints = [-1, 7, 4]>() t = Constant<value_ints = [-1, 4]>()
+        r = Reshape(x, s) y = Reshape(r, t) }"""
     save(text(body), Path("f.onnx"))
     done = process("check", "f.onnx", "f.onnx")
     assert done.code == 2
