@@ -31,7 +31,7 @@ Array = NDArray[np.float64]
 ITERATIONS = 100
 """A smooth network takes 10 to 20; the rest is for samples that start again."""
 
-ANCHORING = 8
+ANCHORING = 5
 """Steps that a conditional prior takes to where it is iterated from: in four α has fallen to its last, and kinks take
 a few more."""
 
